@@ -1,0 +1,62 @@
+"""The definition of the two sampling functions, in plain PyTorch: what every other backend must agree with.
+
+Runs on any device and in any floating dtype, stores every sampled value (its cost in memory and time), and traces into
+``torch.export`` and ONNX with static ``shapes``. Arithmetic is float32 for half-precision values, float64 for float64.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _sample(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> Tensor:
+    """Bilinear samples, (B, N, M, L, K, D); zero outside the map and where a position is NaN."""
+    B, _, M, D = value_BSMD.shape
+    N, L, K = positions_BNMLK2.shape[1], positions_BNMLK2.shape[3], positions_BNMLK2.shape[4]
+    levels = []
+    for level, (map_BSMD, (H, W)) in enumerate(
+        zip(value_BSMD.split([h * w for h, w in shapes], 1), shapes, strict=True)
+    ):
+        # Two pixels outside is as zero as infinitely far, but stays exact in the arithmetic below.
+        x, y = positions_BNMLK2[:, :, :, level].nan_to_num(nan=-2.0).unbind(-1)
+        x, y = x.clamp(-2, W + 1), y.clamp(-2, H + 1)
+        grid_BNMK2 = torch.stack(((2 * x + 1) / W - 1, (2 * y + 1) / H - 1), -1)
+        sampled = F.grid_sample(
+            map_BSMD.permute(0, 2, 3, 1).reshape(B * M, D, H, W),
+            grid_BNMK2.transpose(1, 2).reshape(B * M, N, K, 2),
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        levels.append(sampled.view(B, M, D, N, K).permute(0, 3, 1, 4, 2))
+    return torch.stack(levels, 3).view(B, N, M, L, K, D)
+
+
+def sample_sum(
+    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, weights_BNMLK: Tensor
+) -> Tensor:
+    """The definition of :func:`cssformer.sampling.sample_sum`."""
+    compute = torch.promote_types(value_BSMD.dtype, torch.float32)
+    sampled = _sample(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
+    return (sampled * weights_BNMLK.to(compute).unsqueeze(-1)).sum((3, 4)).to(value_BSMD.dtype)
+
+
+def sample_attend(
+    query_BNMD: Tensor,
+    key_BSMD: Tensor,
+    value_BSMD: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    positions_BNMLK2: Tensor,
+) -> Tensor:
+    """The definition of :func:`cssformer.sampling.sample_attend`."""
+    compute = torch.promote_types(value_BSMD.dtype, torch.float32)
+    positions = positions_BNMLK2.to(compute)
+    D = value_BSMD.shape[-1]
+    # Products and sums rather than matmul: autocast would round a matmul to half precision.
+    query = query_BNMD.to(compute)[:, :, :, None, None] * D**-0.5
+    logits = (_sample(key_BSMD.to(compute), shapes, positions) * query).sum(-1)
+    weights = logits.flatten(3).softmax(-1).view_as(logits)
+    sampled = _sample(value_BSMD.to(compute), shapes, positions)
+    return (sampled * weights.unsqueeze(-1)).sum((3, 4)).to(value_BSMD.dtype)
