@@ -1,0 +1,19 @@
+"""Semantic segmentation with the Cross-Scale Sampling Transformer."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cssformer.model import CSSFormer
+    from cssformer.serving import Predictor
+
+__all__ = ["CSSFormer", "Predictor"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy parts only when they are first asked for."""
+    homes = {"CSSFormer": "cssformer.model", "Predictor": "cssformer.serving"}
+    if name in homes:
+        return getattr(import_module(homes[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""The network of the paper, one file per part."""
+
+from cssformer.model.loss import segmentation_loss
+from cssformer.model.network import CSSFormer
+
+__all__ = ["CSSFormer", "segmentation_loss"]

@@ -1,0 +1,105 @@
+"""The feature pyramid (paper section 3.1): any timm backbone with strides 4, 8, 16 and 32."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from cssformer.errors import UserError
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Backbone(nn.Module):
+    """Images to four feature maps, channels last.
+
+    Args:
+        name: a timm model name, for example ``swin_tiny_patch4_window7_224``.
+        pretrained: load timm's own weights (from the Hugging Face hub).
+        weights: a local weight file (``.safetensors``, or a ``.pth`` holding plain tensors) instead of the hub's.
+        mean, std: what the weights expect their input, RGB in [0, 1], to be normalised with; None takes timm's values.
+        **arguments: passed on to ``timm.create_model``.
+
+    Raises:
+        UserError: no such model, no such pyramid, or weights that cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool = False,
+        weights: str | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        self.pyramid = _create(name, pretrained, weights, arguments)
+        self.channels: list[int] = self.pyramid.feature_info.channels()
+        self.channels_last = str(getattr(self.pyramid, "output_fmt", "NCHW")).endswith("NHWC")
+        self.mean = tuple(mean or self.pyramid.pretrained_cfg["mean"])
+        self.std = tuple(std or self.pyramid.pretrained_cfg["std"])
+        self.register_buffer("_mean", torch.tensor(self.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) RGB in [0, 1], H and W multiples of 32 -> four maps (B, H/s, W/s, channels[i]), s = 4, 8, 16, 32."""
+        features = self.pyramid((images - self._mean) / self._std)
+        return features if self.channels_last else [feature.permute(0, 2, 3, 1) for feature in features]
+
+
+def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+        raise UserError(f"timm has no backbone named {name!r}; names alike: {', '.join(near) or 'none'}.")
+    if "swin" in name:
+        arguments = {"strict_img_size": False, **arguments}
+    # Only the hub's and the file's weights are of use here: timm's own words about dropped classifiers are noise.
+    logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
+    try:
+        reductions = timm.create_model(name, features_only=True, **arguments).feature_info.reduction()
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise UserError(f"Backbone {name} cannot be built as a feature pyramid with {arguments}: {error}.") from error
+    if not set(STRIDES) <= set(reductions):
+        raise UserError(
+            f"Backbone {name} has strides {reductions}; CSSFormer needs 4, 8, 16 and 32: choose another one."
+        )
+    # Of several maps at one stride the last is the deepest.
+    indices = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
+    arguments = {"out_indices": indices, **arguments, "features_only": True}
+    if weights is None:
+        return _create_from_hub(name, pretrained, arguments)
+    return _create_from_file(name, Path(weights), arguments)
+
+
+def _create_from_hub(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"The pretrained weights of {name} could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "give a local file as weights, or set pretrained to false."
+        ) from error
+
+
+def _create_from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:
+    if not path.is_file():
+        raise UserError(f"There is no weight file {path} for backbone {name}.")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+        known = {key.replace(".", "_") for key in state}
+        overlay = {"state_dict": state}
+        pyramid = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+    except Exception as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"The weight file {path} does not fit backbone {name}: {message}") from error
+    # timm loads some feature extractors without asking that any name agrees.
+    if known.isdisjoint(key.replace(".", "_") for key in pyramid.state_dict()):
+        raise UserError(f"The weight file {path} holds no weight of backbone {name}.")
+    return pyramid

@@ -1,0 +1,39 @@
+"""Multi-Scale Feature Enhancement, MSFE (paper section 3.3)."""
+
+from torch import Tensor, nn
+
+from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes
+from cssformer.sampling import sample_sum
+
+
+class MultiScaleEnhancement(nn.Module):
+    """Every token of every scale gathers K points per head from all scales at one time, weights from a linear layer.
+
+        A = softmax over the L·K points of W_A T
+        E = T + W_O sum(A · V(p + Δ)),  Δ = W_Δ T
+        E = E + FFN(E)
+
+    T is normed before each branch (pre-norm).
+    """
+
+    def __init__(self, channels: int, heads: int, points: int, levels: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.offsets = SamplingOffsets(channels, heads, levels, points)
+        self.weights = nn.Linear(channels, heads * levels * points)
+        self.value = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+        self.feed_forward = FeedForward(channels)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+
+    def forward(self, tokens: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
+        """T (B, N, C), its shapes and its places on every scale (N, L, 2) -> E (B, N, C)."""
+        heads, levels, points = self.offsets.heads, self.offsets.levels, self.offsets.points
+        normed = self.norm(tokens)
+        value_BSMD = self.value(normed).unflatten(-1, (heads, -1))
+        weights_BNMLK = self.weights(normed).unflatten(-1, (heads, levels * points)).softmax(-1)
+        weights_BNMLK = weights_BNMLK.unflatten(-1, (levels, points))
+        gathered_BNMD = sample_sum(value_BSMD, shapes, self.offsets(normed, reference_NL2), weights_BNMLK)
+        tokens = tokens + self.output(gathered_BNMD.flatten(2))
+        return tokens + self.feed_forward(tokens)

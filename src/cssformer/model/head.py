@@ -1,0 +1,49 @@
+"""From feature maps to class scores: the decoder's head and the auxiliary one (paper section 3.5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cssformer.model.augmentation import resize
+
+
+class SegmentationHead(nn.Module):
+    """up(U_i) to stride 4, concat, 1x1 conv 4C -> C, norm, activation, dropout, 1x1 conv to the classes.
+
+    A 1x1 conv commutes with bilinear up-sampling, so each scale's quarter of the first conv runs before its map grows.
+    """
+
+    def __init__(self, channels: int, num_classes: int, levels: int = 4, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.fuse = nn.ModuleList(nn.Linear(channels, channels, bias=level == 0) for level in range(levels))
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(channels, num_classes)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps (B, H_i, W_i, C), the finest first -> logits (B, classes, H_1, W_1)."""
+        fused = self.fuse[0](maps[0])
+        for feature, fuse in zip(maps[1:], list(self.fuse)[1:], strict=True):
+            fused = fused + resize(fuse(feature), maps[0].shape[1:3])
+        logits = self.classify(self.dropout(torch.relu(self.norm(fused))))
+        return logits.permute(0, 3, 1, 2)
+
+
+class AuxiliaryHead(nn.Sequential):
+    """A small FCN on one backbone stage, (B, channels_in, h, w) -> logits (B, classes, h, w); used in training only."""
+
+    def __init__(self, channels_in: int, channels: int, num_classes: int, dropout: float = 0.1) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False),
+            nn.GroupNorm(channels // 8, channels),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+
+
+def upsample(logits: Tensor, stride: int, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Logits (B, classes, h, w), one cell for stride x stride pixels -> (B, classes, *size): bilinear, then cropped."""
+    # Up-sampling a permuted view is several times slower than a contiguous one on CPUs.
+    full = F.interpolate(logits.contiguous(), scale_factor=stride, mode="bilinear")
+    return full[..., : size[0], : size[1]]

@@ -1,0 +1,184 @@
+"""CSSFormer: the whole network, from images to class scores (paper section 3)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cssformer.model import pretrained as store
+from cssformer.model.augmentation import ChannelAugmentation
+from cssformer.model.backbone import Backbone
+from cssformer.model.enhancement import MultiScaleEnhancement
+from cssformer.model.fusion import CrossScaleFusion
+from cssformer.model.head import AuxiliaryHead, SegmentationHead, upsample
+from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
+
+
+class CSSFormer(nn.Module):
+    """The Cross-Scale Sampling Transformer on any timm backbone.
+
+    Args:
+        backbone: a timm model name with feature maps of stride 4, 8, 16 and 32.
+        num_classes: how many classes are told apart.
+        pretrained: load timm's weights for the backbone from the Hugging Face hub.
+        weights: a local weight file for the backbone instead.
+        channels: C, the decoder's width; a multiple of ``heads`` and of 8.
+        heads: M, attention heads of MSFE and CSF.
+        points: K, sampled places per head and scale.
+        augmentation: CIA on or off.
+        fusion: MSFE and CSF, on or off together (the paper's switch). Without both this is the paper's baseline.
+        enhancement_depth: how many MSFE blocks follow each other.
+        fusion_depth: how many CSF blocks follow each other.
+        aux: the auxiliary head on the stride-16 backbone map, used by the loss.
+        dropout: of both heads.
+        mean, std: input normalisation; None takes the weights' own as timm states them.
+        classes: class names; colours: an RGB triple for each. Kept with the model for those who show its output.
+        backbone_args: passed on to ``timm.create_model``.
+
+    Raises:
+        UserError: the backbone or its weights cannot be had.
+        ValueError: sizes that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "swin_tiny_patch4_window7_224",
+        num_classes: int = 150,
+        *,
+        pretrained: bool = False,
+        weights: str | None = None,
+        channels: int = 256,
+        heads: int = 8,
+        points: int = 16,
+        augmentation: bool = True,
+        fusion: bool = True,
+        enhancement_depth: int = 1,
+        fusion_depth: int = 1,
+        aux: bool = True,
+        dropout: float = 0.1,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        classes: Sequence[str] | None = None,
+        colours: Sequence[tuple[int, int, int]] | None = None,
+        backbone_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if channels % heads or channels % 8:
+            raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8")
+        for name, described in (("classes", classes), ("colours", colours)):
+            if described is not None and len(described) != num_classes:
+                raise ValueError(f"{len(described)} {name} are given for {num_classes} classes")
+        self.backbone = Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {})
+        self.num_classes = num_classes
+        self.classes = None if classes is None else tuple(classes)
+        self.colours = None if colours is None else tuple((r, g, b) for r, g, b in colours)
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "num_classes": num_classes,
+            "channels": channels,
+            "heads": heads,
+            "points": points,
+            "augmentation": augmentation,
+            "fusion": fusion,
+            "enhancement_depth": enhancement_depth,
+            "fusion_depth": fusion_depth,
+            "aux": aux,
+            "dropout": dropout,
+            "mean": list(self.backbone.mean),
+            "std": list(self.backbone.std),
+            "classes": None if self.classes is None else list(self.classes),
+            "colours": None if self.colours is None else [list(colour) for colour in self.colours],
+            "backbone_args": backbone_args or {},
+        }
+
+        in_channels = self.backbone.channels
+        self.lateral = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, channels)) for c in in_channels)
+        self.augmentation = nn.ModuleList(ChannelAugmentation(channels) for _ in in_channels) if augmentation else None
+        if fusion:
+            self.scale_embedding = nn.Parameter(torch.empty(len(in_channels), channels).normal_(std=0.02))
+            self.enhancement = nn.ModuleList(
+                MultiScaleEnhancement(channels, heads, points) for _ in range(enhancement_depth)
+            )
+            self.fusion = nn.ModuleList(CrossScaleFusion(channels, heads, points) for _ in range(fusion_depth))
+        else:
+            self.enhancement = self.fusion = None
+        self.head = SegmentationHead(channels, num_classes, dropout=dropout)
+        self.aux_head = AuxiliaryHead(in_channels[2], channels, num_classes, dropout) if aux else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W)."""
+        return upsample(self.coarse(images), 4, images.shape[2:])
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits at stride 4, (B, num_classes, ceil(H/4), ceil(W/4))."""
+        return crop(self.decode(self.backbone(pad(images))), images)
+
+    def coarse_and_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`coarse`, with the auxiliary head's logits at stride 16 of the padded images: what the loss needs."""
+        features = self.backbone(pad(images))
+        auxiliary = None if self.aux_head is None else self.aux_head(features[2].permute(0, 3, 1, 2))
+        return crop(self.decode(features), images), auxiliary
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1)."""
+        maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        if self.augmentation is not None:
+            maps = [augment(feature) for augment, feature in zip(self.augmentation, maps, strict=True)]
+        if self.fusion is not None:
+            maps = self.look_across_scales(maps)
+        return self.head(maps)
+
+    def look_across_scales(self, maps: list[Tensor]) -> list[Tensor]:
+        """MSFE, then CSF: Q_i (B, H_i, W_i, C) -> U_i of the same shapes."""
+        queries, shapes = flatten(maps)
+        reference = reference_points(shapes, queries.device)
+        scales = [scale.expand(h * w, -1) for scale, (h, w) in zip(self.scale_embedding, shapes, strict=True)]
+        enhanced = queries + sine_positions(shapes, queries.shape[-1], queries.device) + torch.cat(scales)
+        for enhance in self.enhancement:
+            enhanced = enhance(enhanced, shapes, reference)
+        for fuse in self.fusion:
+            queries = fuse(queries, enhanced, shapes, reference)
+        return unflatten(queries, shapes)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if needed.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        store.save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "CSSFormer":
+        """A saved network, in eval mode, from a folder or from a model id of the Hugging Face hub.
+
+        Args:
+            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+            **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
+
+        Raises:
+            UserError: nothing there, or not a CSSFormer.
+        """
+        config, state = store.load(source, **hub_args)
+        return store.build(cls, config, state, source)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; returns the page's address."""
+        return store.push(self, repo_id, private, token)
+
+
+def pad(images: Tensor) -> Tensor:
+    """Pad (B, 3, H, W) below and to the right, with its own edge, so that every stride divides it exactly."""
+    height, width = images.shape[2:]
+    if height < 32 or width < 32:
+        raise ValueError(f"an image must have at least 32x32 pixels, this one has {width}x{height}")
+    return F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
+
+
+def crop(coarse: Tensor, images: Tensor) -> Tensor:
+    """The cells of coarse logits at stride 4 that cover the unpadded images."""
+    height, width = images.shape[2:]
+    return coarse[..., : -(-height // 4), : -(-width // 4)]

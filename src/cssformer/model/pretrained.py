@@ -1,0 +1,68 @@
+"""A network as two files: ``config.json``, to be read by people too, and ``model.safetensors``."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cssformer.errors import UserError
+from cssformer.files import replacing
+
+if TYPE_CHECKING:
+    from cssformer.model.network import CSSFormer
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+Network = TypeVar("Network", bound="CSSFormer")
+
+
+def save(model: "CSSFormer", folder: Path) -> None:
+    with replacing(folder / CONFIG) as path:
+        path.write_text(json.dumps(model.config, indent=2) + "\n")
+    with replacing(folder / WEIGHTS) as path:
+        # A copy without shared or permuted storage, which safetensors refuses.
+        save_file({name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}, path)
+
+
+def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        if Path(source).exists():
+            config_path, weights_path = Path(source) / CONFIG, Path(source) / WEIGHTS
+        else:
+            config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
+            weights_path = Path(hf_hub_download(str(source), WEIGHTS, **hub_args))
+        return json.loads(config_path.read_text()), load_file(weights_path)
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        raise UserError(f"There is no model folder {source}, nor can it be had from the Hugging Face hub.") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{source} is no model: it must hold {CONFIG} and {WEIGHTS}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise UserError(f"The model in {source} cannot be read: {error}.") from error
+
+
+def build(network: type[Network], config: dict[str, Any], state: dict[str, Tensor], source: str | Path) -> Network:
+    try:
+        model = network(**config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}/{CONFIG} does not describe a CSSFormer: {error}.") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights in {source} do not fit its {CONFIG}: {str(error).splitlines()[1].strip()}"
+        ) from error
+    return model.eval()
+
+
+def push(model: "CSSFormer", repo_id: str, private: bool, token: str | None) -> str:
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder))
+        page = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload CSSFormer")
+    return str(page)

@@ -1,0 +1,81 @@
+"""Feature maps as one sequence of tokens: flattening, positions, reference points (paper section 3.3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+Shapes = tuple[tuple[int, int], ...]
+
+
+def flatten(maps: list[Tensor]) -> tuple[Tensor, Shapes]:
+    """Maps (B, H_i, W_i, C) -> tokens (B, N, C) with N = sum of H_i·W_i, and the shapes (H_i, W_i)."""
+    shapes = tuple((feature.shape[1], feature.shape[2]) for feature in maps)
+    return torch.cat([feature.flatten(1, 2) for feature in maps], dim=1), shapes
+
+
+def unflatten(tokens: Tensor, shapes: Shapes) -> list[Tensor]:
+    """The inverse of :func:`flatten`."""
+    parts = tokens.split([height * width for height, width in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def centres(shapes: Shapes, device: torch.device) -> Tensor:
+    """Where each token's centre lies, as a share of the picture: (N, 2) float32 (x, y) in (0, 1)."""
+    parts = []
+    for height, width in shapes:
+        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
+        parts.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1))
+    return torch.cat(parts)
+
+
+def reference_points(shapes: Shapes, device: torch.device) -> Tensor:
+    """Each token's own place p on every scale: (N, L, 2) float32 pixels (x, y) of scale j; 0, 0 is a pixel's centre."""
+    size_L2 = torch.tensor([(width, height) for height, width in shapes], device=device, dtype=torch.float32)
+    return centres(shapes, device)[:, None] * size_L2 - 0.5
+
+
+def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tensor:
+    """2-D sine position of every token: (N, channels), the first half for y, the second for x."""
+    quarter = channels // 4
+    frequency = 2 * math.pi * 10000 ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
+    x, y = (centres(shapes, device)[..., None] * frequency).unbind(1)
+    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1)
+
+
+class SamplingOffsets(nn.Linear):
+    """The linear layer W_Δ: where each token looks on each scale, in pixels of that scale.
+
+    At the start head m looks along the direction 2πm/M, its K points evenly spread up to ``radius`` pixels away,
+    the same for every token and every scale.
+    """
+
+    radius = 4.0
+
+    def __init__(self, channels: int, heads: int, levels: int, points: int) -> None:
+        self.heads, self.levels, self.points = heads, levels, points
+        super().__init__(channels, heads * levels * points * 2)
+
+    def reset_parameters(self) -> None:
+        angle_M = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction_M2 = torch.stack([angle_M.cos(), angle_M.sin()], dim=-1)
+        distance_K = (torch.arange(self.points) + 1) * (self.radius / self.points)
+        start_MLK2 = (direction_M2[:, None, None] * distance_K[:, None]).expand(-1, self.levels, -1, -1)
+        with torch.no_grad():
+            self.weight.zero_()
+            self.bias.copy_(start_MLK2.flatten())
+
+    def forward(self, tokens: Tensor, reference_NL2: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C), their places (N, L, 2) -> positions (B, N, M, L, K, 2), float32 pixels of each scale."""
+        offsets = super().forward(tokens).float().unflatten(-1, (self.heads, self.levels, self.points, 2))
+        return offsets if reference_NL2 is None else offsets + reference_NL2[:, None, :, None]
+
+
+class FeedForward(nn.Sequential):
+    """The pre-norm feed-forward block of a Transformer: LayerNorm, C -> 4C -> C. The caller adds the residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.LayerNorm(channels), nn.Linear(channels, 4 * channels), nn.ReLU(), nn.Linear(4 * channels, channels)
+        )
