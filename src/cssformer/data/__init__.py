@@ -1,0 +1,5 @@
+"""Pictures and labels: generated scenes and prepared folders, with one face."""
+
+from cssformer.data.folder import IGNORE, DatasetInfo, Sample, SegmentationFolder
+
+__all__ = ["IGNORE", "DatasetInfo", "Sample", "SegmentationFolder"]
