@@ -1,5 +1,6 @@
 """The feature pyramid (paper section 3.1): any timm backbone with strides 4, 8, 16 and 32."""
 
+import difflib
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ STRIDES = (4, 8, 16, 32)
 class Backbone(nn.Module):
     """Images to four feature maps, channels last.
 
+    ``channels`` holds the four maps' widths, ``mean`` and ``std`` the normalisation in use.
+
     Args:
         name: a timm model name, for example ``swin_tiny_patch4_window7_224``.
         pretrained: load timm's own weights (from the Hugging Face hub).
@@ -27,6 +30,9 @@ class Backbone(nn.Module):
     Raises:
         UserError: no such model, no such pyramid, or weights that cannot be had or do not fit.
     """
+
+    offset: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -39,29 +45,30 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.pyramid = _create(name, pretrained, weights, arguments)
-        self.channels: list[int] = self.pyramid.feature_info.channels()
+        info, defaults = _described(self.pyramid)
+        self.channels: list[int] = info.channels()
         self.channels_last = str(getattr(self.pyramid, "output_fmt", "NCHW")).endswith("NHWC")
-        self.mean = tuple(mean or self.pyramid.pretrained_cfg["mean"])
-        self.std = tuple(std or self.pyramid.pretrained_cfg["std"])
-        self.register_buffer("_mean", torch.tensor(self.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(self.std).view(3, 1, 1), persistent=False)
+        self.mean = tuple(mean or defaults["mean"])
+        self.std = tuple(std or defaults["std"])
+        self.register_buffer("offset", torch.tensor(self.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / torch.tensor(self.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in [0, 1], H and W multiples of 32 -> four maps (B, H/s, W/s, channels[i]), s = 4, 8, 16, 32."""
-        features = self.pyramid((images - self._mean) / self._std)
+        """(B, 3, H, W) RGB in [0, 1], H and W multiples of 32 -> maps (B, H/s, W/s, channels[i]), s = 4 to 32."""
+        features = self.pyramid((images - self.offset) * self.scale)
         return features if self.channels_last else [feature.permute(0, 2, 3, 1) for feature in features]
 
 
 def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[str, Any]) -> nn.Module:
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-        raise UserError(f"timm has no backbone named {name!r}; names alike: {', '.join(near) or 'none'}.")
+        near = difflib.get_close_matches(name, timm.list_models(), cutoff=0.0)
+        raise UserError(f"timm has no backbone named {name!r}; names alike: {', '.join(near)}.")
     if "swin" in name:
         arguments = {"strict_img_size": False, **arguments}
     # Only the hub's and the file's weights are of use here: timm's own words about dropped classifiers are noise.
     logging.getLogger("timm.models._builder").setLevel(logging.ERROR)
     try:
-        reductions = timm.create_model(name, features_only=True, **arguments).feature_info.reduction()
+        reductions = _described(timm.create_model(name, features_only=True, **arguments))[0].reduction()
     except (RuntimeError, TypeError, AssertionError) as error:
         raise UserError(f"Backbone {name} cannot be built as a feature pyramid with {arguments}: {error}.") from error
     if not set(STRIDES) <= set(reductions):
@@ -76,6 +83,11 @@ def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[st
     return _create_from_file(name, Path(weights), arguments)
 
 
+def _described(pyramid: Any) -> tuple[Any, dict[str, Any]]:
+    """What timm says of a feature extractor: its maps, and the defaults its weights were trained with."""
+    return pyramid.feature_info, pyramid.pretrained_cfg
+
+
 def _create_from_hub(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **arguments)
@@ -83,8 +95,8 @@ def _create_from_hub(name: str, pretrained: bool, arguments: dict[str, Any]) -> 
         if not pretrained:
             raise
         raise UserError(
-            f"The pretrained weights of {name} could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "give a local file as weights, or set pretrained to false."
+            f"The pretrained weights of {name} could not be had ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); give a local file as weights, or set pretrained to false."
         ) from error
 
 

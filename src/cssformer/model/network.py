@@ -97,14 +97,14 @@ class CSSFormer(nn.Module):
         in_channels = self.backbone.channels
         self.lateral = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, channels)) for c in in_channels)
         self.augmentation = nn.ModuleList(ChannelAugmentation(channels) for _ in in_channels) if augmentation else None
+        self.enhancement: nn.ModuleList | None = None
+        self.fusion: nn.ModuleList | None = None
         if fusion:
             self.scale_embedding = nn.Parameter(torch.empty(len(in_channels), channels).normal_(std=0.02))
             self.enhancement = nn.ModuleList(
                 MultiScaleEnhancement(channels, heads, points) for _ in range(enhancement_depth)
             )
             self.fusion = nn.ModuleList(CrossScaleFusion(channels, heads, points) for _ in range(fusion_depth))
-        else:
-            self.enhancement = self.fusion = None
         self.head = SegmentationHead(channels, num_classes, dropout=dropout)
         self.aux_head = AuxiliaryHead(in_channels[2], channels, num_classes, dropout) if aux else None
 
@@ -117,7 +117,7 @@ class CSSFormer(nn.Module):
         return crop(self.decode(self.backbone(pad(images))), images)
 
     def coarse_and_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`coarse`, with the auxiliary head's logits at stride 16 of the padded images: what the loss needs."""
+        """What the loss needs: :meth:`coarse`, and the auxiliary head's logits at stride 16 of the padded images."""
         features = self.backbone(pad(images))
         auxiliary = None if self.aux_head is None else self.aux_head(features[2].permute(0, 3, 1, 2))
         return crop(self.decode(features), images), auxiliary
@@ -127,19 +127,19 @@ class CSSFormer(nn.Module):
         maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         if self.augmentation is not None:
             maps = [augment(feature) for augment, feature in zip(self.augmentation, maps, strict=True)]
-        if self.fusion is not None:
-            maps = self.look_across_scales(maps)
+        if self.enhancement is not None and self.fusion is not None:
+            maps = self.look_across_scales(maps, self.enhancement, self.fusion)
         return self.head(maps)
 
-    def look_across_scales(self, maps: list[Tensor]) -> list[Tensor]:
+    def look_across_scales(self, maps: list[Tensor], enhancement: nn.ModuleList, fusion: nn.ModuleList) -> list[Tensor]:
         """MSFE, then CSF: Q_i (B, H_i, W_i, C) -> U_i of the same shapes."""
         queries, shapes = flatten(maps)
         reference = reference_points(shapes, queries.device)
         scales = [scale.expand(h * w, -1) for scale, (h, w) in zip(self.scale_embedding, shapes, strict=True)]
         enhanced = queries + sine_positions(shapes, queries.shape[-1], queries.device) + torch.cat(scales)
-        for enhance in self.enhancement:
+        for enhance in enhancement:
             enhanced = enhance(enhanced, shapes, reference)
-        for fuse in self.fusion:
+        for fuse in fusion:
             queries = fuse(queries, enhanced, shapes, reference)
         return unflatten(queries, shapes)
 

@@ -50,6 +50,9 @@ def build(network: type[Network], config: dict[str, Any], state: dict[str, Tenso
         model = network(**config)
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}/{CONFIG} does not describe a CSSFormer: {error}.") from error
+    held = len(state.get("head.classify.bias", ()))
+    if held != model.num_classes:
+        raise UserError(f"The weights in {source} have {held} classes, its {CONFIG} says {model.num_classes}.")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -47,8 +47,8 @@ def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tenso
 class SamplingOffsets(nn.Linear):
     """The linear layer W_Δ: where each token looks on each scale, in pixels of that scale.
 
-    At the start head m looks along the direction 2πm/M, its K points evenly spread up to ``radius`` pixels away,
-    the same for every token and every scale.
+    At the start head m looks along the direction 2πm/M, its K points evenly spread from the token itself to
+    ``radius`` pixels away, the same for every token and every scale.
     """
 
     radius = 4.0
@@ -60,7 +60,7 @@ class SamplingOffsets(nn.Linear):
     def reset_parameters(self) -> None:
         angle_M = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction_M2 = torch.stack([angle_M.cos(), angle_M.sin()], dim=-1)
-        distance_K = (torch.arange(self.points) + 1) * (self.radius / self.points)
+        distance_K = torch.arange(self.points) * (self.radius / self.points)
         start_MLK2 = (direction_M2[:, None, None] * distance_K[:, None]).expand(-1, self.levels, -1, -1)
         with torch.no_grad():
             self.weight.zero_()

@@ -1,0 +1,211 @@
+"""The whole network: sizes, switches, precision, saving."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cssformer import CSSFormer
+from cssformer.errors import UserError
+from cssformer.model import segmentation_loss
+
+SMALL = {"backbone": "resnet10t", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
+WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
+
+
+@pytest.fixture(scope="module")
+def swin() -> CSSFormer:
+    torch.manual_seed(0)
+    return CSSFormer(num_classes=19)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (517, 389), (33, 70)])
+def test_any_size_and_batch_size_one(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL)
+    images = torch.rand(1, 3, *size)
+    model.eval()
+    with torch.no_grad():
+        assert model(images).shape == (1, 5, *size)
+        assert model.coarse(images).shape == (1, 5, -(-size[0] // 4), -(-size[1] // 4))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_training_step_reaches_every_parameter(autocast: bool) -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL).train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        coarse, auxiliary = model.coarse_and_auxiliary(torch.rand(1, 3, 64, 96))
+        loss = segmentation_loss(coarse, auxiliary, torch.randint(0, 5, (1, 64, 96)))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    # The weights of the offsets and of MSFE's softmax start at zero, so what feeds them alone gets a gradient later.
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_swin_takes_sizes_its_windows_do_not_divide(swin: CSSFormer) -> None:
+    with torch.no_grad():
+        assert swin.eval()(torch.rand(1, 3, 101, 77)).shape == (1, 19, 101, 77)
+
+
+def test_forward_is_the_upsampled_coarse_logits() -> None:
+    model = CSSFormer(**SMALL).eval()
+    images = torch.rand(2, 3, 50, 70)
+    with torch.no_grad():
+        grown = F.interpolate(model.coarse(images), scale_factor=4, mode="bilinear")[..., :50, :70]
+        torch.testing.assert_close(model(images), grown)
+
+
+def multiply_adds(model: CSSFormer, images: torch.Tensor) -> dict[str, float]:
+    """Multiply-adds of the linear layers of each part, in units of 10^9, seen by hooks."""
+    counts: dict[str, float] = {}
+
+    def count(name: str):
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            part = name.split(".")[0]
+            counts[part] = counts.get(part, 0) + output.numel() * module.in_features / 1e9
+
+        return hook
+
+    hooks = [
+        module.register_forward_hook(count(name)) for name, module in model.named_modules() if type(module) is nn.Linear
+    ]
+    # The offsets are a linear layer too, whose output is folded into positions.
+    hooks += [
+        module.register_forward_hook(count(name)) for name, module in model.named_modules() if name.endswith("offsets")
+    ]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return counts
+
+
+def test_cost_over_the_baseline_is_the_papers(swin: CSSFormer) -> None:
+    """The paper: CIA 2.4, MSFE+CSF 39.9, all 42.3 GFLOPs (multiply-adds) at 480x480; by hand 2.51, 40.1 and 42.6."""
+    counts = multiply_adds(swin.eval(), torch.rand(1, 3, 480, 480))
+    assert counts["augmentation"] == pytest.approx(2.51, rel=0.01)
+    assert counts["enhancement"] == pytest.approx(20.05, rel=0.001)
+    assert counts["fusion"] == pytest.approx(20.05, rel=0.001)
+
+
+def parameters(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_parameter_counts_follow_from_the_formulas(swin: CSSFormer) -> None:
+    C, M, L, K = 256, 8, 4, 16
+    feed_forward = 2 * C + C * 4 * C + 4 * C + 4 * C * C + C
+    offsets = C * M * L * K * 2 + M * L * K * 2
+    linear = C * C + C
+    assert parameters(swin.enhancement) == 2 * C + offsets + C * M * L * K + M * L * K + 2 * linear + feed_forward
+    assert parameters(swin.fusion) == 4 * C + offsets + 4 * linear + feed_forward
+    gate = C * C // 2 + C // 2 + C // 2 * C + C
+    assert parameters(swin.augmentation) == 4 * (4 * (C * C // 4 + C // 4) + 2 * C * C + C + gate)
+    assert parameters(swin.lateral) == sum(2 * c + c * C + C for c in (96, 192, 384, 768))
+    assert parameters(swin.head) == 4 * C * C + C + 2 * C + C * 19 + 19
+
+
+@pytest.mark.parametrize(("augmentation", "fusion"), [(False, False), (True, False), (False, True), (True, True)])
+def test_a_module_switched_off_costs_nothing(augmentation: bool, fusion: bool) -> None:
+    model = CSSFormer(**SMALL, augmentation=augmentation, fusion=fusion).eval()
+    counts = multiply_adds(model, torch.rand(1, 3, 64, 64))
+    assert (parameters(model.augmentation) > 0, "augmentation" in counts) == (augmentation, augmentation)
+    for part in ("enhancement", "fusion"):
+        assert (parameters(getattr(model, part)) > 0, part in counts) == (fusion, fusion)
+    assert ("scale_embedding" in dict(model.named_parameters())) == fusion
+
+
+def test_depths_are_parameters() -> None:
+    model = CSSFormer(**SMALL, enhancement_depth=2, fusion_depth=3)
+    assert len(model.enhancement) == 2
+    assert len(model.fusion) == 3
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 5, 64, 64)
+
+
+def test_every_token_can_look_at_every_scale() -> None:
+    """After MSFE and CSF one pixel of the finest map depends on the whole pyramid."""
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL, augmentation=False).eval()
+    maps = [torch.randn(1, 16 // s, 16 // s, 32, requires_grad=True) for s in (1, 2, 4, 8)]
+    model.look_across_scales(maps, model.enhancement, model.fusion)[0][0, 4, 4].sum().backward()
+    assert all(feature.grad is not None and feature.grad.abs().sum() > 0 for feature in maps)
+
+
+def test_save_and_load_give_the_same_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL, classes=list("abcde"), colours=[(i, 2 * i, 3 * i) for i in range(5)]).eval()
+    model.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["backbone"] == "resnet10t" and config["classes"] == list("abcde")
+    assert config["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    loaded = CSSFormer.from_pretrained(tmp_path / "model")
+    images = torch.rand(1, 3, 40, 50)
+    with torch.no_grad():
+        assert torch.equal(model(images), loaded(images))
+    assert loaded.classes == tuple("abcde")
+    assert loaded.colours == model.colours
+    assert not loaded.training
+
+
+def test_loading_tells_plainly_what_is_wrong(tmp_path: Path) -> None:
+    CSSFormer(**SMALL).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"must hold config.json and model.safetensors"):
+        CSSFormer.from_pretrained(tmp_path.parent)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_classes": 7}))
+    with pytest.raises(UserError, match=r"5 classes.*says 7"):
+        CSSFormer.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot be read"):
+        CSSFormer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "swim_tiny"}, r"no backbone named 'swim_tiny'.*swin"),
+        ({"backbone": "vit_tiny_patch16_224"}, r"strides .*16.*needs 4, 8, 16 and 32"),
+        ({"backbone": "resnet10t", "weights": "missing.safetensors"}, r"no weight file missing.safetensors"),
+        ({"backbone": "resnet10t", "backbone_args": {"colour": "red"}}, r"cannot be built"),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_told_plainly(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CSSFormer(num_classes=3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": 36, "heads": 4}, "channels"),
+        ({"classes": ["a"]}, "1 classes"),
+        ({"colours": [(0, 0, 0)]}, "1 colours"),
+    ],
+)
+def test_arguments_that_do_not_fit_each_other(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CSSFormer(**{**SMALL, **arguments})
+
+
+def test_local_backbone_weights_are_loaded_with_their_own_normalisation() -> None:
+    if not WEIGHTS.is_file():
+        pytest.skip("needs ../shared/weights/mobilenetv2_100_imagenet.safetensors")
+    from safetensors.torch import load_file
+
+    half = (0.5, 0.5, 0.5)
+    model = CSSFormer(
+        "mobilenetv2_100", 7, weights=str(WEIGHTS), mean=half, std=half, backbone_args={"pad_type": "same"}
+    )
+    stored = load_file(WEIGHTS)
+    own = model.backbone.pyramid.state_dict()
+    for name in ("conv_stem.weight", "blocks.6.0.conv_pwl.weight", "blocks.3.1.bn2.running_var"):
+        torch.testing.assert_close(own[name], stored[name].float())
+    assert model.config["mean"] == list(half)
+    with pytest.raises(UserError, match="does not fit backbone resnet18"):
+        CSSFormer("resnet18", 7, weights=str(WEIGHTS))
