@@ -1,0 +1,130 @@
+"""What happens beside the steps: the checkpoint to resume from, the metrics file, words about progress."""
+
+import csv
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+
+from cssformer.files import replacing
+
+
+class Interrupted(Exception):
+    """Training stopped at someone's wish; the run can be resumed."""
+
+
+class ResumePoint(Callback):
+    """Keeps ``last.ckpt``: at every validation, and when asked to stop by Ctrl-C or a termination signal.
+
+    A stop waits for the end of the optimiser step, and of the validation that follows it if one is due, so that
+    the continued run repeats and skips nothing.
+    """
+
+    def __init__(self, path: Path, validate_every: int) -> None:
+        self.path = path
+        self.validate_every = validate_every
+        self.stop_asked = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._ask_to_stop)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_asked:
+            raise KeyboardInterrupt
+        self.stop_asked = True
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        # Every device must stop at the same step.
+        self.stop_asked = trainer.strategy.reduce_boolean_decision(self.stop_asked, all=False)
+        if trainer.global_step == trainer.max_steps:
+            # Lightning validates before an early stop, so that the last step is always scored.
+            trainer.should_stop = True
+        elif self.stop_asked and trainer.global_step % self.validate_every:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        if self.stop_asked and trainer.global_step < trainer.max_steps:
+            raise Interrupted
+
+
+class Progress(Callback):
+    """Writes ``metrics.csv`` (step, loss, lr, images_per_second, mIoU) and, without a terminal, a line for each row."""
+
+    FIELDS = ("step", "loss", "lr", "images_per_second", "mIoU")
+
+    def __init__(self, path: Path, start: int, steps: int, batch_size: int, every: int, console: Console) -> None:
+        self.path = path
+        self.steps, self.batch_size, self.every = steps, batch_size, every
+        self.console = console
+        self.losses: list[torch.Tensor] = []
+        self.rows = _read_rows(path, start)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.since, self.step_since = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].detach())
+        step = trainer.global_step
+        if step == self.step_since or step % self.every:
+            return
+        speed = (step - self.step_since) * self.batch_size / (time.monotonic() - self.since)
+        loss = torch.stack(self.losses).mean().item()
+        lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        self.losses, self.since, self.step_since = [], time.monotonic(), step
+        pl_module.log_dict({"loss": loss, "images/s": speed}, prog_bar=True, rank_zero_only=True)
+        for logger in trainer.loggers:
+            logger.log_metrics({"loss": loss, "lr": lr, "images_per_second": speed}, step)
+        self._write(trainer, {"step": step, "loss": loss, "lr": lr, "images_per_second": speed})
+        left = time.strftime("%H:%M:%S", time.gmtime((self.steps - step) * self.batch_size / speed))
+        if not self.console.is_terminal and trainer.is_global_zero:
+            self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        miou = trainer.callback_metrics["mIoU"].item()
+        self._write(trainer, {"step": trainer.global_step, "mIoU": miou})
+        if trainer.is_global_zero:
+            self.console.print(f"step {trainer.global_step}/{self.steps}  mIoU {100 * miou:.2f} %")
+        # The validation's seconds are not the training's.
+        self.since += time.monotonic() - self.validation_since
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validation_since = time.monotonic()
+
+    def _write(self, trainer: L.Trainer, row: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.rows.append({key: f"{value:.6g}" for key, value in row.items()})
+        with replacing(self.path) as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.FIELDS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def _read_rows(path: Path, start: int) -> list[dict[str, str]]:
+    """The rows of an interrupted run up to the step it resumes from."""
+    if not start or not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["step"]) <= start]

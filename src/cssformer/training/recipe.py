@@ -1,0 +1,183 @@
+"""The recipe of a training run: every default of the product stands here, and only here."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cssformer.files import replacing
+from cssformer.options import parse
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+
+@dataclass
+class Model:
+    """The network."""
+
+    backbone: str = "resnet10t"
+    """A timm model name with feature maps of stride 4, 8, 16 and 32."""
+    pretrained: bool = False
+    """Load timm's weights for the backbone from the Hugging Face hub."""
+    weights: str | None = None
+    """A local weight file for the backbone (.safetensors) instead of the hub's."""
+    mean: tuple[float, float, float] | None = None
+    """What the backbone's weights expect to be subtracted from RGB in [0, 1]; by default as timm states it."""
+    std: tuple[float, float, float] | None = None
+    """What they expect the difference to be divided by."""
+    channels: int = 64
+    """C, the decoder's width; the paper uses 256."""
+    heads: int = 4
+    """M, the attention heads of MSFE and CSF; the paper uses 8."""
+    points: int = 8
+    """K, sampled places per head and scale; the paper uses 16."""
+    augmentation: bool = True
+    """CIA, Channel Information Augmentation."""
+    fusion: bool = True
+    """MSFE and CSF: Multi-Scale Feature Enhancement and Cross-Scale Fusion."""
+    enhancement_depth: int = 1
+    """How many MSFE blocks follow each other."""
+    fusion_depth: int = 1
+    """How many CSF blocks follow each other."""
+    aux: bool = True
+    """The auxiliary head on the stride-16 backbone map, training only."""
+    dropout: float = 0.1
+    """Dropout before the class scores of both heads."""
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    """Passed on to timm.create_model."""
+
+
+@dataclass
+class Scenes:
+    """The generated pictures trained on when no data folder is given."""
+
+    count: int = 4000
+    """Pictures in the training split."""
+    val_count: int = 100
+    """Pictures in the validation split."""
+    size: tuple[int, int] = (128, 128)
+    """Height and width in pixels."""
+
+
+@dataclass
+class Augment:
+    """What training does to each picture."""
+
+    short_side: int | None = None
+    """Resize every picture, in training and scoring, until its shorter side has so many pixels; null keeps its size."""
+    crop: tuple[int, int] = (128, 128)
+    """Height and width of the random crop."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random scale before the crop."""
+    max_share: float = 0.75
+    """A crop in which one class has a larger share of the pixels is drawn again, up to ten times."""
+    flip: float = 0.5
+    """How often a picture is mirrored."""
+    photometric: bool = True
+    """Random brightness, contrast, saturation and hue."""
+
+
+@dataclass
+class Training:
+    """The optimisation."""
+
+    steps: int = 500
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Pictures per optimiser step, all devices together; reached by accumulation where needed."""
+    device_batch: int = 16
+    """At most so many pictures at a time on one device."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    backbone_lr_factor: float = 1.0
+    """The backbone's learning rate is so many times the decoder's."""
+    weight_decay: float = 0.01
+    """Of AdamW; never on norms, biases and position tables."""
+    warmup_steps: int = 50
+    """Steps in which the learning rate rises linearly from nearly 0."""
+    power: float = 1.0
+    """Of the polynomial decay to 0 that follows."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, which is then what is scored and kept; 0.999 is usual."""
+    auxiliary_weight: float = 0.4
+    """The auxiliary loss's weight."""
+    precision: Literal["32", "bf16", "16"] = "32"
+    """32, or mixed precision with bfloat16 or float16."""
+    devices: int | Literal["auto"] = "auto"
+    """GPUs (or CPU processes) on every node; all there are by default."""
+    nodes: int = 1
+    """Machines, each started with the same command by torchrun or SLURM."""
+    workers: int = 2
+    """Processes that load pictures, for every device."""
+    log_every: int = 50
+    """Steps between two rows of the metrics file."""
+    validate_every: int = 250
+    """Steps between two validations; each also writes the checkpoint that --resume continues from."""
+
+
+@dataclass
+class Evaluation:
+    """How pictures are predicted for a score."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    """Whole pictures, or a window that slides over them."""
+    window: tuple[int, int] | None = None
+    """Height and width of the sliding window; by default the training crop."""
+
+
+@dataclass
+class Recipe:
+    """A training run from data to score."""
+
+    data: str | None = None
+    """A prepared data folder; by default generated scenes."""
+    output: str = "runs/cssformer"
+    """The run folder to make."""
+    seed: int = 0
+    """All randomness comes from it."""
+    model: Model = field(default_factory=Model)
+    """The network."""
+    scenes: Scenes = field(default_factory=Scenes)
+    """The generated pictures trained on when no data folder is given."""
+    augment: Augment = field(default_factory=Augment)
+    """What training does to each picture."""
+    training: Training = field(default_factory=Training)
+    """The optimisation."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    """How pictures are predicted for a score."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read a recipe that :meth:`save` wrote, or any YAML that sets some of its keys.
+
+        Raises:
+            UserError: no such file, not YAML, an unknown key (the nearest one is named) or a value of a wrong type.
+        """
+        from jsonargparse import ArgumentParser
+
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--config", action="config")
+        parser.add_class_arguments(cls)
+        return cls.from_options(parse(parser, ["--config", str(path)], str(path)))
+
+    @classmethod
+    def from_options(cls, options: "Namespace") -> "Recipe":
+        """The recipe among parsed options."""
+        return cls(**{item.name: getattr(options, item.name) for item in dataclasses.fields(cls)})
+
+    def save(self, path: Path) -> None:
+        """Write the resolved recipe as YAML, readable by ``--config``."""
+        import yaml
+
+        with replacing(path) as temporary:
+            temporary.write_text(yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which is how YAML writes them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

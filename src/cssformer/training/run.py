@@ -1,0 +1,196 @@
+"""From a recipe to a run folder: data, network, Lightning's trainer, the score."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from cssformer.data import Scenes, SegmentationFolder, verify_labels
+from cssformer.data.stream import TrainingStream, ValidationSet
+from cssformer.data.transforms import Augment
+from cssformer.errors import UserError
+from cssformer.evaluation import Evaluation, evaluate, write_report
+from cssformer.model import CSSFormer
+from cssformer.training.callbacks import Interrupted, Progress, ResumePoint
+from cssformer.training.loader import StepBatches
+from cssformer.training.recipe import Recipe
+from cssformer.training.task import SegmentationTask
+
+RECIPE, MODEL, LAST, BEST, METRICS = (
+    "recipe.yaml",
+    "model",
+    "checkpoints/last.ckpt",
+    "checkpoints/best.ckpt",
+    "metrics.csv",
+)
+
+Dataset = Scenes | SegmentationFolder
+
+
+def train(recipe: Recipe, resume: bool = False, console: Console | None = None) -> Evaluation:
+    """Train by the recipe and leave a run folder.
+
+    The folder holds ``recipe.yaml`` (resolved), ``model/`` (the best validated weights, for ``from_pretrained``),
+    ``checkpoints/``, ``metrics.csv``, TensorBoard events, and the report of the validation split: scores, per-class
+    table, pictures.
+
+    Args:
+        recipe: what to do; ``recipe.output`` is the run folder.
+        resume: continue an interrupted run. It ends with the weights of the uninterrupted one, on the CPU bit for bit.
+        console: where progress goes; the terminal by default.
+
+    Returns:
+        The evaluation of the best weights on the validation split.
+
+    Raises:
+        UserError: the recipe asks for what cannot be, or files are missing, wrong or not writable.
+        Interrupted: someone asked to stop; call again with ``resume``.
+    """
+    console = console or Console()
+    run = Path(recipe.output)
+    start = _start_step(run, resume)
+    train_data, val_data = datasets(recipe)
+    model = build_model(recipe, train_data)
+    recipe.save(run / RECIPE)
+    try:
+        if start < recipe.training.steps:
+            _fit(recipe, model, train_data, val_data, start, console)
+        _keep_best(model, run)
+    except OSError as error:
+        raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
+    evaluation = evaluate(
+        model,
+        val_data,
+        mode=recipe.evaluation.mode,
+        crop=recipe.evaluation.window or recipe.augment.crop,
+        short_side=recipe.augment.short_side,
+    )
+    write_report(evaluation, model, val_data, run)
+    return evaluation
+
+
+def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
+    """The training and the validation split that the recipe names.
+
+    Raises:
+        UserError: no such folder, or a label with an id outside the classes (its file and the id are named).
+    """
+    if recipe.data is not None:
+        verify_labels(recipe.data)
+        return SegmentationFolder(recipe.data, "train"), SegmentationFolder(recipe.data, "val")
+    scenes = recipe.scenes
+    # Held-out scenes come from another seed.
+    return Scenes(scenes.count, scenes.size, recipe.seed), Scenes(
+        scenes.val_count, scenes.size, 1_000_000 + recipe.seed
+    )
+
+
+def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
+    """The network of the recipe for the classes of the data, initialised from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    try:
+        return CSSFormer(
+            num_classes=len(data.info.classes),
+            classes=data.info.classes,
+            colours=data.info.colours,
+            **vars(recipe.model),
+        )
+    except ValueError as error:
+        raise UserError(f"The recipe's model cannot be built: {error}.") from error
+
+
+def _start_step(run: Path, resume: bool) -> int:
+    last = run / LAST
+    if not resume:
+        if (run / RECIPE).exists():
+            raise UserError(f"{run} holds a run already; continue it with --resume, or give another --output.")
+        return 0
+    if not last.exists():
+        raise UserError(f"There is no run to resume in {run}: {last} is missing.")
+    return int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def _fit(
+    recipe: Recipe, model: CSSFormer, train_data: Dataset, val_data: Dataset, start: int, console: Console
+) -> None:
+    training, run = recipe.training, Path(recipe.output)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    resume_point = ResumePoint(run / LAST, training.validate_every)
+    progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
+    best = ModelCheckpoint(run / "checkpoints", Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
+    callbacks: list[Callback] = [progress, best, resume_point]
+    if training.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=training.ema))
+    if console.is_terminal:
+        callbacks.append(RichProgressBar(leave=True))
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=training.devices,
+        num_nodes=training.nodes,
+        precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision],  # type: ignore[arg-type]
+        max_steps=training.steps,
+        max_epochs=-1,
+        min_epochs=0,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=training.clip,
+        logger=TensorBoardLogger(run, name="", version="tensorboard"),
+        callbacks=callbacks,
+        enable_progress_bar=console.is_terminal,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=training.log_every,
+    )
+    device_batch, accumulate = _split_batch(training.batch_size, training.device_batch, trainer.world_size)
+    trainer.accumulate_grad_batches = accumulate
+    trainer.val_check_interval = training.validate_every * accumulate
+    total = training.steps * accumulate
+    augment = recipe.augment
+    stream = TrainingStream(
+        train_data,
+        Augment(augment.crop, augment.scale, augment.max_share, augment.flip, augment.photometric),
+        seed=recipe.seed,
+        length=training.steps * training.batch_size,
+        short_side=augment.short_side,
+    )
+    batches = StepBatches(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
+    shared = {"num_workers": training.workers, "persistent_workers": training.workers > 0, "pin_memory": True}
+    train_loader: DataLoader[dict[str, Tensor]] = DataLoader(stream, batch_sampler=batches, **shared)
+    own = range(trainer.global_rank, len(val_data), trainer.world_size)
+    val_loader: DataLoader[dict[str, Tensor]] = DataLoader(ValidationSet(val_data), sampler=own, **shared)
+    trainer.fit(
+        SegmentationTask(model, recipe),
+        train_loader,
+        val_loader,
+        ckpt_path=run / LAST if start else None,
+        weights_only=True,
+    )
+
+
+def _split_batch(total: int, most: int, world: int) -> tuple[int, int]:
+    """The declared batch as (pictures per device and pass, passes per optimiser step)."""
+    if total % world:
+        raise UserError(
+            f"training.batch_size {total} cannot be shared by {world} devices; make it a multiple of {world}."
+        )
+    per_device = total // world
+    device_batch = max(size for size in range(1, min(most, per_device) + 1) if per_device % size == 0)
+    return device_batch, per_device // device_batch
+
+
+def _keep_best(model: CSSFormer, run: Path) -> None:
+    """Load the best validated weights into the model and write them to the run's ``model`` folder."""
+    checkpoint = torch.load(run / BEST, map_location="cpu", weights_only=True)
+    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    own = model.state_dict()
+    model.load_state_dict({name: weights[name] for name in own})
+    model.eval().save_pretrained(run / MODEL)

@@ -1,0 +1,42 @@
+"""The learning rate: which parameter gets which, and how it moves with the steps."""
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+# Parameters that hold positions are like biases: decay would pull every place towards the origin.
+POSITION_TABLES = ("relative_position_bias_table", "pos_embed", "scale_embedding")
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, backbone_lr_factor: float
+) -> list[dict[str, object]]:
+    """Four groups: backbone and decoder, each with and without weight decay.
+
+    Norms, biases (every vector or scalar) and position tables are not decayed.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith(POSITION_TABLES)
+            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (backbone_lr_factor if in_backbone else 1.0),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (in_backbone, decayed), parameters in groups.items()
+    ]
+
+
+def polynomial_decay(optimizer: AdamW, steps: int, warmup_steps: int, power: float) -> LambdaLR:
+    """Linear warm-up from 1e-6 of the peak over ``warmup_steps``, then (1 - step/steps)^power, by optimiser step."""
+
+    def factor(step: int) -> float:
+        decay = (1 - min(step, steps) / steps) ** power
+        if step < warmup_steps:
+            return (1e-6 + (1 - 1e-6) * step / warmup_steps) * decay
+        return decay
+
+    return LambdaLR(optimizer, factor)

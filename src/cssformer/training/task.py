@@ -1,0 +1,59 @@
+"""Training and validation steps, as Lightning runs them."""
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+
+from cssformer.evaluation import ConfusionMatrix, predict
+from cssformer.model import CSSFormer, segmentation_loss
+from cssformer.training.recipe import Recipe
+from cssformer.training.schedule import parameter_groups, polynomial_decay
+
+
+class SegmentationTask(L.LightningModule):
+    """CSSFormer under a recipe. Logs ``loss`` and ``lr`` in training, ``mIoU`` (a fraction) in validation."""
+
+    def __init__(self, model: CSSFormer, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.confusion = ConfusionMatrix(model.num_classes)
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        # Dropout's randomness depends on the place in the run alone, so that a resumed run repeats it.
+        torch.manual_seed(hash((self.recipe.seed, batch_idx, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int64 -> the loss."""
+        coarse, auxiliary = self.model.coarse_and_auxiliary(batch["image"].float() / 255)
+        return segmentation_loss(coarse, auxiliary, batch["label"], self.recipe.training.auxiliary_weight)
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.reset()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int64."""
+        recipe = self.recipe
+        window = recipe.evaluation.window or recipe.augment.crop
+        segmentation = predict(
+            self.model,
+            batch["image"],
+            mode=recipe.evaluation.mode,
+            crop=window,
+            short_side=recipe.augment.short_side,
+        )
+        self.confusion.update(segmentation.labels, batch["label"])
+
+    def on_validation_epoch_end(self) -> None:
+        self.confusion.reduce()
+        miou = torch.tensor(self.confusion.scores().miou, dtype=torch.float32)
+        self.log("mIoU", miou, prog_bar=True, rank_zero_only=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        training = self.recipe.training
+        groups = parameter_groups(self.model, training.lr, training.weight_decay, training.backbone_lr_factor)
+        optimizer = AdamW(groups, lr=training.lr)
+        schedule = polynomial_decay(optimizer, training.steps, training.warmup_steps, training.power)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
