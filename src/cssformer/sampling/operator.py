@@ -1,11 +1,50 @@
-"""The two sampling functions, and the one place that chooses who computes them."""
+"""The two sampling functions, and the one place that chooses who computes them.
 
-from collections.abc import Sequence
+Backends: ``reference`` (the definition), ``cpu`` (numba) and ``cuda`` (Triton). A fast backend is a module with
+``sum_forward``, ``sum_backward``, ``attend_forward`` and ``attend_backward``; see :mod:`cssformer.sampling.cpu`.
+"""
+
+import importlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cssformer.errors import UserError
 from cssformer.sampling import reference
+
+BACKENDS = ("auto", "reference", "cpu", "cuda")
+
+_choice = os.environ.get("CSSFORMER_SAMPLING", "auto")
+if _choice not in BACKENDS:
+    raise UserError(f"CSSFORMER_SAMPLING is {_choice!r}; set it to one of {', '.join(BACKENDS)}, or unset it.")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Let ``name`` compute every sampling inside the block, in all threads; for tests and for debugging.
+
+    The environment variable ``CSSFORMER_SAMPLING`` does the same for a whole process. ``auto``, the default, goes by the
+    tensor's device. Backward follows the forward it belongs to only as far as ``reference`` is concerned: a fast forward
+    is differentiated by the fast backend chosen when backward runs.
+
+    Raises:
+        ValueError: ``name`` is not one of ``BACKENDS``.
+    """
+    global _choice
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} is not one of {BACKENDS}")
+    before, _choice = _choice, name
+    try:
+        yield
+    finally:
+        _choice = before
 
 
 def sample_sum(
@@ -37,7 +76,9 @@ def sample_sum(
             f"weights {tuple(weights_BNMLK.shape)} must have the shape of positions "
             f"{tuple(positions_BNMLK2.shape)} without its last axis"
         )
-    return reference.sample_sum(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
+    if _by_definition(value_BSMD):
+        return reference.sample_sum(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
+    return _sample_sum(value_BSMD, _flat(shapes), positions_BNMLK2, weights_BNMLK)
 
 
 def sample_attend(
@@ -74,7 +115,9 @@ def sample_attend(
         raise ValueError(f"query {tuple(query_BNMD.shape)} must be (B, N, M, D) = {(B, N, M, value_BSMD.shape[-1])}")
     if key_BSMD.shape != value_BSMD.shape:
         raise ValueError(f"key {tuple(key_BSMD.shape)} and value {tuple(value_BSMD.shape)} must have one shape")
-    return reference.sample_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
+    if _by_definition(value_BSMD):
+        return reference.sample_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
+    return _sample_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
 
 
 def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> None:
@@ -96,3 +139,174 @@ def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNML
             f"positions are {positions_BNMLK2.dtype}: they must be float32 whatever the dtype of the values "
             "(half precision loses up to a pixel), and float64 for float64 values"
         )
+
+
+# ---------------------------------------------------------------- who computes it
+
+
+def _by_definition(value: Tensor) -> bool:
+    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or value.dtype == torch.float64:
+        return True
+    return _choice == "reference" or not _usable(value.device.type if _choice == "auto" else _choice)
+
+
+@torch.compiler.assume_constant_result
+def _usable(backend: str) -> bool:
+    return _module(backend) is not None
+
+
+@cache
+def _module(backend: str) -> ModuleType | None:
+    """The fast backend for a device type, or None, with a warning that says why."""
+    if backend not in BACKENDS:
+        reason = "there are fast kernels for cpu and cuda only"
+    else:
+        try:
+            return importlib.import_module(f"cssformer.sampling.{backend}")
+        except ImportError as error:
+            reason = str(error)
+    warnings.warn(
+        f"Sampling on {backend} uses its definition in plain PyTorch, which is many times slower: {reason}.",
+        stacklevel=2,
+    )
+    return None
+
+
+def _fast(tensor: Tensor) -> ModuleType:
+    module = _module(tensor.device.type if _choice in ("auto", "reference") else _choice)
+    assert module is not None, "_by_definition let through a device without fast kernels"
+    return module
+
+
+# ---------------------------------------------------------------- one node for torch.compile
+# Operators take shapes as one flat list, the only form a schema knows; empty tensors stand for gradients not asked for.
+
+
+def _flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
+    return [size for shape in shapes for size in shape]
+
+
+def _pairs(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(sizes[::2], sizes[1::2], strict=True))
+
+
+@torch.library.custom_op("cssformer::sample_sum", mutates_args=())
+def _sample_sum(value: Tensor, shapes: Sequence[int], positions: Tensor, weights: Tensor) -> Tensor:
+    out: Tensor = _fast(value).sum_forward(value, _pairs(shapes), positions, weights)
+    return out
+
+
+@_sample_sum.register_fake
+def _(value: Tensor, shapes: Sequence[int], positions: Tensor, weights: Tensor) -> Tensor:
+    return value.new_empty((*positions.shape[:3], value.shape[-1]))
+
+
+@torch.library.custom_op("cssformer::sample_sum_backward", mutates_args=())
+def _sample_sum_backward(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    positions: Tensor,
+    weights: Tensor,
+    to_value: bool,
+    to_points: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor, Tensor] = _fast(value).sum_backward(
+        grad, value, _pairs(shapes), positions, weights, to_value, to_points
+    )
+    return grads
+
+
+@_sample_sum_backward.register_fake
+def _(
+    grad: Tensor,
+    value: Tensor,
+    shapes: Sequence[int],
+    positions: Tensor,
+    weights: Tensor,
+    to_value: bool,
+    to_points: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        value.new_empty(value.shape if to_value else 0),
+        positions.new_empty(positions.shape if to_points else 0),
+        weights.new_empty(weights.shape if to_points else 0),
+    )
+
+
+def _sum_context(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor], output: Tensor) -> None:
+    value, ctx.shapes, positions, weights = inputs
+    ctx.save_for_backward(value, positions, weights)
+
+
+def _sum_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+    value, positions, weights = ctx.saved_tensors
+    to_value, _, to_positions, to_weights = ctx.needs_input_grad
+    of_value, of_positions, of_weights = _sample_sum_backward(
+        grad, value, ctx.shapes, positions, weights, to_value, to_positions or to_weights
+    )
+    return (
+        of_value if to_value else None,
+        None,
+        of_positions if to_positions else None,
+        of_weights if to_weights else None,
+    )
+
+
+_sample_sum.register_autograd(_sum_gradient, setup_context=_sum_context)
+
+
+@torch.library.custom_op("cssformer::sample_attend", mutates_args=())
+def _sample_attend(query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor) -> Tensor:
+    out: Tensor = _fast(value).attend_forward(query, key, value, _pairs(shapes), positions)
+    return out
+
+
+@_sample_attend.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor) -> Tensor:
+    return value.new_empty(query.shape)
+
+
+@torch.library.custom_op("cssformer::sample_attend_backward", mutates_args=())
+def _sample_attend_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor, to_maps: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor, Tensor, Tensor] = _fast(value).attend_backward(
+        grad, query, key, value, _pairs(shapes), positions, to_maps
+    )
+    return grads
+
+
+@_sample_attend_backward.register_fake
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor, to_maps: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape if to_maps else 0),
+        value.new_empty(value.shape if to_maps else 0),
+        positions.new_empty(positions.shape),
+    )
+
+
+def _attend_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Sequence[int], Tensor], output: Tensor) -> None:
+    query, key, value, ctx.shapes, positions = inputs
+    ctx.save_for_backward(query, key, value, positions)
+
+
+def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, Tensor | None]:
+    query, key, value, positions = ctx.saved_tensors
+    to_query, to_key, to_value, _, to_positions = ctx.needs_input_grad
+    of_query, of_key, of_value, of_positions = _sample_attend_backward(
+        grad, query, key, value, ctx.shapes, positions, to_key or to_value
+    )
+    return (
+        of_query if to_query else None,
+        of_key if to_key else None,
+        of_value if to_value else None,
+        None,
+        of_positions if to_positions else None,
+    )
+
+
+_sample_attend.register_autograd(_attend_gradient, setup_context=_attend_context)

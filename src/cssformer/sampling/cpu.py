@@ -1,0 +1,607 @@
+"""The CPU backend: numba kernels for both functions, forward and backward.
+
+Every level is copied once into a padded layout, (B, M, padded pixels, D): one head's map is contiguous, and a frame of zeros
+around it makes every corner of every position that can contribute readable without a test. Rows of a level lie W + 1 pixels
+apart, so the zero right of one row is the zero left of the next.
+
+Work is cut into tasks that write disjoint memory, whatever the number of threads: forward, a run of queries of one head;
+backward into the maps, one head's level. So every result has the same bits for any number of threads.
+
+Kernels release the GIL and run on plain Python threads. Numba's own parallel layers are not used: one of them crashes when two
+threads call it, the other brings a second OpenMP pool that fights torch's for the cores.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cssformer.sampling.rows import add, add_scaled, dot, load, store, zero
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Shapes = Sequence[tuple[int, int]]
+
+_QUERIES = 64  # queries in one forward task
+_WORTH_A_THREAD = 1 << 16  # channels gathered; below this, waking a thread costs more than it saves
+
+_ONE = np.float32(1)
+
+
+def _kernel(function: Callable[..., Any]) -> Any:
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
+        return njit(**options)(function)
+
+
+# ---------------------------------------------------------------- where a position falls
+
+
+@_kernel
+def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int, np.float32, np.float32]:
+    """The padded pixel of the upper left corner and the fractions beyond it; pixel -1 where nothing can be sampled."""
+    # Written so that NaN is outside. A branch, not a select: guessed right, it lets the gather start before the position is
+    # known, which is worth a third of the whole forward.
+    if x >= -_ONE and x < np.float32(levels[level, 1]) and y >= -_ONE and y < np.float32(levels[level, 0]):
+        left, top = np.floor(x), np.floor(y)
+        pixel = levels[level, 3] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)
+        return pixel, x - left, y - top
+    return np.int32(-1), np.float32(0), np.float32(0)
+
+
+@_kernel
+def _place(
+    positions: Floats,
+    at: int,
+    weights: Floats,
+    weights_at: int,
+    levels: Ints,
+    points: int,
+    pixels: Ints,
+    corners: Floats,
+) -> None:
+    """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions.
+
+    Where nothing can be sampled all shares are zero and the pixel is one that may be read.
+    """
+    for level in range(levels.shape[0]):
+        for p in range(level * points, (level + 1) * points):
+            pixel, fx, fy = _locate(positions[at + 2 * p], positions[at + 2 * p + 1], levels, level)
+            if pixel >= 0:
+                weight = weights[weights_at + p]
+                lower = weight * fy
+                upper = weight - lower
+                pixels[p] = pixel
+                corners[0, p] = upper - upper * fx
+                corners[1, p] = upper * fx
+                corners[2, p] = lower - lower * fx
+                corners[3, p] = lower * fx
+            else:
+                pixels[p] = levels[level, 2]
+                corners[0, p] = 0
+                corners[1, p] = 0
+                corners[2, p] = 0
+                corners[3, p] = 0
+
+
+@_kernel
+def _softmax(logits: Floats) -> None:
+    """Softmax of one query's logits, in place. NaN gives NaN."""
+    largest = logits[0]
+    for p in range(1, logits.size):
+        largest = max(largest, logits[p])
+    total = np.float32(0)
+    for p in range(logits.size):
+        logits[p] = np.exp(logits[p] - largest)
+        total += logits[p]
+    scale = _ONE / total
+    for p in range(logits.size):
+        logits[p] *= scale
+
+
+# ---------------------------------------------------------------- kernels, one set for each D
+
+
+class _Kernels(NamedTuple):
+    pack: Any
+    unpack: Any
+    sum_forward: Any
+    sum_backward: Any
+    attend_forward: Any
+    attend_queries: Any
+    attend_maps: Any
+
+
+@cache
+def _kernels(D: int) -> _Kernels:
+    @_kernel
+    def pack(
+        source: Floats, levels: Ints, packed: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
+    ) -> None:
+        """Copy pixels ``first`` to ``last`` of (B·S, M, D) into the frame of zeros, rows of ``width`` floats."""
+        for pixel in range(first, last):
+            b = pixel // S
+            s = pixel - b * S
+            level = 0
+            while s >= levels[level, 0] * levels[level, 1]:
+                s -= levels[level, 0] * levels[level, 1]
+                level += 1
+            y = s // levels[level, 1]
+            at = b * M * padded + levels[level, 3] + s + y
+            for m in range(M):
+                store(packed, (at + m * padded) * width, load(source, (pixel * M + m) * D, D))
+
+    @_kernel
+    def unpack(
+        packed: Floats, levels: Ints, target: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
+    ) -> None:
+        """The inverse of ``pack``."""
+        for pixel in range(first, last):
+            b = pixel // S
+            s = pixel - b * S
+            level = 0
+            while s >= levels[level, 0] * levels[level, 1]:
+                s -= levels[level, 0] * levels[level, 1]
+                level += 1
+            y = s // levels[level, 1]
+            at = b * M * padded + levels[level, 3] + s + y
+            for m in range(M):
+                store(target, (pixel * M + m) * D, load(packed, (at + m * padded) * width, D))
+
+    @_kernel
+    def sum_forward(
+        value: Floats,
+        levels: Ints,
+        padded: int,
+        positions: Floats,
+        weights: Floats,
+        out: Floats,
+        N: int,
+        M: int,
+        K: int,
+        first: int,
+        last: int,
+    ) -> None:
+        L = levels.shape[0]
+        pixels = np.empty(L * K, np.int32)
+        corners = np.empty((4, L * K), np.float32)
+        runs = (N + _QUERIES - 1) // _QUERIES
+        for task in range(first, last):
+            head = task // runs
+            b = head // M
+            start = (task - head * runs) * _QUERIES
+            for n in range(start, min(N, start + _QUERIES)):
+                query = (b * N + n) * M + head - b * M
+                _place(positions, query * L * K * 2, weights, query * L * K, levels, K, pixels, corners)
+                upper_left, upper_right, lower_left, lower_right = zero(D), zero(D), zero(D), zero(D)
+                for level in range(L):
+                    below = (levels[level, 1] + 1) * D
+                    for p in range(level * K, (level + 1) * K):
+                        at = (head * padded + pixels[p]) * D
+                        upper_left = add_scaled(upper_left, corners[0, p], load(value, at, D))
+                        upper_right = add_scaled(upper_right, corners[1, p], load(value, at + D, D))
+                        lower_left = add_scaled(lower_left, corners[2, p], load(value, at + below, D))
+                        lower_right = add_scaled(lower_right, corners[3, p], load(value, at + below + D, D))
+                store(out, query * D, add(add(upper_left, upper_right), add(lower_left, lower_right)))
+
+    @_kernel
+    def sum_backward(
+        grad: Floats,
+        value: Floats,
+        levels: Ints,
+        padded: int,
+        positions: Floats,
+        weights: Floats,
+        grad_value: Floats,
+        grad_positions: Floats,
+        grad_weights: Floats,
+        to_value: bool,
+        to_points: bool,
+        N: int,
+        M: int,
+        K: int,
+        first: int,
+        last: int,
+    ) -> None:
+        """Task = one level of one head: it alone writes that level's gradient and the gradients of its points."""
+        L = levels.shape[0]
+        for task in range(first, last):
+            head = task // L
+            level = task - head * L
+            b = head // M
+            below = (levels[level, 1] + 1) * D
+            for n in range(N):
+                query = (b * N + n) * M + head - b * M
+                g = load(grad, query * D, D)
+                for p in range((query * L + level) * K, (query * L + level + 1) * K):
+                    pixel, fx, fy = _locate(positions[2 * p], positions[2 * p + 1], levels, level)
+                    if pixel >= 0:
+                        weight = weights[p]
+                        at = (head * padded + pixel) * D
+                        if to_points:
+                            upper_left = dot(g, load(value, at, D))
+                            upper = dot(g, load(value, at + D, D)) - upper_left
+                            lower_left = dot(g, load(value, at + below, D))
+                            lower = dot(g, load(value, at + below + D, D)) - lower_left
+                            down = lower_left + fx * lower - upper_left - fx * upper
+                            grad_weights[p] = upper_left + fx * upper + fy * down
+                            grad_positions[2 * p] = weight * (upper + fy * (lower - upper))
+                            grad_positions[2 * p + 1] = weight * down
+                        if to_value:
+                            low = weight * fy
+                            high = weight - low
+                            store(grad_value, at, add_scaled(load(grad_value, at, D), high - high * fx, g))
+                            at += D
+                            store(grad_value, at, add_scaled(load(grad_value, at, D), high * fx, g))
+                            at += below
+                            store(grad_value, at, add_scaled(load(grad_value, at, D), low * fx, g))
+                            at -= D
+                            store(grad_value, at, add_scaled(load(grad_value, at, D), low - low * fx, g))
+                    elif to_points:
+                        grad_weights[p] = 0
+                        grad_positions[2 * p] = 0
+                        grad_positions[2 * p + 1] = 0
+
+    @_kernel
+    def attend_forward(
+        queries: Floats,
+        maps: Floats,
+        levels: Ints,
+        padded: int,
+        positions: Floats,
+        scale: np.float32,
+        out: Floats,
+        N: int,
+        M: int,
+        K: int,
+        first: int,
+        last: int,
+    ) -> None:
+        L = levels.shape[0]
+        ones = np.ones(L * K, np.float32)
+        pixels = np.empty(L * K, np.int32)
+        corners = np.empty((4, L * K), np.float32)
+        logits = np.empty(L * K, np.float32)
+        sampled = np.empty(L * K * D, np.float32)
+        runs = (N + _QUERIES - 1) // _QUERIES
+        for task in range(first, last):
+            head = task // runs
+            b = head // M
+            start = (task - head * runs) * _QUERIES
+            for n in range(start, min(N, start + _QUERIES)):
+                query = (b * N + n) * M + head - b * M
+                _place(positions, query * L * K * 2, ones, 0, levels, K, pixels, corners)
+                q = load(queries, query * D, D)
+                for level in range(L):
+                    below = (levels[level, 1] + 1) * 2 * D
+                    for p in range(level * K, (level + 1) * K):
+                        at = (head * padded + pixels[p]) * 2 * D
+                        key, value = zero(D), zero(D)
+                        key = add_scaled(key, corners[0, p], load(maps, at, D))
+                        value = add_scaled(value, corners[0, p], load(maps, at + D, D))
+                        key = add_scaled(key, corners[1, p], load(maps, at + 2 * D, D))
+                        value = add_scaled(value, corners[1, p], load(maps, at + 3 * D, D))
+                        at += below
+                        key = add_scaled(key, corners[2, p], load(maps, at, D))
+                        value = add_scaled(value, corners[2, p], load(maps, at + D, D))
+                        key = add_scaled(key, corners[3, p], load(maps, at + 2 * D, D))
+                        value = add_scaled(value, corners[3, p], load(maps, at + 3 * D, D))
+                        logits[p] = scale * dot(q, key)
+                        store(sampled, p * D, value)
+                _softmax(logits)
+                even, odd = zero(D), zero(D)
+                for p in range(0, L * K - 1, 2):
+                    even = add_scaled(even, logits[p], load(sampled, p * D, D))
+                    odd = add_scaled(odd, logits[p + 1], load(sampled, (p + 1) * D, D))
+                if L * K % 2:
+                    even = add_scaled(even, logits[L * K - 1], load(sampled, (L * K - 1) * D, D))
+                store(out, query * D, add(even, odd))
+
+    @_kernel
+    def attend_queries(
+        grad: Floats,
+        queries: Floats,
+        maps: Floats,
+        levels: Ints,
+        padded: int,
+        positions: Floats,
+        scale: np.float32,
+        grad_queries: Floats,
+        grad_positions: Floats,
+        weights: Floats,
+        grad_logits: Floats,
+        N: int,
+        M: int,
+        K: int,
+        first: int,
+        last: int,
+    ) -> None:
+        """Gradients of queries and positions; leaves the attention and the logits' gradients for ``attend_maps``."""
+        L = levels.shape[0]
+        fractions = np.empty((2, L * K), np.float32)
+        key_dots = np.empty((4, L * K), np.float32)
+        value_dots = np.empty((4, L * K), np.float32)
+        attention = np.empty(L * K, np.float32)
+        sampled = np.empty(L * K * D, np.float32)
+        runs = (N + _QUERIES - 1) // _QUERIES
+        for task in range(first, last):
+            head = task // runs
+            b = head // M
+            start = (task - head * runs) * _QUERIES
+            for n in range(start, min(N, start + _QUERIES)):
+                query = (b * N + n) * M + head - b * M
+                point = query * L * K
+                q = load(queries, query * D, D)
+                g = load(grad, query * D, D)
+                for level in range(L):
+                    below = (levels[level, 1] + 1) * 2 * D
+                    for p in range(level * K, (level + 1) * K):
+                        x, y = positions[2 * (point + p)], positions[2 * (point + p) + 1]
+                        pixel, fx, fy = _locate(x, y, levels, level)
+                        fractions[0, p] = fx
+                        fractions[1, p] = fy
+                        key = zero(D)
+                        if pixel >= 0:
+                            at = (head * padded + pixel) * 2 * D
+                            corner = load(maps, at, D)
+                            key = add_scaled(key, (_ONE - fx) * (_ONE - fy), corner)
+                            key_dots[0, p] = dot(q, corner)
+                            value_dots[0, p] = dot(g, load(maps, at + D, D))
+                            corner = load(maps, at + 2 * D, D)
+                            key = add_scaled(key, fx * (_ONE - fy), corner)
+                            key_dots[1, p] = dot(q, corner)
+                            value_dots[1, p] = dot(g, load(maps, at + 3 * D, D))
+                            at += below
+                            corner = load(maps, at, D)
+                            key = add_scaled(key, (_ONE - fx) * fy, corner)
+                            key_dots[2, p] = dot(q, corner)
+                            value_dots[2, p] = dot(g, load(maps, at + D, D))
+                            corner = load(maps, at + 2 * D, D)
+                            key = add_scaled(key, fx * fy, corner)
+                            key_dots[3, p] = dot(q, corner)
+                            value_dots[3, p] = dot(g, load(maps, at + 3 * D, D))
+                        else:
+                            key_dots[:, p] = 0
+                            value_dots[:, p] = 0
+                        store(sampled, p * D, key)
+                        attention[p] = scale * dot(q, key)
+                _softmax(attention)
+                mean = np.float32(0)
+                for p in range(L * K):
+                    fx, fy = fractions[0, p], fractions[1, p]
+                    upper = value_dots[0, p] + fx * (value_dots[1, p] - value_dots[0, p])
+                    lower = value_dots[2, p] + fx * (value_dots[3, p] - value_dots[2, p])
+                    mean += attention[p] * (upper + fy * (lower - upper))
+                grad_query = zero(D)
+                for p in range(L * K):
+                    fx, fy = fractions[0, p], fractions[1, p]
+                    upper = value_dots[1, p] - value_dots[0, p]
+                    lower = value_dots[3, p] - value_dots[2, p]
+                    down = value_dots[2, p] + fx * lower - value_dots[0, p] - fx * upper
+                    value_dot = value_dots[0, p] + fx * upper + fy * down
+                    grad_logit = scale * attention[p] * (value_dot - mean)
+                    key_upper = key_dots[1, p] - key_dots[0, p]
+                    key_lower = key_dots[3, p] - key_dots[2, p]
+                    key_down = key_dots[2, p] + fx * key_lower - key_dots[0, p] - fx * key_upper
+                    grad_positions[2 * (point + p)] = attention[p] * (upper + fy * (lower - upper)) + grad_logit * (
+                        key_upper + fy * (key_lower - key_upper)
+                    )
+                    grad_positions[2 * (point + p) + 1] = attention[p] * down + grad_logit * key_down
+                    weights[point + p] = attention[p]
+                    grad_logits[point + p] = grad_logit
+                    grad_query = add_scaled(grad_query, grad_logit, load(sampled, p * D, D))
+                store(grad_queries, query * D, grad_query)
+
+    @_kernel
+    def attend_maps(
+        grad: Floats,
+        queries: Floats,
+        levels: Ints,
+        padded: int,
+        positions: Floats,
+        weights: Floats,
+        grad_logits: Floats,
+        grad_maps: Floats,
+        N: int,
+        M: int,
+        K: int,
+        first: int,
+        last: int,
+    ) -> None:
+        """Gradients of keys and values. Task = one level of one head, which it alone writes."""
+        L = levels.shape[0]
+        for task in range(first, last):
+            head = task // L
+            level = task - head * L
+            b = head // M
+            below = (levels[level, 1] + 1) * 2 * D
+            for n in range(N):
+                query = (b * N + n) * M + head - b * M
+                q = load(queries, query * D, D)
+                g = load(grad, query * D, D)
+                for p in range((query * L + level) * K, (query * L + level + 1) * K):
+                    pixel, fx, fy = _locate(positions[2 * p], positions[2 * p + 1], levels, level)
+                    if pixel >= 0:
+                        at = (head * padded + pixel) * 2 * D
+                        for lower in range(2):
+                            share = fy if lower else _ONE - fy
+                            for right in range(2):
+                                corner = share * (fx if right else _ONE - fx)
+                                to = at + lower * below + right * 2 * D
+                                key, value = load(grad_maps, to, D), load(grad_maps, to + D, D)
+                                store(grad_maps, to, add_scaled(key, corner * grad_logits[p], q))
+                                store(grad_maps, to + D, add_scaled(value, corner * weights[p], g))
+
+    return _Kernels(pack, unpack, sum_forward, sum_backward, attend_forward, attend_queries, attend_maps)
+
+
+# ---------------------------------------------------------------- threads
+
+
+_threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
+
+
+def _renew_threads() -> None:
+    global _threads
+    _threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_threads)
+
+
+def _run(kernel: Any, tasks: int, work: int, *arguments: Any) -> None:
+    """``kernel(*arguments, first, last)`` over all tasks, on as many threads as torch uses.
+
+    The caller takes part, so a busy or dead pool costs speed, never progress.
+    """
+    threads = max(1, min(torch.get_num_threads(), tasks, work // _WORTH_A_THREAD))
+    pieces = min(tasks, 4 * threads) if threads > 1 else 1
+    # next() on one iterator is atomic under the GIL: whoever is free takes the next piece.
+    ranges = iter([(tasks * i // pieces, tasks * (i + 1) // pieces) for i in range(pieces)])
+
+    def take() -> None:
+        for first, last in ranges:
+            kernel(*arguments, first, last)
+
+    helpers = [_threads.submit(take) for _ in range(threads - 1)]
+    take()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+
+
+# ---------------------------------------------------------------- the backend's face
+
+
+def _levels(shapes: Shapes) -> tuple[Ints, int]:
+    """Rows of (H, W, first pixel, pixel (0, 0)) in the padded layout, and its number of pixels."""
+    rows, start = [], 0
+    for height, width in shapes:
+        rows.append((height, width, start, start + width + 2))
+        start += (height + 2) * (width + 1) + 1
+    return np.array(rows, np.int32).reshape(-1, 4), start
+
+
+def _flat(tensor: Tensor) -> Floats:
+    return tensor.detach().float().contiguous().view(-1).numpy()
+
+
+def _packed(maps_BSMD: Sequence[Tensor], levels: Ints, padded: int) -> Floats:
+    """The maps side by side in the padded layout, (B, M, padded, len(maps) · D), flat."""
+    B, S, M, D = maps_BSMD[0].shape
+    width = D * len(maps_BSMD)
+    # numpy's zeros come from the system untouched; torch's are written once more.
+    packed = np.zeros(B * M * padded * width, np.float32)
+    for index, map_BSMD in enumerate(maps_BSMD):
+        arguments = (_flat(map_BSMD), levels, packed[index * D :], S, M, padded, width)
+        _run(_kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
+    return packed
+
+
+def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padded: int) -> Tensor:
+    B, S, M, D = like_BSMD.shape
+    target = torch.empty(like_BSMD.shape, dtype=torch.float32)
+    width = packed.size // (B * M * padded)
+    arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
+    _run(_kernels(D).unpack, B * S, target.numel(), *arguments)
+    return target.to(like_BSMD.dtype)
+
+
+def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
+    B, N, M, L, K, _ = positions_BNMLK2.shape
+    D = value_BSMD.shape[-1]
+    levels, padded = _levels(shapes)
+    out = torch.empty((B, N, M, D), dtype=torch.float32)
+    value, positions, weights = _packed([value_BSMD], levels, padded), _flat(positions_BNMLK2), _flat(weights_BNMLK)
+    arguments = (value, levels, padded, positions, weights, _flat(out), N, M, K)
+    _run(_kernels(D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
+    return out.to(value_BSMD.dtype)
+
+
+def sum_backward(
+    grad_BNMD: Tensor,
+    value_BSMD: Tensor,
+    shapes: Shapes,
+    positions_BNMLK2: Tensor,
+    weights_BNMLK: Tensor,
+    to_value: bool,
+    to_points: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, positions and weights; empty tensors where they are not asked for."""
+    B, N, M, L, K, _ = positions_BNMLK2.shape
+    D = value_BSMD.shape[-1]
+    levels, padded = _levels(shapes)
+    positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
+    value = _packed([value_BSMD], levels, padded) if to_points else np.empty(0, np.float32)
+    grad_value = np.zeros(B * M * padded * D if to_value else 0, np.float32)
+    grad_positions = torch.empty(positions_BNMLK2.shape if to_points else 0)
+    grad_weights = torch.empty(weights_BNMLK.shape if to_points else 0)
+    _run(
+        _kernels(D).sum_backward,
+        B * M * L,
+        grad_BNMD.numel() * L * K,
+        *(_flat(grad_BNMD), value, levels, padded, positions, weights),
+        *(grad_value, _flat(grad_positions), _flat(grad_weights), to_value, to_points, N, M, K),
+    )
+    grad_value_BSMD = _unpacked(grad_value, 0, value_BSMD, levels, padded) if to_value else value_BSMD.new_empty(0)
+    return grad_value_BSMD, grad_positions, grad_weights.to(weights_BNMLK.dtype)
+
+
+def attend_forward(
+    query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
+) -> Tensor:
+    B, N, M, L, K, _ = positions_BNMLK2.shape
+    D = value_BSMD.shape[-1]
+    levels, padded = _levels(shapes)
+    out = torch.empty((B, N, M, D), dtype=torch.float32)
+    maps = _packed([key_BSMD, value_BSMD], levels, padded)
+    arguments = (maps, levels, padded, _flat(positions_BNMLK2), np.float32(D**-0.5), _flat(out), N, M, K)
+    _run(_kernels(D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, _flat(query_BNMD), *arguments)
+    return out.to(value_BSMD.dtype)
+
+
+def attend_backward(
+    grad_BNMD: Tensor,
+    query_BNMD: Tensor,
+    key_BSMD: Tensor,
+    value_BSMD: Tensor,
+    shapes: Shapes,
+    positions_BNMLK2: Tensor,
+    to_maps: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of query, key, value and positions; those of key and value are empty where not asked for."""
+    B, N, M, L, K, _ = positions_BNMLK2.shape
+    D = value_BSMD.shape[-1]
+    levels, padded = _levels(shapes)
+    grad, queries, positions = _flat(grad_BNMD), _flat(query_BNMD), _flat(positions_BNMLK2)
+    maps = _packed([key_BSMD, value_BSMD], levels, padded)
+    grad_query = torch.empty(query_BNMD.shape, dtype=torch.float32)
+    grad_positions = torch.empty(positions_BNMLK2.shape)
+    weights = np.empty(B * N * M * L * K, np.float32)
+    grad_logits = np.empty_like(weights)
+    work = grad.size * L * K * 2
+    _run(
+        _kernels(D).attend_queries,
+        B * M * -(-N // _QUERIES),
+        work,
+        *(grad, queries, maps, levels, padded, positions, np.float32(D**-0.5)),
+        *(_flat(grad_query), _flat(grad_positions), weights, grad_logits, N, M, K),
+    )
+    grad_key, grad_value = key_BSMD.new_empty(0), value_BSMD.new_empty(0)
+    if to_maps:
+        grad_maps = np.zeros_like(maps)
+        arguments = (grad, queries, levels, padded, positions, weights, grad_logits, grad_maps, N, M, K)
+        _run(_kernels(D).attend_maps, B * M * L, work, *arguments)
+        grad_key = _unpacked(grad_maps, 0, key_BSMD, levels, padded)
+        grad_value = _unpacked(grad_maps, 1, value_BSMD, levels, padded)
+    return grad_query.to(query_BNMD.dtype), grad_key, grad_value, grad_positions
