@@ -1,0 +1,75 @@
+"""The datasets that PyTorch's loaders read."""
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from cssformer.data.folder import DatasetInfo, Sample
+from cssformer.data.transforms import Augment
+
+
+class Samples(Protocol):
+    """The face that ``SegmentationFolder`` and ``Scenes`` share."""
+
+    @property
+    def info(self) -> DatasetInfo: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class TrainingStream(Dataset[dict[str, Tensor]]):
+    """``length`` augmented samples in a row, epoch after epoch, each epoch in an order of its own.
+
+    Item k depends on (seed, k) alone, whatever worker makes it and whatever came before, so that an interrupted run
+    continues exactly: ``{"image": uint8 (3, h, w), "label": int64 (h, w)}``.
+    """
+
+    def __init__(self, dataset: Samples, augment: Augment, seed: int, length: int) -> None:
+        self.dataset, self.augment, self.seed, self.length = dataset, augment, seed, length
+        self._order: tuple[int, np.ndarray] = -1, np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if not 0 <= index < self.length:
+            raise IndexError(f"item {index} of {self.length}")
+        _leave_cores_to_other_workers()
+        epoch, place = divmod(index, len(self.dataset))
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dataset))
+        sample = self.dataset[int(self._order[1][place])]
+        return _tensors(self.augment(sample, np.random.default_rng((self.seed, 1, index))))
+
+
+class ValidationSet(Dataset[dict[str, Tensor | str]]):
+    """The samples as they are: ``{"image": uint8 (3, H, W), "label": int64 (H, W), "name": str}``."""
+
+    def __init__(self, dataset: Samples) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        _leave_cores_to_other_workers()
+        sample = self.dataset[index]
+        return {**_tensors(sample), "name": sample.name}
+
+
+def _tensors(sample: Sample) -> dict[str, Tensor]:
+    if sample.label is None:
+        raise ValueError(f"{sample.name} has no label.")
+    image = np.ascontiguousarray(sample.image.transpose(2, 0, 1))
+    return {"image": torch.from_numpy(image), "label": torch.from_numpy(sample.label).long()}
+
+
+def _leave_cores_to_other_workers() -> None:
+    if get_worker_info() is not None:
+        cv2.setNumThreads(0)
