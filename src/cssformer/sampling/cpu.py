@@ -1,14 +1,14 @@
 """The CPU backend: numba kernels for both functions, forward and backward.
 
-Every level is copied once into a padded layout, (B, M, padded pixels, D): one head's map is contiguous, and a frame of zeros
-around it makes every corner of every position that can contribute readable without a test. Rows of a level lie W + 1 pixels
-apart, so the zero right of one row is the zero left of the next.
+Every level is copied once into a padded layout, (B, M, padded pixels, D): one head's map is contiguous, and a frame of
+zeros around it makes every corner of every position that can contribute readable without a test. Rows of a level lie
+W + 1 pixels apart, so the zero right of one row is the zero left of the next.
 
-Work is cut into tasks that write disjoint memory, whatever the number of threads: forward, a run of queries of one head;
-backward into the maps, one head's level. So every result has the same bits for any number of threads.
+Work is cut into tasks that write disjoint memory, whatever the number of threads: forward, a run of queries of one
+head; backward into the maps, one head's level. So every result has the same bits for any number of threads.
 
-Kernels release the GIL and run on plain Python threads. Numba's own parallel layers are not used: one of them crashes when two
-threads call it, the other brings a second OpenMP pool that fights torch's for the cores.
+Kernels release the GIL and run on plain Python threads. Numba's own parallel layers are not used: one of them crashes
+when two threads call it, the other brings a second OpenMP pool that fights torch's for the cores.
 """
 
 import os
@@ -36,11 +36,10 @@ _ONE = np.float32(1)
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        return njit(**options)(function)
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 # ---------------------------------------------------------------- where a position falls
@@ -48,9 +47,9 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 @_kernel
 def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int, np.float32, np.float32]:
-    """The padded pixel of the upper left corner and the fractions beyond it; pixel -1 where nothing can be sampled."""
-    # Written so that NaN is outside. A branch, not a select: guessed right, it lets the gather start before the position is
-    # known, which is worth a third of the whole forward.
+    """The padded pixel of the upper left corner and the fractions beyond it; pixel -1 if nothing can be sampled."""
+    # Written so that NaN is outside. A branch, not a select: guessed right, it lets the gather start before the
+    # position is known, which is worth a third of the whole forward.
     if x >= -_ONE and x < np.float32(levels[level, 1]) and y >= -_ONE and y < np.float32(levels[level, 0]):
         left, top = np.floor(x), np.floor(y)
         pixel = levels[level, 3] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)

@@ -30,9 +30,9 @@ if _choice not in BACKENDS:
 def use_backend(name: str) -> Iterator[None]:
     """Let ``name`` compute every sampling inside the block, in all threads; for tests and for debugging.
 
-    The environment variable ``CSSFORMER_SAMPLING`` does the same for a whole process. ``auto``, the default, goes by the
-    tensor's device. Backward follows the forward it belongs to only as far as ``reference`` is concerned: a fast forward
-    is differentiated by the fast backend chosen when backward runs.
+    The environment variable ``CSSFORMER_SAMPLING`` does the same for a whole process. ``auto``, the default, goes by
+    the tensor's device. A forward by ``reference`` is differentiated by autograd, any other by the fast backend chosen
+    when backward runs.
 
     Raises:
         ValueError: ``name`` is not one of ``BACKENDS``.

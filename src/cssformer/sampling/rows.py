@@ -1,8 +1,8 @@
 """Rows of D channels as vector registers inside numba kernels.
 
-Numba leaves vectorisation to LLVM's loop passes, which keep a row's accumulator in memory. Here a row is one LLVM value of
-type ``<D x float>`` with D known at compile time: LLVM maps it on whatever registers the machine has (AVX-512, AVX2, NEON),
-for any D.
+Numba leaves vectorisation to LLVM's loop passes, which keep a row's accumulator in memory. Here a row is one LLVM value
+of type ``<D x float>`` with D known at compile time: LLVM maps it on whatever registers the machine has (AVX-512, AVX2,
+NEON), for any D.
 
 The functions are called inside kernels only. Offsets count floats from the start of a contiguous float32 array, and are
 not checked.
@@ -14,6 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+# Numba's annotations describe an intrinsic by its implementation, not by the call a kernel makes.
+_intrinsic: Any = intrinsic(prefer_literal=True)
 
 
 class Row(types.Type):
@@ -41,7 +44,7 @@ def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-@intrinsic(prefer_literal=True)
+@_intrinsic
 def zero(typingctx: Any, lanes: Any) -> Any:
     """A row of ``lanes`` zeros; ``lanes`` is a compile-time constant."""
     row = Row(lanes.literal_value)
@@ -52,7 +55,7 @@ def zero(typingctx: Any, lanes: Any) -> Any:
     return row(lanes), codegen
 
 
-@intrinsic(prefer_literal=True)
+@_intrinsic
 def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
     """``array[offset : offset + lanes]``; ``lanes`` is a compile-time constant."""
     row = Row(lanes.literal_value)
@@ -64,7 +67,7 @@ def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
     return row(array, types.intp, lanes), codegen
 
 
-@intrinsic
+@_intrinsic
 def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
     """``array[offset : offset + D] = row``."""
 
@@ -75,7 +78,7 @@ def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
     return types.void(array, types.intp, row), codegen
 
 
-@intrinsic
+@_intrinsic
 def add(typingctx: Any, left: Any, right: Any) -> Any:
     """``left + right``."""
 
@@ -85,7 +88,7 @@ def add(typingctx: Any, left: Any, right: Any) -> Any:
     return left(left, left), codegen
 
 
-@intrinsic
+@_intrinsic
 def add_scaled(typingctx: Any, row: Any, scale: Any, other: Any) -> Any:
     """``row + scale * other``, fused where the machine can."""
 
@@ -100,7 +103,7 @@ def add_scaled(typingctx: Any, row: Any, scale: Any, other: Any) -> Any:
     return row(row, types.float32, row), codegen
 
 
-@intrinsic
+@_intrinsic
 def dot(typingctx: Any, left: Any, right: Any) -> Any:
     """``Σ left * right``, summed as a tree."""
 
