@@ -189,7 +189,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: the file is missing, no picture, or truncated.
     """
-    pixels = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decode a picture's bytes as ``read_image`` does; ``path`` is named in the error."""
+    pixels = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, path)
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
     return pixels
 
@@ -200,7 +205,7 @@ def read_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Raises:
         UserError: the file is missing, no picture, truncated, or has several channels or a palette.
     """
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    label = _decode(read_bytes(path), cv2.IMREAD_UNCHANGED, path)
     if label.ndim != 2:
         raise UserError(f"The label {path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
     return label
@@ -233,13 +238,26 @@ def to_classes(ids: NDArray[Any], table: NDArray[np.int32], path: Path) -> NDArr
     return label
 
 
-def _decode(path: Path, flags: int) -> NDArray[Any]:
+def read_bytes(path: Path) -> bytes:
+    """Return the file's bytes.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+
+
+def require_whole(data: bytes, path: Path) -> None:
+    """Raise UserError if the JPEG or PNG stream ``data`` of ``path`` lacks its end."""
     if is_truncated(data):
         raise UserError(f"{path} is truncated: the file ends before the picture does; get a whole copy.")
+
+
+def _decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
+    require_whole(data, path)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.")

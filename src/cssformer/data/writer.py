@@ -1,0 +1,128 @@
+"""Prepared folders, written whole or not at all."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data.folder import IGNORE, OUTSIDE, DatasetInfo, decode_image, read_bytes
+from cssformer.data.masks import Reader
+from cssformer.data.parallel import in_parallel
+from cssformer.errors import UserError
+from cssformer.files import replacing
+
+CHECKSUMS = "sources.sha256"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture to come: its split, its flat name, its source files (label None: a test picture without one)."""
+
+    split: str
+    name: str
+    image: Path
+    label: Path | None
+
+
+def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
+    """Return the table from a mask's value to its class index, ``IGNORE`` (None) or ``OUTSIDE`` (not in the dict)."""
+    table = np.full(max(index_of) + 1, OUTSIDE, np.int32)
+    for value, index in index_of.items():
+        table[value] = IGNORE if index is None else index
+    return table
+
+
+def write_prepared(
+    output: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
+) -> DatasetInfo:
+    """Write a prepared folder and return its description, with counts and the checksum of the sources' checksums.
+
+    JPEG and PNG pictures are copied byte for byte, others become PNG. Labels become 8-bit PNG (16-bit where
+    ``info.ignore`` is 65535), copied where they are that already. The folder appears when it is complete.
+
+    Args:
+        output: the folder to be made.
+        info: classes, colours, ignored value and mapping.
+        entries: the pictures.
+        read: decodes a mask's bytes to its values (H, W).
+        index_of: the class index of each value, None where it is ignored.
+
+    Raises:
+        UserError: the folder exists or cannot be written, a file is unreadable, sizes differ, a mask has a value
+            that is not in ``index_of``, or two pictures would have one name.
+    """
+    table = class_table(index_of)
+    taken: dict[tuple[str, str], Path] = {}
+    for entry in entries:
+        other = taken.setdefault((entry.split, entry.name.lower()), entry.image)
+        if other is not entry.image:
+            raise UserError(f"{other} and {entry.image} would both be called {entry.name}; rename one of them.")
+
+    with replacing(output) as folder:
+
+        def write(entry: Entry) -> list[tuple[str, Path]]:
+            return _write_entry(entry, folder / entry.split, info, read, table)
+
+        for split in {entry.split for entry in entries}:
+            (folder / split / "images").mkdir(parents=True)
+        for split in {entry.split for entry in entries if entry.label is not None}:
+            (folder / split / "labels").mkdir()
+        sums = [each for sums in in_parallel(write, entries, "Writing") for each in sums]
+        listing = "".join(f"{digest}  {path}\n" for digest, path in sums)
+        (folder / CHECKSUMS).write_text(listing, encoding="utf-8")
+        info = replace(
+            info,
+            counts=dict(Counter(entry.split for entry in entries)),
+            sources={CHECKSUMS: hashlib.sha256(listing.encode()).hexdigest()},
+        )
+        info.save(folder)
+    return info
+
+
+def _write_entry(
+    entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32]
+) -> list[tuple[str, Path]]:
+    """Write one picture and its label; return the checksums of the sources."""
+    data = read_bytes(entry.image)
+    image = decode_image(data, entry.image)
+    suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
+    kept = suffix == ".jpg" or data[:4] == b"\x89PNG"
+    (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else _png(image[..., ::-1]))
+    sums = [(hashlib.sha256(data).hexdigest(), entry.image)]
+    if entry.label is None:
+        return sums
+
+    data = read_bytes(entry.label)
+    values = read(data, entry.label)
+    if values.shape != image.shape[:2]:
+        raise UserError(_sizes_differ(entry, image.shape[:2], values.shape))
+    label = np.take(table, values, mode="clip")
+    label[values >= len(table)] = OUTSIDE
+    if label.max() == OUTSIDE:
+        value = int(values[label == OUTSIDE][0])
+        raise UserError(f"The mask {entry.label} has the value {value}, which is no class and not ignored.")
+    stored = np.where(label == IGNORE, info.ignore, label).astype(np.uint8 if info.ignore == 255 else np.uint16)
+    right = _is_grey_png(data, 8 * stored.itemsize) and np.array_equal(stored, values)
+    (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else _png(stored))
+    return [*sums, (hashlib.sha256(data).hexdigest(), entry.label)]
+
+
+def _sizes_differ(entry: Entry, image: tuple[int, ...], label: tuple[int, ...]) -> str:
+    turned = image == label[::-1]
+    return f"{entry.image} is {image[1]}x{image[0]} but its mask {entry.label} is {label[1]}x{label[0]}; " + (
+        "the picture is stored turned (EXIF): save it upright." if turned else "they must have the same size."
+    )
+
+
+def _is_grey_png(data: bytes, bits: int) -> bool:
+    return data[:4] == b"\x89PNG" and data[24] == bits and data[25] == 0
+
+
+def _png(pixels: NDArray[Any]) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
