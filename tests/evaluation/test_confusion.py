@@ -43,7 +43,7 @@ def test_mean_iou_is_the_definition_and_torchmetrics(batch: tuple[torch.Tensor, 
     matrix = ConfusionMatrix(classes)
     for one_prediction, one_label in zip(prediction, label, strict=True):
         matrix.update(one_prediction[None], one_label[None])
-    ours = matrix.scores().mean_iou
+    ours = matrix.scores().miou
     assert ours == pytest.approx(mean_iou(prediction.numpy(), label.numpy(), classes), nan_ok=True)
     if (label != IGNORE).any():
         theirs = MulticlassJaccardIndex(classes, average="macro", ignore_index=IGNORE)(prediction, label)
@@ -62,8 +62,8 @@ def test_mean_iou_of_a_smooth_prediction_equals_torchmetrics() -> None:
     matrix = ConfusionMatrix(19)
     matrix.update(prediction.to(torch.int32), label)
     theirs = MulticlassJaccardIndex(19, average="macro", ignore_index=IGNORE)(prediction, label).item()
-    assert matrix.scores().mean_iou == pytest.approx(theirs, abs=1e-6)
-    assert matrix.scores().mean_iou == pytest.approx(mean_iou(prediction.numpy(), label.numpy(), 19))
+    assert matrix.scores().miou == pytest.approx(theirs, abs=1e-6)
+    assert matrix.scores().miou == pytest.approx(mean_iou(prediction.numpy(), label.numpy(), 19))
 
 
 def test_scores_by_hand() -> None:
@@ -72,7 +72,7 @@ def test_scores_by_hand() -> None:
     scores = Scores.from_matrix(matrix)
     assert scores.iou[:3] == pytest.approx((6 / 9, 5 / 10, 0.0))
     assert math.isnan(scores.iou[3])
-    assert scores.mean_iou == pytest.approx((6 / 9 + 5 / 10) / 3)
+    assert scores.miou == pytest.approx((6 / 9 + 5 / 10) / 3)
     assert scores.accuracy[:2] == pytest.approx((6 / 8, 5 / 8))
     assert scores.mean_accuracy == pytest.approx((6 / 8 + 5 / 8) / 2)
     assert scores.pixel_accuracy == pytest.approx(11 / 16)
@@ -84,7 +84,7 @@ def test_scores_by_hand() -> None:
 
 def test_nothing_scored_gives_nan() -> None:
     scores = ConfusionMatrix(3).scores()
-    assert all(math.isnan(value) for value in (scores.mean_iou, scores.mean_accuracy, scores.pixel_accuracy))
+    assert all(math.isnan(value) for value in (scores.miou, scores.mean_accuracy, scores.pixel_accuracy))
 
 
 def test_reset_forgets_and_reduce_repeats() -> None:

@@ -89,7 +89,7 @@ class Scores:
     torchmetrics' ``MulticlassJaccardIndex(average="macro")``. The mean accuracy is over the classes in the truth.
 
     Attributes:
-        mean_iou: mean of the classes' IoU (mIoU).
+        miou: mean of the classes' IoU (mIoU).
         mean_accuracy: mean of the classes' accuracy (mAcc).
         pixel_accuracy: correct pixels / scored pixels (aAcc).
         frequency_weighted_iou: IoU weighted by the class's share of the true pixels.
@@ -98,7 +98,7 @@ class Scores:
         pixels: true pixels of each class.
     """
 
-    mean_iou: float
+    miou: float
     mean_accuracy: float
     pixel_accuracy: float
     frequency_weighted_iou: float
@@ -115,7 +115,7 @@ class Scores:
         accuracy = _ratio(correct, true)
         scored = true.sum()
         return cls(
-            mean_iou=_mean(iou),
+            miou=_mean(iou),
             mean_accuracy=_mean(accuracy),
             pixel_accuracy=float(_ratio(correct.sum(), scored)),
             frequency_weighted_iou=float(_ratio(np.nansum(iou * true), scored)),
@@ -127,7 +127,7 @@ class Scores:
     def as_dict(self) -> dict[str, float | list[float | None] | list[int] | None]:
         """Plain values for JSON, with None for NaN."""
         return {
-            "mean_iou": _number(self.mean_iou),
+            "miou": _number(self.miou),
             "mean_accuracy": _number(self.mean_accuracy),
             "pixel_accuracy": _number(self.pixel_accuracy),
             "frequency_weighted_iou": _number(self.frequency_weighted_iou),

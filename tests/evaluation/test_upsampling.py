@@ -1,0 +1,99 @@
+"""Labels from coarse scores against ``F.interpolate`` and an explicit resampling of the whole score map."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cssformer.evaluation import upsampling
+from cssformer.evaluation.upsampling import View, labels_from_coarse, segment, segment_coarse
+
+
+def coarse_map(seed: int, classes: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
+    """Logits that are smooth here and noisy there, as a network's."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = (-(-height // 4), -(-width // 4))
+    smooth = F.interpolate(torch.randn(batch, classes, 3, 3, generator=generator), size=cells, mode="bilinear")
+    noise = torch.randn(batch, classes, *cells, generator=generator)
+    return smooth * 4 + noise * torch.rand(1, 1, *cells, generator=generator)
+
+
+def plain_scores(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return F.interpolate(coarse, scale_factor=4, mode="bilinear")[..., :height, :width]
+
+
+def assert_best(labels: torch.Tensor, scores: torch.Tensor) -> None:
+    """The labelled class has the highest score everywhere, to within rounding."""
+    chosen = scores.gather(1, labels[:, None].long())[:, 0]
+    torch.testing.assert_close(chosen, scores.amax(1), rtol=0, atol=1e-5)
+
+
+sides = st.integers(1, 90)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 1000), st.integers(1, 30), sides, sides, st.integers(1, 2))
+def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: int, width: int, batch: int) -> None:
+    coarse = coarse_map(seed, classes, height, width, batch)
+    labels = labels_from_coarse(coarse, (height, width))
+    assert labels.shape == (batch, height, width)
+    assert_best(labels, plain_scores(coarse, height, width))
+
+
+@pytest.mark.parametrize("classes", [5, 150])
+def test_labels_of_a_large_map(classes: int) -> None:
+    coarse = coarse_map(0, classes, 401, 603)
+    labels = labels_from_coarse(coarse.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), (401, 603))
+    expected = plain_scores(coarse, 401, 603).argmax(1)
+    assert (labels == expected).float().mean() > 0.99999
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1000), sides, sides, sides, sides)
+def test_labels_of_another_size(seed: int, height: int, width: int, out_height: int, out_width: int) -> None:
+    """Every output pixel takes the bilinear value of the coarse map at its own centre."""
+    coarse = coarse_map(seed, 6, height, width)
+    labels = labels_from_coarse(coarse, (height, width), (out_height, out_width))
+    cells_high, cells_wide = coarse.shape[2:]
+    x = (torch.arange(out_width) + 0.5) * width / out_width / (4 * cells_wide) * 2 - 1
+    y = (torch.arange(out_height) + 0.5) * height / out_height / (4 * cells_high) * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+    scores = F.grid_sample(coarse, grid, padding_mode="border", align_corners=False)
+    assert_best(labels, scores)
+
+
+@pytest.mark.parametrize("strip", [1, 2**12, 2**22])
+def test_confidence_is_the_highest_probability(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsampling, "STRIP_ELEMENTS", strip)
+    coarse = coarse_map(1, 7, 61, 83, batch=2)
+    labels, confidence = segment_coarse(coarse, (61, 83), confidence=True)
+    probability = plain_scores(coarse, 61, 83).softmax(1)
+    assert confidence is not None
+    torch.testing.assert_close(confidence, probability.amax(1))
+    assert_best(labels, probability)
+
+
+def test_views_average_probabilities() -> None:
+    """Three views of a 50x70 picture: plain, mirrored, and half as large, coming in blocks of uneven height."""
+    plain, mirrored, half = coarse_map(2, 5, 50, 70), coarse_map(3, 5, 50, 70), coarse_map(4, 5, 25, 35)
+    views = [
+        View(iter(plain.split([1, 7, 5], 2)), (50, 70)),
+        View(iter(mirrored.split([10, 3], 2)), (50, 70), mirrored=True),
+        View(iter([half]), (25, 35)),
+    ]
+    labels, confidence = segment(views, (50, 70), confidence=True)
+    scores = [
+        plain_scores(plain, 50, 70),
+        plain_scores(mirrored, 50, 70).flip(3),
+        F.interpolate(half, scale_factor=8, mode="bilinear")[..., :50, :70],
+    ]
+    probability = sum(score.softmax(1) for score in scores) / 3
+    assert confidence is not None
+    torch.testing.assert_close(confidence, probability.amax(1))
+    assert_best(labels, probability)
+
+
+def test_coarse_map_of_another_picture() -> None:
+    with pytest.raises(ValueError, match=r"coarse must be \(B, C, 8, 9\)"):
+        labels_from_coarse(torch.zeros(1, 2, 8, 8), (32, 33))
