@@ -23,7 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cssformer.sampling.rows import add, add_scaled, dot, load, store, zero
+from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, load, prefetch, store, zero
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -33,6 +33,7 @@ _QUERIES = 64  # queries in one forward task
 _WORTH_A_THREAD = 1 << 16  # channels gathered; below this, waking a thread costs more than it saves
 
 _ONE = np.float32(1)
+_LINE = 16  # floats in a cache line
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
@@ -55,6 +56,21 @@ def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int
         pixel = levels[level, 3] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)
         return pixel, x - left, y - top
     return np.int32(-1), np.float32(0), np.float32(0)
+
+
+@_kernel
+def _bilinear(
+    upper_left: np.float32,
+    upper_right: np.float32,
+    lower_left: np.float32,
+    lower_right: np.float32,
+    fx: np.float32,
+    fy: np.float32,
+) -> tuple[np.float32, np.float32, np.float32]:
+    """The value between four corners, and its slopes along x and y."""
+    upper, lower = upper_right - upper_left, lower_right - lower_left
+    down = lower_left + fx * lower - upper_left - fx * upper
+    return upper_left + fx * upper + fy * down, upper + fy * (lower - upper), down
 
 
 @_kernel
@@ -93,6 +109,28 @@ def _place(
 
 
 @_kernel
+def _announce(floats: Floats, start: int, count: int) -> None:
+    """Bring the next query's part nearer: heads lie a page apart, too far for the machine to guess."""
+    for offset in range(start, start + count, _LINE):
+        prefetch(floats, offset)
+
+
+@_kernel
+def _exp(x: np.float32) -> np.float32:
+    """exp(x) for x <= 0 to 2 units in the last place; arithmetic alone, so that LLVM can do many at a time."""
+    x = np.float32(-87) if x < np.float32(-87) else x
+    whole = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    # ln 2 in two parts: the first has few bits, so that its product with a whole number is exact.
+    x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
+    series = np.float32(1 / 720) * x + np.float32(1 / 120)
+    series = series * x + np.float32(1 / 24)
+    series = series * x + np.float32(1 / 6)
+    series = series * x + np.float32(1 / 2)
+    series = series * x * x + x + _ONE
+    return series * np.int32((np.int32(whole) + 127) << 23).view(np.float32)
+
+
+@_kernel
 def _softmax(logits: Floats) -> None:
     """Softmax of one query's logits, in place. NaN gives NaN."""
     largest = logits[0]
@@ -100,7 +138,7 @@ def _softmax(logits: Floats) -> None:
         largest = max(largest, logits[p])
     total = np.float32(0)
     for p in range(logits.size):
-        logits[p] = np.exp(logits[p] - largest)
+        logits[p] = _exp(logits[p] - largest)
         total += logits[p]
     scale = _ONE / total
     for p in range(logits.size):
@@ -180,6 +218,8 @@ def _kernels(D: int) -> _Kernels:
             start = (task - head * runs) * _QUERIES
             for n in range(start, min(N, start + _QUERIES)):
                 query = (b * N + n) * M + head - b * M
+                _announce(positions, (query + M) * L * K * 2, L * K * 2)
+                _announce(weights, (query + M) * L * K, L * K)
                 _place(positions, query * L * K * 2, weights, query * L * K, levels, K, pixels, corners)
                 upper_left, upper_right, lower_left, lower_right = zero(D), zero(D), zero(D), zero(D)
                 for level in range(L):
@@ -220,6 +260,11 @@ def _kernels(D: int) -> _Kernels:
             below = (levels[level, 1] + 1) * D
             for n in range(N):
                 query = (b * N + n) * M + head - b * M
+                _announce(positions, ((query + M) * L + level) * K * 2, K * 2)
+                _announce(weights, ((query + M) * L + level) * K, K)
+                if to_points:
+                    _announce(grad_positions, ((query + M) * L + level) * K * 2, K * 2)
+                    _announce(grad_weights, ((query + M) * L + level) * K, K)
                 g = load(grad, query * D, D)
                 for p in range((query * L + level) * K, (query * L + level + 1) * K):
                     pixel, fx, fy = _locate(positions[2 * p], positions[2 * p + 1], levels, level)
@@ -227,24 +272,24 @@ def _kernels(D: int) -> _Kernels:
                         weight = weights[p]
                         at = (head * padded + pixel) * D
                         if to_points:
-                            upper_left = dot(g, load(value, at, D))
-                            upper = dot(g, load(value, at + D, D)) - upper_left
-                            lower_left = dot(g, load(value, at + below, D))
-                            lower = dot(g, load(value, at + below + D, D)) - lower_left
-                            down = lower_left + fx * lower - upper_left - fx * upper
-                            grad_weights[p] = upper_left + fx * upper + fy * down
-                            grad_positions[2 * p] = weight * (upper + fy * (lower - upper))
-                            grad_positions[2 * p + 1] = weight * down
+                            corners = dots(
+                                g,
+                                load(value, at, D),
+                                load(value, at + D, D),
+                                load(value, at + below, D),
+                                load(value, at + below + D, D),
+                            )
+                            sample, along_x, along_y = _bilinear(*corners, fx, fy)
+                            grad_weights[p] = sample
+                            grad_positions[2 * p] = weight * along_x
+                            grad_positions[2 * p + 1] = weight * along_y
                         if to_value:
-                            low = weight * fy
-                            high = weight - low
-                            store(grad_value, at, add_scaled(load(grad_value, at, D), high - high * fx, g))
-                            at += D
-                            store(grad_value, at, add_scaled(load(grad_value, at, D), high * fx, g))
-                            at += below
-                            store(grad_value, at, add_scaled(load(grad_value, at, D), low * fx, g))
-                            at -= D
-                            store(grad_value, at, add_scaled(load(grad_value, at, D), low - low * fx, g))
+                            lower = weight * fy
+                            upper = weight - lower
+                            accumulate(grad_value, at, upper - upper * fx, g)
+                            accumulate(grad_value, at + D, upper * fx, g)
+                            accumulate(grad_value, at + below, lower - lower * fx, g)
+                            accumulate(grad_value, at + below + D, lower * fx, g)
                     elif to_points:
                         grad_weights[p] = 0
                         grad_positions[2 * p] = 0
@@ -278,6 +323,7 @@ def _kernels(D: int) -> _Kernels:
             start = (task - head * runs) * _QUERIES
             for n in range(start, min(N, start + _QUERIES)):
                 query = (b * N + n) * M + head - b * M
+                _announce(positions, (query + M) * L * K * 2, L * K * 2)
                 _place(positions, query * L * K * 2, ones, 0, levels, K, pixels, corners)
                 q = load(queries, query * D, D)
                 for level in range(L):
@@ -326,9 +372,8 @@ def _kernels(D: int) -> _Kernels:
     ) -> None:
         """Gradients of queries and positions; leaves the attention and the logits' gradients for ``attend_maps``."""
         L = levels.shape[0]
-        fractions = np.empty((2, L * K), np.float32)
-        key_dots = np.empty((4, L * K), np.float32)
-        value_dots = np.empty((4, L * K), np.float32)
+        keys = np.empty((2, L * K), np.float32)  # slopes along x and y of q · key
+        values = np.empty((3, L * K), np.float32)  # g · value and its slopes
         attention = np.empty(L * K, np.float32)
         sampled = np.empty(L * K * D, np.float32)
         runs = (N + _QUERIES - 1) // _QUERIES
@@ -339,6 +384,11 @@ def _kernels(D: int) -> _Kernels:
             for n in range(start, min(N, start + _QUERIES)):
                 query = (b * N + n) * M + head - b * M
                 point = query * L * K
+                ahead = (query + M) * L * K
+                _announce(positions, 2 * ahead, L * K * 2)
+                _announce(grad_positions, 2 * ahead, L * K * 2)
+                _announce(weights, ahead, L * K)
+                _announce(grad_logits, ahead, L * K)
                 q = load(queries, query * D, D)
                 g = load(grad, query * D, D)
                 for level in range(L):
@@ -346,57 +396,44 @@ def _kernels(D: int) -> _Kernels:
                     for p in range(level * K, (level + 1) * K):
                         x, y = positions[2 * (point + p)], positions[2 * (point + p) + 1]
                         pixel, fx, fy = _locate(x, y, levels, level)
-                        fractions[0, p] = fx
-                        fractions[1, p] = fy
-                        key = zero(D)
                         if pixel >= 0:
                             at = (head * padded + pixel) * 2 * D
-                            corner = load(maps, at, D)
-                            key = add_scaled(key, (_ONE - fx) * (_ONE - fy), corner)
-                            key_dots[0, p] = dot(q, corner)
-                            value_dots[0, p] = dot(g, load(maps, at + D, D))
-                            corner = load(maps, at + 2 * D, D)
-                            key = add_scaled(key, fx * (_ONE - fy), corner)
-                            key_dots[1, p] = dot(q, corner)
-                            value_dots[1, p] = dot(g, load(maps, at + 3 * D, D))
-                            at += below
-                            corner = load(maps, at, D)
-                            key = add_scaled(key, (_ONE - fx) * fy, corner)
-                            key_dots[2, p] = dot(q, corner)
-                            value_dots[2, p] = dot(g, load(maps, at + D, D))
-                            corner = load(maps, at + 2 * D, D)
-                            key = add_scaled(key, fx * fy, corner)
-                            key_dots[3, p] = dot(q, corner)
-                            value_dots[3, p] = dot(g, load(maps, at + 3 * D, D))
+                            upper_left = load(maps, at, D)
+                            upper_right = load(maps, at + 2 * D, D)
+                            lower_left = load(maps, at + below, D)
+                            lower_right = load(maps, at + below + 2 * D, D)
+                            corners = dots(q, upper_left, upper_right, lower_left, lower_right)
+                            logit, keys[0, p], keys[1, p] = _bilinear(*corners, fx, fy)
+                            attention[p] = scale * logit
+                            key = add_scaled(zero(D), (_ONE - fx) * (_ONE - fy), upper_left)
+                            key = add_scaled(key, fx * (_ONE - fy), upper_right)
+                            key = add_scaled(key, (_ONE - fx) * fy, lower_left)
+                            store(sampled, p * D, add_scaled(key, fx * fy, lower_right))
+                            at += D
+                            corners = dots(
+                                g,
+                                load(maps, at, D),
+                                load(maps, at + 2 * D, D),
+                                load(maps, at + below, D),
+                                load(maps, at + below + 2 * D, D),
+                            )
+                            values[0, p], values[1, p], values[2, p] = _bilinear(*corners, fx, fy)
                         else:
-                            key_dots[:, p] = 0
-                            value_dots[:, p] = 0
-                        store(sampled, p * D, key)
-                        attention[p] = scale * dot(q, key)
+                            keys[:, p] = 0
+                            values[:, p] = 0
+                            attention[p] = 0
+                            store(sampled, p * D, zero(D))
                 _softmax(attention)
                 mean = np.float32(0)
                 for p in range(L * K):
-                    fx, fy = fractions[0, p], fractions[1, p]
-                    upper = value_dots[0, p] + fx * (value_dots[1, p] - value_dots[0, p])
-                    lower = value_dots[2, p] + fx * (value_dots[3, p] - value_dots[2, p])
-                    mean += attention[p] * (upper + fy * (lower - upper))
+                    mean += attention[p] * values[0, p]
                 grad_query = zero(D)
                 for p in range(L * K):
-                    fx, fy = fractions[0, p], fractions[1, p]
-                    upper = value_dots[1, p] - value_dots[0, p]
-                    lower = value_dots[3, p] - value_dots[2, p]
-                    down = value_dots[2, p] + fx * lower - value_dots[0, p] - fx * upper
-                    value_dot = value_dots[0, p] + fx * upper + fy * down
-                    grad_logit = scale * attention[p] * (value_dot - mean)
-                    key_upper = key_dots[1, p] - key_dots[0, p]
-                    key_lower = key_dots[3, p] - key_dots[2, p]
-                    key_down = key_dots[2, p] + fx * key_lower - key_dots[0, p] - fx * key_upper
-                    grad_positions[2 * (point + p)] = attention[p] * (upper + fy * (lower - upper)) + grad_logit * (
-                        key_upper + fy * (key_lower - key_upper)
-                    )
-                    grad_positions[2 * (point + p) + 1] = attention[p] * down + grad_logit * key_down
+                    grad_logit = scale * attention[p] * (values[0, p] - mean)
                     weights[point + p] = attention[p]
                     grad_logits[point + p] = grad_logit
+                    grad_positions[2 * (point + p)] = attention[p] * values[1, p] + grad_logit * keys[0, p]
+                    grad_positions[2 * (point + p) + 1] = attention[p] * values[2, p] + grad_logit * keys[1, p]
                     grad_query = add_scaled(grad_query, grad_logit, load(sampled, p * D, D))
                 store(grad_queries, query * D, grad_query)
 
@@ -425,20 +462,28 @@ def _kernels(D: int) -> _Kernels:
             below = (levels[level, 1] + 1) * 2 * D
             for n in range(N):
                 query = (b * N + n) * M + head - b * M
+                ahead = ((query + M) * L + level) * K
+                _announce(positions, 2 * ahead, 2 * K)
+                _announce(weights, ahead, K)
+                _announce(grad_logits, ahead, K)
                 q = load(queries, query * D, D)
                 g = load(grad, query * D, D)
                 for p in range((query * L + level) * K, (query * L + level + 1) * K):
                     pixel, fx, fy = _locate(positions[2 * p], positions[2 * p + 1], levels, level)
                     if pixel >= 0:
                         at = (head * padded + pixel) * 2 * D
-                        for lower in range(2):
-                            share = fy if lower else _ONE - fy
-                            for right in range(2):
-                                corner = share * (fx if right else _ONE - fx)
-                                to = at + lower * below + right * 2 * D
-                                key, value = load(grad_maps, to, D), load(grad_maps, to + D, D)
-                                store(grad_maps, to, add_scaled(key, corner * grad_logits[p], q))
-                                store(grad_maps, to + D, add_scaled(value, corner * weights[p], g))
+                        upper_left, upper_right = (_ONE - fx) * (_ONE - fy), fx * (_ONE - fy)
+                        lower_left, lower_right = (_ONE - fx) * fy, fx * fy
+                        of_key, of_value = grad_logits[p], weights[p]
+                        accumulate(grad_maps, at, upper_left * of_key, q)
+                        accumulate(grad_maps, at + D, upper_left * of_value, g)
+                        accumulate(grad_maps, at + 2 * D, upper_right * of_key, q)
+                        accumulate(grad_maps, at + 3 * D, upper_right * of_value, g)
+                        at += below
+                        accumulate(grad_maps, at, lower_left * of_key, q)
+                        accumulate(grad_maps, at + D, lower_left * of_value, g)
+                        accumulate(grad_maps, at + 2 * D, lower_right * of_key, q)
+                        accumulate(grad_maps, at + 3 * D, lower_right * of_value, g)
 
     return _Kernels(pack, unpack, sum_forward, sum_backward, attend_forward, attend_queries, attend_maps)
 
@@ -491,6 +536,11 @@ def _levels(shapes: Shapes) -> tuple[Ints, int]:
     return np.array(rows, np.int32).reshape(-1, 4), start
 
 
+def _empty(shape: Sequence[int]) -> Tensor:
+    """Uninitialised float32; from numpy, which asks for huge pages: a fresh large result then costs few page faults."""
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
 def _flat(tensor: Tensor) -> Floats:
     return tensor.detach().float().contiguous().view(-1).numpy()
 
@@ -509,7 +559,7 @@ def _packed(maps_BSMD: Sequence[Tensor], levels: Ints, padded: int) -> Floats:
 
 def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padded: int) -> Tensor:
     B, S, M, D = like_BSMD.shape
-    target = torch.empty(like_BSMD.shape, dtype=torch.float32)
+    target = _empty(like_BSMD.shape)
     width = packed.size // (B * M * padded)
     arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
     _run(_kernels(D).unpack, B * S, target.numel(), *arguments)
@@ -520,7 +570,7 @@ def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, we
     B, N, M, L, K, _ = positions_BNMLK2.shape
     D = value_BSMD.shape[-1]
     levels, padded = _levels(shapes)
-    out = torch.empty((B, N, M, D), dtype=torch.float32)
+    out = _empty((B, N, M, D))
     value, positions, weights = _packed([value_BSMD], levels, padded), _flat(positions_BNMLK2), _flat(weights_BNMLK)
     arguments = (value, levels, padded, positions, weights, _flat(out), N, M, K)
     _run(_kernels(D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
@@ -543,8 +593,8 @@ def sum_backward(
     positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
     value = _packed([value_BSMD], levels, padded) if to_points else np.empty(0, np.float32)
     grad_value = np.zeros(B * M * padded * D if to_value else 0, np.float32)
-    grad_positions = torch.empty(positions_BNMLK2.shape if to_points else 0)
-    grad_weights = torch.empty(weights_BNMLK.shape if to_points else 0)
+    grad_positions = _empty(positions_BNMLK2.shape if to_points else (0,))
+    grad_weights = _empty(weights_BNMLK.shape if to_points else (0,))
     _run(
         _kernels(D).sum_backward,
         B * M * L,
@@ -562,7 +612,7 @@ def attend_forward(
     B, N, M, L, K, _ = positions_BNMLK2.shape
     D = value_BSMD.shape[-1]
     levels, padded = _levels(shapes)
-    out = torch.empty((B, N, M, D), dtype=torch.float32)
+    out = _empty((B, N, M, D))
     maps = _packed([key_BSMD, value_BSMD], levels, padded)
     arguments = (maps, levels, padded, _flat(positions_BNMLK2), np.float32(D**-0.5), _flat(out), N, M, K)
     _run(_kernels(D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, _flat(query_BNMD), *arguments)
@@ -584,8 +634,8 @@ def attend_backward(
     levels, padded = _levels(shapes)
     grad, queries, positions = _flat(grad_BNMD), _flat(query_BNMD), _flat(positions_BNMLK2)
     maps = _packed([key_BSMD, value_BSMD], levels, padded)
-    grad_query = torch.empty(query_BNMD.shape, dtype=torch.float32)
-    grad_positions = torch.empty(positions_BNMLK2.shape)
+    grad_query = _empty(query_BNMD.shape)
+    grad_positions = _empty(positions_BNMLK2.shape)
     weights = np.empty(B * N * M * L * K, np.float32)
     grad_logits = np.empty_like(weights)
     work = grad.size * L * K * 2
