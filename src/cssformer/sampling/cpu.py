@@ -419,8 +419,8 @@ def _kernels(D: int) -> _Kernels:
                             )
                             values[0, p], values[1, p], values[2, p] = _bilinear(*corners, fx, fy)
                         else:
-                            keys[:, p] = 0
-                            values[:, p] = 0
+                            keys[0, p] = keys[1, p] = 0
+                            values[0, p] = values[1, p] = values[2, p] = 0
                             attention[p] = 0
                             store(sampled, p * D, zero(D))
                 _softmax(attention)

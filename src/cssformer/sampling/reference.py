@@ -12,13 +12,12 @@ from torch import Tensor
 
 
 def _sample(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> Tensor:
-    """Bilinear samples, (B, N, M, L, K, D); zero outside the map and where a position is NaN."""
+    """Bilinear samples, (B, M, D, N, L·K); zero outside the map and where a position is NaN."""
     B, _, M, D = value_BSMD.shape
-    N, L, K = positions_BNMLK2.shape[1], positions_BNMLK2.shape[3], positions_BNMLK2.shape[4]
+    N, K = positions_BNMLK2.shape[1], positions_BNMLK2.shape[4]
+    maps = value_BSMD.split([h * w for h, w in shapes], 1)
     levels = []
-    for level, (map_BSMD, (H, W)) in enumerate(
-        zip(value_BSMD.split([h * w for h, w in shapes], 1), shapes, strict=True)
-    ):
+    for level, (map_BSMD, (H, W)) in enumerate(zip(maps, shapes, strict=True)):
         # Two pixels outside is as zero as infinitely far, but stays exact in the arithmetic below.
         x, y = positions_BNMLK2[:, :, :, level].nan_to_num(nan=-2.0).unbind(-1)
         x, y = x.clamp(-2, W + 1), y.clamp(-2, H + 1)
@@ -30,8 +29,8 @@ def _sample(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNM
             padding_mode="zeros",
             align_corners=False,
         )
-        levels.append(sampled.view(B, M, D, N, K).permute(0, 3, 1, 4, 2))
-    return torch.stack(levels, 3).view(B, N, M, L, K, D)
+        levels.append(sampled)
+    return torch.cat(levels, -1).view(B, M, D, N, len(levels) * K)
 
 
 def sample_sum(
@@ -39,8 +38,9 @@ def sample_sum(
 ) -> Tensor:
     """The definition of :func:`cssformer.sampling.sample_sum`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    sampled = _sample(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
-    return (sampled * weights_BNMLK.to(compute).unsqueeze(-1)).sum((3, 4)).to(value_BSMD.dtype)
+    sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
+    weights_BM1NP = weights_BNMLK.to(compute).flatten(3).transpose(1, 2).unsqueeze(2)
+    return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)
 
 
 def sample_attend(
@@ -53,10 +53,9 @@ def sample_attend(
     """The definition of :func:`cssformer.sampling.sample_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
     positions = positions_BNMLK2.to(compute)
-    D = value_BSMD.shape[-1]
+    query_BMDN1 = query_BNMD.to(compute).permute(0, 2, 3, 1).unsqueeze(-1) * query_BNMD.shape[-1] ** -0.5
     # Products and sums rather than matmul: autocast would round a matmul to half precision.
-    query = query_BNMD.to(compute)[:, :, :, None, None] * D**-0.5
-    logits = (_sample(key_BSMD.to(compute), shapes, positions) * query).sum(-1)
-    weights = logits.flatten(3).softmax(-1).view_as(logits)
-    sampled = _sample(value_BSMD.to(compute), shapes, positions)
-    return (sampled * weights.unsqueeze(-1)).sum((3, 4)).to(value_BSMD.dtype)
+    logits_BMNP = (_sample(key_BSMD.to(compute), shapes, positions) * query_BMDN1).sum(2)
+    weights_BM1NP = logits_BMNP.softmax(-1).unsqueeze(2)
+    sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions)
+    return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)
