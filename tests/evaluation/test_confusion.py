@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from cssformer.evaluation.confusion import IGNORE, ConfusionMatrix, Scores, confusion
+from cssformer.data import IGNORE
+from cssformer.evaluation.confusion import ConfusionMatrix, Scores, confusion
 
 
 def mean_iou(prediction: np.ndarray, label: np.ndarray, classes: int) -> float:

@@ -1,7 +1,20 @@
 """Scores and inference: from a trained network to label maps, and from label maps to the figures of the field."""
 
-from cssformer.evaluation.confusion import ConfusionMatrix, Scores, confusion
+from cssformer.evaluation.confusion import ConfusionMatrix, Scores
+from cssformer.evaluation.evaluate import Evaluation, Scorer, evaluate
 from cssformer.evaluation.inference import predict
+from cssformer.evaluation.report import contact_sheet, write_report
 from cssformer.evaluation.upsampling import Segmentation, labels_from_coarse
 
-__all__ = ["ConfusionMatrix", "Scores", "Segmentation", "confusion", "labels_from_coarse", "predict"]
+__all__ = [
+    "ConfusionMatrix",
+    "Evaluation",
+    "Scorer",
+    "Scores",
+    "Segmentation",
+    "contact_sheet",
+    "evaluate",
+    "labels_from_coarse",
+    "predict",
+    "write_report",
+]

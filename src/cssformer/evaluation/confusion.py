@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-IGNORE = -100
-"""Label of pixels that are not scored: the same value as ``cssformer.data.IGNORE`` and torch's cross entropy."""
+from cssformer.data import IGNORE
 
 
 def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -107,18 +107,17 @@ class Scores:
     pixels: tuple[int, ...]
 
     @classmethod
-    def from_matrix(cls, matrix: Tensor | np.ndarray) -> "Scores":
+    def from_matrix(cls, matrix: Tensor | NDArray[np.int64]) -> "Scores":
         """Scores of a (C, C) confusion matrix with the truth in its rows."""
         counts = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else np.asarray(matrix)
-        correct, true = counts.diagonal(), counts.sum(axis=1)
-        iou = _ratio(correct, true + counts.sum(axis=0) - correct)
-        accuracy = _ratio(correct, true)
+        correct, true, _ = areas = areas_of(counts)
+        iou, accuracy = intersection_over_union(areas), ratio(correct, true)
         scored = true.sum()
         return cls(
-            miou=_mean(iou),
-            mean_accuracy=_mean(accuracy),
-            pixel_accuracy=float(_ratio(correct.sum(), scored)),
-            frequency_weighted_iou=float(_ratio(np.nansum(iou * true), scored)),
+            miou=float(mean_of_present(iou)),
+            mean_accuracy=float(mean_of_present(accuracy)),
+            pixel_accuracy=float(ratio(correct.sum(), scored)),
+            frequency_weighted_iou=float(ratio(np.nansum(iou * true), scored)),
             iou=tuple(iou.tolist()),
             accuracy=tuple(accuracy.tolist()),
             pixels=tuple(true.tolist()),
@@ -127,12 +126,12 @@ class Scores:
     def as_dict(self) -> dict[str, float | list[float | None] | list[int] | None]:
         """Plain values for JSON, with None for NaN."""
         return {
-            "miou": _number(self.miou),
-            "mean_accuracy": _number(self.mean_accuracy),
-            "pixel_accuracy": _number(self.pixel_accuracy),
-            "frequency_weighted_iou": _number(self.frequency_weighted_iou),
-            "iou": [_number(value) for value in self.iou],
-            "accuracy": [_number(value) for value in self.accuracy],
+            "miou": number(self.miou),
+            "mean_accuracy": number(self.mean_accuracy),
+            "pixel_accuracy": number(self.pixel_accuracy),
+            "frequency_weighted_iou": number(self.frequency_weighted_iou),
+            "iou": [number(value) for value in self.iou],
+            "accuracy": [number(value) for value in self.accuracy],
             "pixels": list(self.pixels),
         }
 
@@ -150,17 +149,28 @@ def percent(fraction: float) -> str:
     return "–" if math.isnan(fraction) else f"{100 * fraction:.2f}"
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole in float64, NaN where the whole is 0."""
-    whole = np.asarray(whole, dtype=np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of what is not NaN; NaN if nothing is left."""
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else math.nan
-
-
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """The value for JSON, which knows no NaN."""
     return None if math.isnan(value) else value
+
+
+def areas_of(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of each class in common, in the truth, and in the prediction: (C, C) -> (3, C)."""
+    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)])
+
+
+def intersection_over_union(areas: NDArray[np.number]) -> NDArray[np.float64]:
+    """IoU of each class, NaN for one in neither truth nor prediction: (..., 3, C) of :func:`areas_of` -> (..., C)."""
+    common, true, predicted = np.moveaxis(areas, -2, 0)
+    return ratio(common, true + predicted - common)
+
+
+def mean_of_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean along the last axis of what is not NaN; NaN if nothing is left."""
+    return ratio(np.nansum(values, axis=-1), np.sum(~np.isnan(values), axis=-1))
+
+
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+    """part / whole, NaN where the whole is 0."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)

@@ -1,0 +1,138 @@
+"""Pictures for people: colours for classes, overlays, legends, sheets of examples, confusion matrices."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Colours = Sequence[tuple[int, int, int]]
+Picture = NDArray[np.uint8]
+Labels = NDArray[np.integer]
+
+PAPER, INK, FAINT = (255, 255, 255), (33, 37, 41), (134, 142, 150)
+UNKNOWN = (52, 58, 64)
+"""Colour of pixels without a class."""
+WRONG = (224, 49, 49)
+CONFUSED = np.array((8, 48, 107))
+"""A full cell of the confusion matrix; an empty one is white."""
+
+
+def colourise(labels: Labels, colours: Colours) -> Picture:
+    """Class indices (H, W) -> RGB (H, W, 3); anything outside the classes is dark grey."""
+    palette = np.array([*colours, UNKNOWN], np.uint8)
+    known = (labels >= 0) & (labels < len(colours))
+    return palette[np.where(known, labels, len(colours))]
+
+
+def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5) -> Picture:
+    """The picture (H, W, 3) under its classes' colours, with a thin pale line between classes.
+
+    Args:
+        image: RGB.
+        labels: class indices (H, W).
+        colours: RGB of each class.
+        alpha: opacity of the colours, from 0 to 1.
+    """
+    mixed: Picture = cv2.addWeighted(image, 1 - alpha, colourise(labels, colours), alpha, 0).astype(
+        np.uint8, copy=False
+    )
+    border = np.zeros(labels.shape, bool)
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    mixed[border] = mixed[border] // 2 + 127
+    return mixed
+
+
+def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int = 15) -> Picture:
+    """Swatches with names in as many columns as ``width`` pixels hold: RGB (height, width, 3)."""
+    font, pad = _font(size), size
+    column = max((int(font.getlength(name)) for name, _ in entries), default=0) + 3 * pad
+    columns = max(1, min(len(entries), (width - pad) // column))
+    rows = -(-len(entries) // columns)
+    line = int(size * 1.7)
+    canvas = Image.new("RGB", (width, rows * line + pad), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, colour) in enumerate(entries):
+        x, y = pad + index // rows * column, pad // 2 + index % rows * line
+        draw.rounded_rectangle((x, y, x + size, y + size), size // 4, fill=colour, outline=FAINT)
+        draw.text((x + size * 1.5, y + size / 2), name, INK, font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def sheet(rows: Sequence[Sequence[Picture]], heads: Sequence[str], captions: Sequence[str], foot: Picture) -> Picture:
+    """A table of pictures with a heading for each column, a caption under each row and a legend at the foot.
+
+    Args:
+        rows: tiles, all of one width; those of one row have one height.
+        heads: of the columns.
+        captions: of the rows.
+        foot: as wide as :func:`sheet_width` says.
+    """
+    gap, head, caption = 12, 34, 26
+    tile = rows[0][0].shape[1]
+    heights = [row[0].shape[0] for row in rows]
+    width = sheet_width(tile, len(heads))
+    canvas = Image.new("RGB", (width, head + sum(heights) + (caption + gap) * len(rows) + foot.shape[0]), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    lefts = [gap + index * (tile + gap) for index in range(len(heads))]
+    for left, text in zip(lefts, heads, strict=True):
+        draw.text((left, head / 2), text, INK, _font(17), anchor="lm")
+    top = head
+    for row, height, text in zip(rows, heights, captions, strict=True):
+        for left, picture in zip(lefts, row, strict=True):
+            canvas.paste(Image.fromarray(picture), (left, top))
+        draw.text((gap, top + height + caption / 2), text, FAINT, _font(13), anchor="lm")
+        top += height + caption + gap
+    canvas.paste(Image.fromarray(foot), (0, top))
+    return np.asarray(canvas)
+
+
+def sheet_width(tile: int, columns: int) -> int:
+    """Width in pixels of a :func:`sheet` whose tiles have this width."""
+    return 12 + columns * (tile + 12)
+
+
+def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Picture:
+    """The confusion matrix with the truth's classes as rows: each cell darker with its share of the true pixels."""
+    count = len(classes)
+    cell = max(10, min(56, 1400 // count))
+    small, share = _font(max(9, min(15, cell - 2))), matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    label = int(max(small.getlength(name) for name in classes)) + 14
+    head = 30
+    canvas = Image.new("RGB", (label + count * cell + 20, head + label + count * cell + 20), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text(
+        (label, head / 2), "prediction across, truth down; percent of the true pixels", INK, _font(15), anchor="lm"
+    )
+    beside, above = (Image.new("RGB", (label, count * cell), PAPER) for _ in range(2))
+    for index, name in enumerate(classes):
+        middle = index * cell + cell / 2
+        ImageDraw.Draw(beside).text((label - 7, middle), name, INK, small, anchor="rm")
+        ImageDraw.Draw(above).text((7, middle), name, INK, small, anchor="lm")
+    canvas.paste(beside, (0, head + label))
+    canvas.paste(above.transpose(Image.Transpose.ROTATE_90), (label, head))
+    number = _font(max(9, cell // 4))
+    for row in range(count):
+        for column in range(count):
+            value = share[row, column]
+            x, y = label + column * cell, head + label + row * cell
+            colour = tuple(int(part) for part in 255 + (CONFUSED - 255) * value**0.5)
+            draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
+            if cell >= 30 and value >= 0.005:
+                draw.text(
+                    (x + cell / 2, y + cell / 2),
+                    f"{100 * value:.0f}",
+                    PAPER if value > 0.3 else INK,
+                    number,
+                    anchor="mm",
+                )
+    draw.rectangle((label, head + label, label + count * cell, head + label + count * cell), outline=FAINT)
+    return np.asarray(canvas)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
