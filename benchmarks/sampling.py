@@ -9,9 +9,9 @@ Peers, run on the same inputs in the same process:
     transformers    its MultiScaleDeformableAttention module without compiled kernels (sample_sum only)
 
 ``of bound`` is the share of the machine's bound: the bytes of inputs, outputs and gradients over its measured memory
-bandwidth, or the multiply-adds over its measured peak, whichever takes longer. ``corners`` compares with reading the four
-corners of every sample from the second-level cache, once forward and twice backward. ``memory`` is the peak a call adds,
-as a multiple of inputs, outputs and gradients together. Peers that would not fit into memory are left out.
+bandwidth, or the multiply-adds over its measured peak, whichever takes longer. ``corners`` compares with reading the
+four corners of every sample from the second-level cache, once forward and twice backward. ``memory`` is the peak a call
+adds, as a multiple of inputs, outputs and gradients together. Peers that would not fit into memory are left out.
 """
 
 import argparse
