@@ -2,6 +2,7 @@
 
 import difflib
 from argparse import ArgumentError
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ def parse(parser: "ArgumentParser", arguments: list[str], where: str) -> "Namesp
     known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
     # After a bare -- only positional arguments follow.
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word.startswith("--"):
             option, _, value = word[2:].partition("=")
             _check(option, known, where)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cssformer.data import IGNORE
 
@@ -44,21 +44,18 @@ def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
     return counts[:cells].view(num_classes, num_classes)
 
 
-class ConfusionMatrix(nn.Module):
+class ConfusionMatrix:
     """A confusion matrix that lives on the device of the predictions and grows batch by batch.
 
-    It is a module so that ``.to(device)`` of whatever owns it takes it along; it is not part of the state dict.
+    It is no module: weight averaging swaps a module's buffers, and this is none of the weights.
 
     Attributes:
         matrix: (C, C) int64, pixels of this process; rows are the truth, columns the prediction.
     """
 
-    matrix: Tensor
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
-        self.register_buffer("matrix", torch.zeros(num_classes, num_classes, dtype=torch.int64), persistent=False)
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of a batch: prediction and label (B, H, W), see :func:`confusion`."""
@@ -70,9 +67,6 @@ class ConfusionMatrix(nn.Module):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)
         return total
-
-    def reset(self) -> None:
-        self.matrix.zero_()
 
     def scores(self) -> "Scores":
         """The scores of all processes' pixels."""

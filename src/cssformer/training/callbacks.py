@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 
 from cssformer.files import replacing
@@ -19,11 +19,12 @@ class Interrupted(Exception):
     """Training stopped at someone's wish; the run can be resumed."""
 
 
-class ResumePoint(Callback):
+class ResumePoint(Checkpoint):
     """Keeps ``last.ckpt``: at every validation, and when asked to stop by Ctrl-C or a termination signal.
 
     A stop waits for the end of the optimiser step, and of the validation that follows it if one is due, so that
-    the continued run repeats and skips nothing.
+    the continued run repeats and skips nothing. As one of Lightning's checkpoints it comes after all other callbacks,
+    whose state it keeps.
     """
 
     def __init__(self, path: Path, validate_every: int) -> None:

@@ -168,6 +168,14 @@ class Recipe:
         """The recipe among parsed options."""
         return cls(**{item.name: getattr(options, item.name) for item in dataclasses.fields(cls)})
 
+    def inference(self) -> dict[str, Any]:
+        """How pictures are predicted, as options of :func:`cssformer.evaluation.predict`."""
+        return {
+            "mode": self.evaluation.mode,
+            "crop": self.evaluation.window or self.augment.crop,
+            "short_side": self.augment.short_side,
+        }
+
     def save(self, path: Path) -> None:
         """Write the resolved recipe as YAML, readable by ``--config``."""
         import yaml

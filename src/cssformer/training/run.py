@@ -1,11 +1,10 @@
 """From a recipe to a run folder: data, network, Lightning's trainer, the score."""
 
+import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,9 +16,10 @@ from cssformer.data import Scenes, SegmentationFolder, verify_labels
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 from cssformer.errors import UserError
-from cssformer.evaluation import Evaluation, evaluate, write_report
+from cssformer.evaluation.evaluate import Evaluation, evaluate
+from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
-from cssformer.training.callbacks import Interrupted, Progress, ResumePoint
+from cssformer.training.callbacks import Progress, ResumePoint
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import Recipe
 from cssformer.training.task import SegmentationTask
@@ -66,13 +66,10 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
         _keep_best(model, run)
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
-    evaluation = evaluate(
-        model,
-        val_data,
-        mode=recipe.evaluation.mode,
-        crop=recipe.evaluation.window or recipe.augment.crop,
-        short_side=recipe.augment.short_side,
-    )
+    except UserError as error:
+        # A loader's process hands its traceback over as the message; the sentence stands at its end.
+        raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
+    evaluation = evaluate(model, val_data, console=console, **recipe.inference())
     write_report(evaluation, model, val_data, run)
     return evaluation
 
@@ -122,8 +119,9 @@ def _fit(
     recipe: Recipe, model: CSSFormer, train_data: Dataset, val_data: Dataset, start: int, console: Console
 ) -> None:
     training, run = recipe.training, Path(recipe.output)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    # Lightning's advice is about its own defaults; what concerns the user is said by Progress.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
     resume_point = ResumePoint(run / LAST, training.validate_every)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
     best = ModelCheckpoint(run / "checkpoints", Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
@@ -150,20 +148,19 @@ def _fit(
         use_distributed_sampler=False,
         log_every_n_steps=training.log_every,
     )
-    device_batch, accumulate = _split_batch(training.batch_size, training.device_batch, trainer.world_size)
+    device_batch, accumulate = split_batch(training.batch_size, training.device_batch, trainer.world_size)
     trainer.accumulate_grad_batches = accumulate
     trainer.val_check_interval = training.validate_every * accumulate
     total = training.steps * accumulate
-    augment = recipe.augment
     stream = TrainingStream(
-        train_data,
-        Augment(augment.crop, augment.scale, augment.max_share, augment.flip, augment.photometric),
-        seed=recipe.seed,
-        length=training.steps * training.batch_size,
-        short_side=augment.short_side,
+        train_data, Augment(**vars(recipe.augment)), recipe.seed, training.steps * training.batch_size
     )
     batches = StepBatches(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
-    shared = {"num_workers": training.workers, "persistent_workers": training.workers > 0, "pin_memory": True}
+    shared = {
+        "num_workers": training.workers,
+        "persistent_workers": training.workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }
     train_loader: DataLoader[dict[str, Tensor]] = DataLoader(stream, batch_sampler=batches, **shared)
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     val_loader: DataLoader[dict[str, Tensor]] = DataLoader(ValidationSet(val_data), sampler=own, **shared)
@@ -176,7 +173,7 @@ def _fit(
     )
 
 
-def _split_batch(total: int, most: int, world: int) -> tuple[int, int]:
+def split_batch(total: int, most: int, world: int) -> tuple[int, int]:
     """The declared batch as (pictures per device and pass, passes per optimiser step)."""
     if total % world:
         raise UserError(

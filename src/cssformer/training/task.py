@@ -19,7 +19,6 @@ class SegmentationTask(L.LightningModule):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.confusion = ConfusionMatrix(model.num_classes)
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Dropout's randomness depends on the place in the run alone, so that a resumed run repeats it.
@@ -31,23 +30,14 @@ class SegmentationTask(L.LightningModule):
         return segmentation_loss(coarse, auxiliary, batch["label"], self.recipe.training.auxiliary_weight)
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion.reset()
+        self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int64."""
-        recipe = self.recipe
-        window = recipe.evaluation.window or recipe.augment.crop
-        segmentation = predict(
-            self.model,
-            batch["image"],
-            mode=recipe.evaluation.mode,
-            crop=window,
-            short_side=recipe.augment.short_side,
-        )
+        segmentation = predict(self.model, batch["image"], **self.recipe.inference())
         self.confusion.update(segmentation.labels, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        self.confusion.reduce()
         miou = torch.tensor(self.confusion.scores().miou, dtype=torch.float32)
         self.log("mIoU", miou, prog_bar=True, rank_zero_only=True)
 

@@ -1,0 +1,107 @@
+"""An interrupted run that is resumed ends with the weights of the uninterrupted one, bit for bit."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cssformer.data import Sample, Scenes
+from cssformer.errors import UserError
+from cssformer.training import run as runs
+from cssformer.training.callbacks import Interrupted
+from cssformer.training.recipe import Augment, Model, Recipe, Training
+from cssformer.training.recipe import Scenes as ScenesRecipe
+
+STEPS, BATCH = 7, 4
+
+
+def recipe(output: Path, **training: object) -> Recipe:
+    return Recipe(
+        output=str(output),
+        model=Model(channels=16, heads=2, points=2),
+        scenes=ScenesRecipe(count=10, val_count=2, size=(32, 32)),
+        augment=Augment(crop=(32, 32)),
+        training=Training(
+            steps=STEPS, batch_size=BATCH, warmup_steps=2, log_every=2, validate_every=3, workers=0, **training
+        ),
+    )
+
+
+class Killed(Exception):
+    """Stands for the power cut: nothing more is written."""
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, at_reading: int, kill: bool) -> None:
+    """Ctrl-C, or a crash, while the n-th training picture is read."""
+    readings = 0
+
+    class Disturbed(Scenes):
+        def __getitem__(self, index: int) -> Sample:
+            nonlocal readings
+            training = len(self) == 10
+            readings += training
+            if training and readings == at_reading:
+                if kill:
+                    raise Killed
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(runs, "Scenes", Disturbed)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kill", "step", "training"),
+    [
+        (False, 2, {}),
+        (False, 3, {"ema": 0.9, "device_batch": 2}),
+        (False, 5, {"device_batch": 2}),
+        (True, 5, {"ema": 0.9}),
+        (True, 4, {"clip": None}),
+    ],
+)
+def test_resumed_weights_are_the_uninterrupted_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill: bool, step: int, training: dict
+) -> None:
+    whole, broken = recipe(tmp_path / "whole", **training), recipe(tmp_path / "broken", **training)
+    runs.train(whole)
+    with monkeypatch.context() as patch:
+        disturb(patch, at_reading=step * BATCH, kill=kill)
+        with pytest.raises(Killed if kill else Interrupted):
+            runs.train(broken)
+    assert not (tmp_path / "broken" / "model").exists()
+    runs.train(broken, resume=True)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    # The metrics file tells the same story, each step once.
+    columns = [
+        [(row.split(",")[0], row.split(",")[1], row.split(",")[4]) for row in (run / "metrics.csv").read_text().split()]
+        for run in (tmp_path / "whole", tmp_path / "broken")
+    ]
+    steps = [[row[0] for row in rows] for rows in columns]
+    assert steps[0][-1] == steps[1][-1] == str(STEPS)
+    assert [row for row in columns[0] if row[2]] == [row for row in columns[1] if row[2]]
+
+
+def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        runs.train(dataclasses.replace(recipe(tmp_path / name), seed=seed))
+    a, b, c = (weights(tmp_path / name)["head.classify.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path: Path) -> None:
+    recipe(tmp_path).save(tmp_path / "recipe.yaml")
+    with pytest.raises(UserError, match=r"holds a run already.*--resume"):
+        runs.train(recipe(tmp_path))
+    with pytest.raises(UserError, match="no run to resume"):
+        runs.train(recipe(tmp_path), resume=True)

@@ -1,0 +1,79 @@
+"""The learning rate by parameter and by step, and the order of the batches."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cssformer import CSSFormer
+from cssformer.errors import UserError
+from cssformer.training.loader import StepBatches
+from cssformer.training.run import split_batch
+from cssformer.training.schedule import parameter_groups, polynomial_decay
+
+
+def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions() -> None:
+    model = CSSFormer("swin_tiny_patch4_window7_224", 3, channels=32, heads=4, points=2)
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.1, backbone_lr_factor=0.5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [names[id(parameter)] for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(names.values())
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            spared = parameter.ndim == 1 or "relative_position_bias_table" in name or name == "scale_embedding"
+            assert group["weight_decay"] == (0.0 if spared else 0.1), name
+            assert group["lr"] == (0.5 if name.startswith("backbone.") else 1.0), name
+    # Norm weights are vectors, so the rule covers them; this model has some of each kind.
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    assert norms and all(norm.weight.ndim == 1 for norm in norms)
+
+
+def test_warm_up_is_linear_and_decay_polynomial() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=2.0)
+    schedule = polynomial_decay(optimizer, steps=100, warmup_steps=10, power=0.9)
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(2e-6)
+    assert rates[5] == pytest.approx(2.0 * 0.5 * 0.95**0.9, rel=1e-4)
+    assert rates[10] == pytest.approx(2.0 * 0.9**0.9)
+    assert rates[60] == pytest.approx(2.0 * 0.4**0.9)
+    assert rates[100] == 0
+
+
+@given(steps=st.integers(1, 6), accumulate=st.integers(1, 3), size=st.integers(1, 4), world=st.integers(1, 3))
+def test_batches_hold_each_item_once_in_the_same_order_on_any_devices(
+    steps: int, accumulate: int, size: int, world: int
+) -> None:
+    ranks = [list(StepBatches(steps * accumulate, size, rank=rank, world=world)) for rank in range(world)]
+    per_step = accumulate * size * world
+    for step in range(steps):
+        seen = [item for rank in ranks for batch in rank[step * accumulate : (step + 1) * accumulate] for item in batch]
+        assert sorted(seen) == list(range(step * per_step, (step + 1) * per_step))
+
+
+def test_a_resumed_order_goes_on_where_it_stopped() -> None:
+    whole = list(StepBatches(10, 3))
+    resumed = StepBatches(10, 3, start=4)
+    assert list(resumed) == whole[4:]
+    assert len(resumed) == 10
+
+
+@pytest.mark.parametrize(
+    ("total", "most", "world", "expected"),
+    [(16, 16, 1, (16, 1)), (16, 6, 1, (4, 4)), (16, 16, 4, (4, 1)), (7, 4, 1, (1, 7))],
+)
+def test_the_declared_batch_is_reached_by_accumulation(total: int, most: int, world: int, expected: tuple) -> None:
+    device_batch, accumulate = split_batch(total, most, world)
+    assert (device_batch, accumulate) == expected
+    assert device_batch * accumulate * world == total
+
+
+def test_a_batch_the_devices_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match="batch_size 16 cannot be shared by 3 devices"):
+        split_batch(16, 16, 3)
