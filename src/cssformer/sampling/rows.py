@@ -5,7 +5,7 @@ of type ``<D x float>`` with D known at compile time: LLVM maps it on whatever r
 NEON), for any D.
 
 The functions are called inside kernels only. Offsets count floats from the start of a contiguous float32 array, and are
-not checked.
+not checked. Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py``.
 """
 
 from typing import Any
