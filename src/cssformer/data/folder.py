@@ -1,6 +1,5 @@
 """The one dataset on disk: ``root/{train,val[,test]}/{images,labels}/NAME.{jpg,png}`` and ``root/dataset.yaml``."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +97,21 @@ class DatasetInfo:
         """Write ``folder/dataset.yaml``, one line a class."""
         lines = ["# Written by `cssformer prepare`.", f"ignore: {self.ignore}", "classes:"]
         for index, (name, colour) in enumerate(zip(self.classes, self.colours, strict=True)):
-            lines.append(f"  {index}: {{name: {json.dumps(name, ensure_ascii=False)}, colour: {list(colour)}}}")
+            lines.append(f"  {index}: {{name: {_quoted(name)}, colour: {list(colour)}}}")
         for title in ("mapping", "counts", "sources"):
             entries: dict[str, Any] = getattr(self, title)
             lines.append(f"{title}:" if entries else f"{title}: {{}}")
-            lines += [f"  {json.dumps(key, ensure_ascii=False)}: {json.dumps(value)}" for key, value in entries.items()]
+            lines += [f"  {_quoted(key)}: {_scalar(value)}" for key, value in entries.items()]
         with replacing(Path(folder) / "dataset.yaml") as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).strip()
+
+
+def _scalar(value: str | int | None) -> str:
+    return _quoted(value) if isinstance(value, str) else "null" if value is None else str(value)
 
 
 def _colour(value: Any) -> tuple[int, int, int]:

@@ -56,7 +56,7 @@ class _File:
     path: Path
     folders: tuple[str, ...]
     split: str | None
-    is_label: bool | None
+    role: str | None
 
     @property
     def place(self) -> tuple[tuple[str, ...], str | None]:
@@ -77,10 +77,11 @@ def find_pairs(
     if labels is None:
         files = list(_files(images, None))
         # Where no folder says that it holds masks, only the names can.
-        masks = [file for file in files if file.is_label] or files
-        pictures = files if masks is files else [file for file in files if not file.is_label]
+        masks = [file for file in files if file.role == "label"] or files
+        pictures = [file for file in files if file.role == "image"] or [file for file in files if file.role is None]
+        pictures = files if masks is files else pictures
     else:
-        pictures, masks = list(_files(images, False)), list(_files(labels, True))
+        pictures, masks = list(_files(images, "image")), list(_files(labels, "label"))
     for found, where in ((pictures, images), (masks, labels or images)):
         if not found:
             raise UserError(f"{where} holds no {'pictures' if found is pictures else 'masks'} that can be read.")
@@ -113,25 +114,26 @@ def find_pairs(
     return Pairing(pairs, sorted(mask_of.values()), suffixes)
 
 
-def _files(root: Path, is_label: bool | None) -> Iterable[_File]:
+def _files(root: Path, role: str | None) -> Iterable[_File]:
+    """The readable files under ``root``; where no role is given, their folders may tell it."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.")
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
         if path.suffix.lower() not in MASKS or any(part.startswith(".") for part in parts) or not path.is_file():
             continue
-        labelled, split, folders = is_label, None, []
+        told, split, folders = role, None, []
         for part in parts[:-1]:
-            word = _LABEL_FOLDER.search(part)
-            if word and is_label is None:
-                labelled = True
-            word = word or _IMAGE_FOLDER.search(part)
+            label_word, image_word = _LABEL_FOLDER.search(part), _IMAGE_FOLDER.search(part)
+            if role is None and (label_word or image_word) and told != "label":
+                told = "label" if label_word else "image"
+            word = label_word or image_word
             rest = part[: word.start()] if word else part
             if rest.lower() in _SPLITS:
                 split = _SPLITS[rest.lower()]
             elif rest:
                 folders.append(rest)
-        yield _File(path, tuple(folders), split, labelled)
+        yield _File(path, tuple(folders), split, told)
 
 
 def _end(file: _File, suffixes: set[str]) -> str | None:

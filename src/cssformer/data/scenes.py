@@ -341,15 +341,15 @@ class _Scene:
         """The same bright spots on roads (cars), on water (boats) and on meadows (tents)."""
         rng = self.rng
         places = [
-            ((_ROAD,), _CAR, int((self.label == _ROAD).sum() / 160)),
-            ((_LAKE, _RIVER), _BOAT, int(np.isin(self.label, (_LAKE, _RIVER)).sum() / 260)),
-            ((_MEADOW,), _TENT, int((self.label == _MEADOW).sum() / 700)),
+            ((_ROAD,), _CAR, int((self.label == _ROAD).sum() / 90)),
+            ((_LAKE, _RIVER), _BOAT, int(np.isin(self.label, (_LAKE, _RIVER)).sum() / 190)),
+            ((_MEADOW,), _TENT, int((self.label == _MEADOW).sum() / 300)),
         ]
         paints = np.array([(0.95, 0.95, 0.93), (0.85, 0.20, 0.16), (0.95, 0.80, 0.20), (0.20, 0.35, 0.75)])
         for kinds, label, most in places:
             for site in self._sites(kinds, int(rng.integers(most + 1))):
                 corners = self._rectangle(
-                    site.astype(np.float64), rng.uniform(4.5, 7), rng.uniform(3, 4), rng.uniform(0, np.pi)
+                    site.astype(np.float64), rng.uniform(5.5, 8), rng.uniform(3.5, 5), rng.uniform(0, np.pi)
                 )
                 paint = paints[rng.integers(len(paints))] * rng.uniform(0.85, 1.05)
                 self._fill(corners + self.sun * 0.6, None, opacity=0.4)

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from cssformer.data import DatasetInfo
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A sound prepared folder: three classes, four training and two validation pictures, all different."""
+    root, rng = tmp_path / "prepared", np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        (root / split / "images").mkdir(parents=True)
+        (root / split / "labels").mkdir()
+        for number in range(count):
+            image = cv2.resize(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8), (60, 50))
+            label = rng.integers(0, 3, (50, 60), dtype=np.uint8)
+            label[:2] = 255
+            cv2.imwrite(str(root / split / "images" / f"{number}.jpg"), image)
+            cv2.imwrite(str(root / split / "labels" / f"{number}.png"), label)
+    info = DatasetInfo(("road", "tree", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), counts={"train": 4, "val": 2})
+    info.save(root)
+    return root

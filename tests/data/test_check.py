@@ -1,0 +1,205 @@
+"""Each sentence of the check, called forth by a folder that deserves it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cssformer.data import DatasetInfo, verify_labels
+from cssformer.data.check import check
+from cssformer.errors import UserError
+
+
+def relabel(root: Path, change) -> None:
+    for path in root.glob("*/labels/*.png"):
+        cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+
+
+def test_a_sound_folder_has_nothing_to_say(prepared):
+    report = check(prepared)
+    assert report.errors == [] and report.warnings == []
+    assert report.pictures == {"train": 4, "val": 2} and report.sizes == {(60, 50): 6}
+    assert report.ignored == pytest.approx(2 / 50)
+    verify_labels(prepared)
+
+
+def test_class_table_against_counting_by_hand(prepared):
+    report = check(prepared)
+    labels = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(prepared.glob("*/labels/*.png"))]
+    pixels = np.concatenate([label[label != 255] for label in labels])
+    for index in range(3):
+        assert report.shares[index] == pytest.approx((pixels == index).mean())
+        assert report.present[index] == {"train": 4, "val": 2}
+    assert report.table()[0] == ("id", "class", "pixels", "in train", "in val")
+    assert report.table()[1] == ("0", "road", f"{report.shares[0]:.2%}", "4", "2")
+    assert report.as_dict()["classes"][2] == {
+        "id": 2,
+        "name": "sky",
+        "share": report.shares[2],
+        "pictures": {"train": 4, "val": 2},
+    }
+
+
+def one_id(root):
+    path = root / "train/labels/2.png"
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    label[10, :7] = 9
+    cv2.imwrite(str(path), label)
+
+
+def other_size(root):
+    cv2.imwrite(str(root / "train/labels/1.png"), np.zeros((49, 60), np.uint8))
+
+
+def truncated(root):
+    path = root / "val/images/0.jpg"
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def colour_label(root):
+    cv2.imwrite(str(root / "train/labels/1.png"), np.zeros((50, 60, 3), np.uint8))
+
+
+def wide_label(root):
+    cv2.imwrite(str(root / "train/labels/1.png"), np.full((50, 60), 300, np.uint16))
+
+
+def no_label(root):
+    (root / "train/labels/3.png").unlink()
+
+
+def no_picture(root):
+    (root / "val/images/1.jpg").unlink()
+
+
+def no_split(root):
+    shutil.rmtree(root / "val")
+
+
+def no_pictures(root):
+    for path in (root / "val").glob("*/*"):
+        path.unlink()
+
+
+def shifted(root):
+    relabel(root, lambda label: np.where(label == 255, 255, label + 1).astype(np.uint8))
+
+
+def binary(root):
+    relabel(root, lambda label: np.where(label == 1, 255, 0).astype(np.uint8))
+
+
+def colours_as_ids(root):
+    relabel(root, lambda label: np.array([76, 150, 29, *[0] * 253], np.uint8)[label])
+
+
+ERRORS = {
+    one_id: "The id 9 is outside the classes 0 to 2 .* 7 pixels in 1 label, .*train/labels/2.png the first",
+    other_size: "1 label differs from the picture in size: .*train/labels/1.png is 60x49, its picture 60x50",
+    truncated: "val/images/0.jpg is truncated",
+    colour_label: "train/labels/1.png is a colour picture",
+    wide_label: "The id 300 is outside the classes",
+    no_label: "1 train picture is without label, .*train/images/3.jpg the first",
+    no_picture: "1 val label is without picture, .*val/labels/1.png the first",
+    no_split: "The val split is missing",
+    no_pictures: "val/images holds no pictures",
+    shifted: "look shifted by one: they have 3 but never 0",
+    binary: "foreground is 255",
+    colours_as_ids: "look like colours read as ids: 3 of their 4 ids",
+}
+
+
+@pytest.mark.parametrize("mistake", ERRORS, ids=lambda mistake: mistake.__name__)
+def test_errors(prepared, mistake):
+    mistake(prepared)
+    report = check(prepared)
+    assert any(re.search(ERRORS[mistake], error) for error in report.errors), report.errors
+    assert report.as_dict()["errors"] == report.errors
+
+
+def empty_class(root):
+    relabel(root, lambda label: np.where(label == 1, 0, label).astype(np.uint8))
+
+
+def absent_from_val(root):
+    for path in root.glob("val/labels/*.png"):
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.where(label == 2, 0, label))
+
+
+def all_ignored(root):
+    cv2.imwrite(str(root / "train/labels/0.png"), np.full((50, 60), 255, np.uint8))
+
+
+def mostly_ignored(root):
+    def change(label):
+        label[:40] = 255
+        return label
+
+    relabel(root, change)
+
+
+def leak(root):
+    # Another file format, the same pixels.
+    cv2.imwrite(str(root / "val/images/1.png"), cv2.imread(str(root / "train/images/2.jpg")))
+    (root / "val/images/1.jpg").unlink()
+
+
+def counts(root):
+    info = DatasetInfo.load(root)
+    (root / "dataset.yaml").unlink()
+    DatasetInfo(info.classes, info.colours, counts={"train": 5, "val": 2}).save(root)
+
+
+WARNINGS = {
+    empty_class: "The class 1 (tree) is empty: no label has it.",
+    absent_from_val: "The class 2 (sky) is absent from val.",
+    all_ignored: "1 label is ignored entirely, ",
+    mostly_ignored: "80% of all pixels are ignored.",
+    leak: "1 picture is in more than one split, pixel by pixel: ",
+    counts: "dataset.yaml speaks of 5 train pictures, but there are 4.",
+}
+
+
+@pytest.mark.parametrize("oddity", WARNINGS, ids=lambda oddity: oddity.__name__)
+def test_warnings(prepared, oddity):
+    oddity(prepared)
+    report = check(prepared)
+    assert report.errors == [] and len(report.warnings) == 1
+    assert report.warnings[0].startswith(WARNINGS[oddity])
+
+
+def test_many_ids_are_summed_up(prepared):
+    relabel(prepared, lambda label: np.random.default_rng(0).integers(0, 250, label.shape, dtype=np.uint8))
+    errors = check(prepared).errors
+    assert len(errors) == 12 and "237 more ids are outside the classes, up to 249" in errors[10]
+
+
+def test_training_refuses_to_start(prepared):
+    one_id(prepared)
+    with pytest.raises(UserError, match=r"train/labels/2\.png has the id 9"):
+        verify_labels(prepared)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "complaint"),
+    [
+        (truncated, "val/images/0.jpg is truncated"),
+        (other_size, "train/images/1.jpg is 60x50 but its label .*1.png is 60x49"),
+        (wide_label, "has 16 bits"),
+        (no_label, "has no label"),
+        (no_split, "There is no folder"),
+    ],
+)
+def test_training_refuses_other_mistakes(prepared, mistake, complaint):
+    mistake(prepared)
+    with pytest.raises(UserError, match=complaint):
+        verify_labels(prepared)
+
+
+def test_no_prepared_folder(tmp_path):
+    with pytest.raises(UserError, match="not a prepared folder"):
+        check(tmp_path)
