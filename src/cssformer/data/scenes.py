@@ -5,6 +5,7 @@ What a pixel is cannot be told from its colour, and often not from its surroundi
 - wheat and vineyard share their colours; only the period of the rows differs;
 - orchard and woodland have the same trees; only their arrangement differs;
 - a lake and a river are the same water; only the shape of the whole tells them apart;
+- a pasture is a meadow with a few sheep somewhere on it;
 - a house and a barn have the same roofs; a house stands in a village, a barn in the fields;
 - car, boat and tent are the same few bright pixels; what lies around them tells which it is;
 - a power line is one or two pixels wide and crosses everything, beside its own shadow.
@@ -29,6 +30,7 @@ _CLASSES = {
     "woodland": (30, 105, 50),
     "orchard": (95, 165, 60),
     "village": (205, 190, 175),
+    "pasture": (195, 225, 135),
     "lake": (60, 130, 220),
     "river": (95, 205, 235),
     "road": (85, 85, 95),
@@ -47,6 +49,7 @@ _CLASSES = {
     _WOODLAND,
     _ORCHARD,
     _VILLAGE,
+    _PASTURE,
     _LAKE,
     _RIVER,
     _ROAD,
@@ -60,8 +63,8 @@ _CLASSES = {
 ) = range(len(_CLASSES))
 
 # Side of a land parcel, and shares of the six kinds of land, in the order of the classes.
-_PARCEL = 42
-_SHARES = (0.22, 0.17, 0.17, 0.17, 0.13, 0.14)
+_PARCEL = 44
+_SHARES = (0.28, 0.16, 0.16, 0.15, 0.12, 0.13)
 _WHEAT_PERIOD, _VINEYARD_PERIOD, _TREE_PERIOD = 3.4, 8.5, 8.0
 
 _Floats = NDArray[np.float32]
@@ -106,6 +109,7 @@ class Scenes:
         scene.water()
         scene.ways()
         scene.buildings()
+        scene.sheep()
         scene.small_things()
         scene.power_line()
         scene.weather()
@@ -155,7 +159,8 @@ class _Scene:
         )
         bend_x, bend_y = self.x + 3 * self.noise(24), self.y + 3 * self.noise(24)
         bent = cv2.remap(nearest.astype(np.uint16), bend_x, bend_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-        parcel: NDArray[np.intp] = bent.astype(np.intp)
+        self.parcel: NDArray[np.intp] = bent.astype(np.intp)
+        parcel = self.parcel
 
         parcels = int(parcel.max()) + 1
         kind = rng.choice(len(_SHARES), parcels, p=_SHARES).astype(np.int32)
@@ -223,10 +228,10 @@ class _Scene:
         rng = self.rng
         mask = np.zeros((self.height, self.width), np.uint8)
         if rng.random() < min(0.9, 0.16 * self.parcels**0.5):
-            cv2.polylines(mask, [self._curve(bend=0.35)], False, 2, int(rng.integers(9, 17)))
-        for _ in range(self.things(0.09)):
+            cv2.polylines(mask, [self._curve(bend=0.35)], False, 2, int(rng.integers(9, 25)))
+        for _ in range(self.things(0.07)):
             angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-            radius = rng.uniform(7, 26) * (1 + 0.16 * np.sin(2 * angle + rng.uniform(0, 6)))
+            radius = rng.uniform(7, 36) * (1 + 0.16 * np.sin(2 * angle + rng.uniform(0, 6)))
             radius *= 1 + 0.12 * np.sin(3 * angle + rng.uniform(0, 6))
             centre = rng.uniform(0, (self.width, self.height))
             shore = centre + np.stack([np.cos(angle), np.sin(angle)], -1) * radius[:, None]
@@ -337,13 +342,29 @@ class _Scene:
         if label is not None:
             self.label[box][cover > 127] = label
 
+    def sheep(self) -> None:
+        """Two or more sheep turn what is left of a meadow into a pasture."""
+        rng = self.rng
+        parcels = int(self.parcel.max()) + 1
+        grazed = rng.random(parcels) < 0.5
+        sites = self._sites((_MEADOW,), int((self.label == _MEADOW).sum() / 200))
+        home = self.parcel[sites[:, 1], sites[:, 0]]
+        flock = np.bincount(home[grazed[home]], minlength=parcels)
+        wool = np.array((0.93, 0.91, 0.84))
+        for site, parcel in zip(sites, home, strict=True):
+            if flock[parcel] >= 2:
+                body = self._rectangle(site.astype(np.float64), 3, 2, rng.uniform(0, np.pi))
+                self._fill(body + self.sun * 0.4, None, opacity=0.4)
+                self._fill(body, wool)
+        self.label[(self.label == _MEADOW) & np.take(flock >= 2, self.parcel)] = _PASTURE
+
     def small_things(self) -> None:
         """The same bright spots on roads (cars), on water (boats) and on meadows (tents)."""
         rng = self.rng
         places = [
             ((_ROAD,), _CAR, int((self.label == _ROAD).sum() / 90)),
             ((_LAKE, _RIVER), _BOAT, int(np.isin(self.label, (_LAKE, _RIVER)).sum() / 190)),
-            ((_MEADOW,), _TENT, int((self.label == _MEADOW).sum() / 300)),
+            ((_MEADOW,), _TENT, int((self.label == _MEADOW).sum() / 220)),
         ]
         paints = np.array([(0.95, 0.95, 0.93), (0.85, 0.20, 0.16), (0.95, 0.80, 0.20), (0.20, 0.35, 0.75)])
         for kinds, label, most in places:
