@@ -1,19 +1,21 @@
 """The command line: argument parsing only. Nothing heavy is imported before a command is known."""
 
+import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cssformer.errors import UserError
 from cssformer.options import nearest, parse
-from cssformer.training.recipe import Recipe
+from cssformer.training.recipe import RECIPE, Recipe
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-    from rich.table import Table
+
+    from cssformer.evaluation.evaluate import Evaluation
 
 
 @dataclass(frozen=True)
@@ -74,28 +76,178 @@ def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
     return parse(parser, arguments, f"cssformer {name}")
 
 
-def _finish(options: "Namespace", table: "Table | None", result: Any) -> None:
-    """Print the table, and write the result as JSON where asked."""
+def _show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
+    """Print a plain table; all but its first column to the right where the cells are numbers."""
     from rich.console import Console
+    from rich.table import Table
 
+    table = Table(*heading, box=None, show_header=bool(heading), pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _write_json(options: "Namespace", result: dict[str, Any]) -> None:
     from cssformer.files import replacing
 
-    if table is not None:
-        Console().print(table)
     if options.json is not None:
         with replacing(options.json) as path:
             path.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def _add_prepare_folder(parser: "ArgumentParser") -> None:
+    from cssformer.data.prepare import prepare_folder
+
+    parser.add_argument(
+        "--source",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="The folder of both, or that of the pictures, then the masks.",
+    )
+    parser.add_argument("--classes", type=str, nargs="+", help="Names of the classes, in the order of their ids.")
+    parser.add_argument(
+        "--ignore", type=str, nargs="+", help="Ids, colours (R,G,B) or names that are no class; 255 is ignored anyway."
+    )
+    parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore"})
+
+
+def _prepare_folder(options: "Namespace") -> int:
+    from cssformer.data.prepare import prepare_folder
+
+    arguments = options.clone()
+    del arguments["json"]
+    prepared = prepare_folder(**arguments.as_dict())
+    _show(prepared.table())
+    _write_json(options, prepared.as_dict())
+    return 0
+
+
+def _add_check(parser: "ArgumentParser") -> None:
+    parser.add_argument("data", type=Path, help="A prepared data folder.")
+
+
+def _check(options: "Namespace") -> int:
+    from cssformer.data.check import check
+
+    report = check(options.data)
+    heading, *rows = report.table()
+    _show(rows, heading)
+    for sentence in report.errors:
+        print(f"error: {sentence}")
+    for sentence in report.warnings:
+        print(f"warning: {sentence}")
+    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings.")
+    _write_json(options, report.as_dict())
+    return 1 if report.errors else 0
+
+
 def _add_train(parser: "ArgumentParser") -> None:
-    parser.add_argument("--resume", action="store_true", help="Continue the interrupted run in --output.")
-    parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line go before it.")
+    parser.add_argument(
+        "--resume", action="store_true", help="Continue the interrupted run in --output, by its recipe."
+    )
+    parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
     parser.add_class_arguments(Recipe)
 
 
-def _train(options: "Namespace") -> int: ...
+def _train(options: "Namespace") -> int:
+    from cssformer.training.run import Interrupted, train
+
+    recipe = Recipe.from_options(options)
+    if options.resume:
+        recipe = dataclasses.replace(Recipe.load(Path(recipe.output) / RECIPE), output=recipe.output)
+    try:
+        evaluation = train(recipe, options.resume)
+    except Interrupted:
+        print(f"Stopped; continue with: cssformer train --output {recipe.output} --resume", file=sys.stderr)
+        return 130
+    _show_scores(evaluation)
+    print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
+    _write_json(options, evaluation.as_dict())
+    return 0
+
+
+def _show_scores(evaluation: "Evaluation") -> None:
+    _show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU", "accuracy", "pixels"))
+    print()
+    _show(evaluation.summary())
+
+
+def _add_evaluate(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
+    parser.add_argument("--split", type=str, default="val", help="Which split is scored.")
+    parser.add_argument("--output", type=Path | None, help="Write scores, tables and pictures into this folder.")
+    parser.add_argument(
+        "--mode",
+        type=Literal["whole", "slide"] | None,
+        help="Whole pictures or a sliding window; the run's by default.",
+    )
+    parser.add_argument("--crop", type=tuple[int, int] | None, help="Height and width of the sliding window.")
+    parser.add_argument("--short_side", type=int | None, help="First resize until the shorter side has so many pixels.")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="Average the probabilities of these scales."
+    )
+    parser.add_argument("--flip", action="store_true", help="Average with the mirror image too.")
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps; the best there is by default.")
+
+
+def _evaluate(options: "Namespace") -> int:
+    from cssformer.data import SegmentationFolder
+    from cssformer.evaluation.evaluate import evaluate
+    from cssformer.evaluation.report import write_report
+    from cssformer.serving import Predictor
+    from cssformer.training.run import datasets
+
+    saved = Path(options.model) / RECIPE
+    recipe = Recipe.load(saved) if saved.is_file() else Recipe()
+    model = Predictor.from_pretrained(options.model, options.device).model
+    if options.data is not None:
+        data: Any = SegmentationFolder(options.data, options.split)
+    elif not saved.is_file():
+        raise UserError(f"{options.model} is no run folder, so its data is not known; give --data DIR.")
+    elif recipe.data is not None:
+        data = SegmentationFolder(recipe.data, options.split)
+    else:
+        data = datasets(recipe)[1]
+    inference = recipe.inference()
+    for name, value in (("mode", options.mode), ("crop", options.crop), ("short_side", options.short_side)):
+        inference[name] = inference[name] if value is None else value
+    evaluation = evaluate(model, data, scales=options.scales, flip=options.flip, **inference)
+    _show_scores(evaluation)
+    if options.output is not None:
+        write_report(evaluation, model, data, options.output)
+    _write_json(options, evaluation.as_dict())
+    return 0
+
+
+def _add_predict(parser: "ArgumentParser") -> None:
+    from cssformer.serving.files import predict_files
+
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="Average over the picture at these sizes."
+    )
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", "scales", "console"})
+
+
+def _predict(options: "Namespace") -> int:
+    from cssformer.serving.files import predict_files
+
+    arguments = options.clone()
+    del arguments["json"]
+    done = predict_files(**arguments.as_dict())
+    _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
+    print(f"{done['pictures']} pictures and {done['videos']} videos written to {done['output']}")
+    _write_json(options, done)
+    return 0
 
 
 COMMANDS: dict[str, Command] = {
+    "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
+    "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
     "train": Command("Train a network and score it.", _add_train, _train),
+    "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
+    "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
 }

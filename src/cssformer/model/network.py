@@ -153,7 +153,7 @@ class CSSFormer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "CSSFormer":
-        """A saved network, in eval mode, from a folder or from a model id of the Hugging Face hub.
+        """A saved network, in eval mode, from a model or run folder or from a model id of the Hugging Face hub.
 
         Args:
             source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cssformer.model.network import CSSFormer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RUN_MODEL = "model"
+"""Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
 Network = TypeVar("Network", bound="CSSFormer")
 
 
@@ -32,7 +34,8 @@ def save(model: "CSSFormer", folder: Path) -> None:
 def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         if Path(source).exists():
-            config_path, weights_path = Path(source) / CONFIG, Path(source) / WEIGHTS
+            folder = Path(source) / RUN_MODEL if (Path(source) / RUN_MODEL).is_dir() else Path(source)
+            config_path, weights_path = folder / CONFIG, folder / WEIGHTS
         else:
             config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
             weights_path = Path(hf_hub_download(str(source), WEIGHTS, **hub_args))

@@ -11,6 +11,9 @@ from cssformer.options import parse
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+RECIPE = "recipe.yaml"
+"""The resolved recipe's name in a run folder."""
+
 
 @dataclass
 class Model:
@@ -124,7 +127,7 @@ class Evaluation:
 
     mode: Literal["whole", "slide"] = "whole"
     """Whole pictures, or a window that slides over them."""
-    window: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
     """Height and width of the sliding window; by default the training crop."""
 
 
@@ -172,7 +175,7 @@ class Recipe:
         """How pictures are predicted, as options of :func:`cssformer.evaluation.predict`."""
         return {
             "mode": self.evaluation.mode,
-            "crop": self.evaluation.window or self.augment.crop,
+            "crop": self.evaluation.crop or self.augment.crop,
             "short_side": self.augment.short_side,
         }
 

@@ -2,14 +2,15 @@
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cssformer.data import Scenes, SegmentationFolder, verify_labels
@@ -19,20 +20,17 @@ from cssformer.errors import UserError
 from cssformer.evaluation.evaluate import Evaluation, evaluate
 from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
-from cssformer.training.callbacks import Progress, ResumePoint
+from cssformer.model.pretrained import RUN_MODEL
+from cssformer.training.callbacks import Interrupted, Progress, ResumePoint
 from cssformer.training.loader import StepBatches
-from cssformer.training.recipe import Recipe
+from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.task import SegmentationTask
 
-RECIPE, MODEL, LAST, BEST, METRICS = (
-    "recipe.yaml",
-    "model",
-    "checkpoints/last.ckpt",
-    "checkpoints/best.ckpt",
-    "metrics.csv",
-)
+LAST, BEST, METRICS = "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv"
 
 Dataset = Scenes | SegmentationFolder
+
+__all__ = ["Interrupted", "build_model", "datasets", "train"]
 
 
 def train(recipe: Recipe, resume: bool = False, console: Console | None = None) -> Evaluation:
@@ -156,18 +154,17 @@ def _fit(
         train_data, Augment(**vars(recipe.augment)), recipe.seed, training.steps * training.batch_size
     )
     batches = StepBatches(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
-    shared = {
-        "num_workers": training.workers,
-        "persistent_workers": training.workers > 0,
-        "pin_memory": torch.cuda.is_available(),
-    }
-    train_loader: DataLoader[dict[str, Tensor]] = DataLoader(stream, batch_sampler=batches, **shared)
+    loader = partial(
+        DataLoader[Any],
+        num_workers=training.workers,
+        persistent_workers=training.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
-    val_loader: DataLoader[dict[str, Tensor]] = DataLoader(ValidationSet(val_data), sampler=own, **shared)
     trainer.fit(
         SegmentationTask(model, recipe),
-        train_loader,
-        val_loader,
+        loader(stream, batch_sampler=batches),
+        loader(ValidationSet(val_data), sampler=own),
         ckpt_path=run / LAST if start else None,
         weights_only=True,
     )
@@ -190,4 +187,4 @@ def _keep_best(model: CSSFormer, run: Path) -> None:
     weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
     own = model.state_dict()
     model.load_state_dict({name: weights[name] for name in own})
-    model.eval().save_pretrained(run / MODEL)
+    model.eval().save_pretrained(run / RUN_MODEL)
