@@ -260,6 +260,10 @@ def spoil(root: Path, mistake: str) -> None:
         image.unlink()
     elif mistake == "size":
         write(mask, np.zeros((3, 50), int))
+    elif mistake == "turned":
+        rows, columns = np.asarray(Image.open(mask)).shape
+        write(image, np.zeros((columns + 1, rows, 3), np.uint8))
+        write(mask, np.zeros((rows, columns + 1), int))
     elif mistake == "truncated picture":
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(root / "x.jpg")
         image.with_suffix(".jpg").write_bytes((root / "x.jpg").read_bytes()[:-30])
@@ -284,6 +288,7 @@ def spoil(root: Path, mistake: str) -> None:
         ("no mask", r"images/1.png has no mask \(1 such"),
         ("no picture", r"masks/1.png has no picture \(1 such"),
         ("size", r"images/1.png is .* but its mask .*masks/1.png is 50x3"),
+        ("turned", "images/1.png is .* stored turned"),
         ("truncated picture", "images/1.jpg is truncated"),
         ("truncated mask", "masks/1.png is truncated"),
         ("JPEG mask", "masks/1.png is a JPEG"),

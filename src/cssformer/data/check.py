@@ -1,7 +1,6 @@
 """What is wrong with a prepared folder, in plain sentences."""
 
 import hashlib
-import io
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from cssformer.data.folder import (
     pictures_by_name,
     read_bytes,
     read_label,
-    require_whole,
+    require_whole_file,
     to_classes,
 )
 from cssformer.data.parallel import in_parallel
@@ -262,10 +261,10 @@ class _Verifier:
     def __call__(self, pair: tuple[Path, Path]) -> None:
         picture, path = pair
         label = to_classes(read_label(path), self.table, path)
-        data = read_bytes(picture)
-        require_whole(data, picture)
+        require_whole_file(picture)
         try:
-            width, height = Image.open(io.BytesIO(data)).size
+            with Image.open(picture) as header:
+                width, height = header.size
         except (UnidentifiedImageError, OSError):
             raise UserError(f"{picture} cannot be read as a picture; it is damaged or of another format.") from None
         if label.shape != (height, width):

@@ -263,6 +263,18 @@ def require_whole(data: bytes, path: Path) -> None:
         raise UserError(f"{path} is truncated: the file ends before the picture does; get a whole copy.")
 
 
+def require_whole_file(path: Path) -> None:
+    """Raise UserError if ``path`` is missing or lacks its end; reads the last bytes alone where these tell."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 64))
+            tail = file.read()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+    if b"\xff\xd9" not in tail and b"IEND" not in tail:
+        require_whole(read_bytes(path), path)
+
+
 def _decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
     require_whole(data, path)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
