@@ -144,6 +144,29 @@ def test_classes_by_name_keep_their_ids_though_one_is_absent(tmp_path):
     assert labels_of(tmp_path / "out")["0"].tolist() == [[0, 2]]
 
 
+def test_classes_by_name_after_an_ignored_zero(tmp_path):
+    # As in ADE20K: 0 is nothing, 1 is the first class; here the last class is absent.
+    labels = [np.array([[0, 1, 3]]), np.array([[1, 1, 1]])]
+    root = source(tmp_path / "in", labels)
+    prepared = prepare_folder([root], tmp_path / "out", classes=["a", "b", "c", "d"], ignore=["0"])
+    assert prepared.info.mapping == {"0": None, "1": 0, "2": 1, "3": 2, "4": 3}
+    assert labels_of(tmp_path / "out")["0"].tolist() == [[IGNORE, 0, 2]]
+
+
+def test_binary_masks_with_a_class_file(tmp_path):
+    labels = random_labels(0, 2)
+    root = source(tmp_path / "in", labels, "binary")
+    for number, text in enumerate(("ground\nroad\n", "0 ground\n255 road\n", "0 0 0 ground\n255 255 255 road\n")):
+        (tmp_path / "classes.txt").write_text(text)
+        out = tmp_path / f"out{number}"
+        prepared = prepare_folder([root], out, class_file=tmp_path / "classes.txt")
+        assert prepared.info.classes == ("ground", "road")
+        assert all(np.array_equal(labels_of(out)[str(index)], label) for index, label in enumerate(labels))
+    (tmp_path / "classes.txt").write_text("0 ground\n1 road\n")
+    with pytest.raises(UserError, match="0 and 255 alone"):
+        prepare_folder([root], tmp_path / "out", class_file=tmp_path / "classes.txt")
+
+
 def test_ignore_by_name_and_by_colour(tmp_path):
     labels = random_labels(0, 5)
     class_file = tmp_path / "class_dict.csv"

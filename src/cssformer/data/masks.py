@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,13 @@ def meaning(
     if as_colours and None in known:
         raise UserError("The masks are colour-coded, but the class file gives no colours; write R G B NAME lines.")
     ignored = {value for token in ignore for value in _ignored(token, as_colours, known)}
-    binary = not as_colours and 255 in found and found - ignored <= {0, 255} and not lines and 255 not in ignored
+    binary = not as_colours and 255 in found - ignored and found - ignored <= {0, 255} and 255 not in known
+    if binary and lines:
+        if lines[0].id is not None or len(lines) != 2:
+            raise UserError(
+                "The masks hold 0 and 255 alone, but the class file does not have two names, or ids 0 and 255."
+            )
+        known = {0: lines[0], 255: lines[1]}
     void = 65535 if not as_colours and max(found) > 255 else 255
     if not as_colours and void in found and void not in known and not binary and void not in ignored:
         ignored.add(void)
@@ -209,7 +216,7 @@ def meaning(
         notes.append("The masks are binary: 0 is the first class, 255 the second.")
 
     if not lines:
-        known = {line_value: line for line_value, line in _named(sorted(found - ignored), names, binary, as_colours)}
+        known = _named(sorted(found - ignored), names, ignored, binary, as_colours)
     index_of: dict[int, int | None] = dict.fromkeys(sorted(ignored & (found | known.keys())))
     classes: dict[str, Colour | None] = {}
     for value, line in known.items():
@@ -245,13 +252,16 @@ def _ignored(token: str, as_colours: bool, known: dict[int, ClassLine]) -> list[
     return values
 
 
-def _named(values: Sequence[int], names: Sequence[str], binary: bool, as_colours: bool) -> list[tuple[int, ClassLine]]:
+def _named(
+    values: Sequence[int], names: Sequence[str], ignored: set[int], binary: bool, as_colours: bool
+) -> dict[int, ClassLine]:
     """Name the values found: by the names given, or after themselves."""
     if not values:
         raise UserError("Every value of the masks is ignored; no class is left.")
-    if names and not as_colours and not binary and max(values) < len(names):
+    in_order = list(islice((value for value in count() if value not in ignored), len(names)))
+    if names and not as_colours and not binary and set(values) <= set(in_order):
         # A class that happens to be absent must not shift those behind it.
-        values = range(len(names))
+        values = in_order
     elif names and len(names) != len(values):
         shown = ", ".join(str(_unpacked(value)) if as_colours else str(value) for value in values[:20])
         raise UserError(
@@ -271,7 +281,7 @@ def _named(values: Sequence[int], names: Sequence[str], binary: bool, as_colours
             names = ["colour {} {} {}".format(*_unpacked(value)) for value in values]
         else:
             names = [f"class {value}" for value in values]
-    return [(value, ClassLine(name, value, None)) for value, name in zip(values, names, strict=True)]
+    return {value: ClassLine(name, value, None) for value, name in zip(values, names, strict=True)}
 
 
 def _packed(colour: Sequence[int]) -> int:
