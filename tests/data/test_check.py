@@ -130,6 +130,11 @@ def absent_from_val(root):
         cv2.imwrite(str(path), np.where(label == 2, 0, label))
 
 
+def two_absent_from_val(root):
+    for path in root.glob("val/labels/*.png"):
+        cv2.imwrite(str(path), np.zeros((50, 60), np.uint8))
+
+
 def all_ignored(root):
     cv2.imwrite(str(root / "train/labels/0.png"), np.full((50, 60), 255, np.uint8))
 
@@ -155,8 +160,9 @@ def counts(root):
 
 
 WARNINGS = {
-    empty_class: "The class 1 (tree) is empty: no label has it.",
+    empty_class: "The class 1 (tree) is in no label.",
     absent_from_val: "The class 2 (sky) is absent from val.",
+    two_absent_from_val: "The classes 1 (tree), 2 (sky) are absent from val.",
     all_ignored: "1 label is ignored entirely, ",
     mostly_ignored: "80% of all pixels are ignored.",
     leak: "1 picture is in more than one split, pixel by pixel: ",

@@ -25,6 +25,9 @@ from cssformer.data.folder import (
 from cssformer.data.parallel import in_parallel
 from cssformer.errors import UserError
 
+# So many classes are named in one sentence.
+_SHOWN = 8
+
 
 @dataclass
 class CheckReport:
@@ -204,12 +207,17 @@ def _check_classes(facts: list[_Facts], report: CheckReport) -> None:
         for index in classes
     ]
     splits = list(dict.fromkeys(each.split for each in labelled))
+    absent: dict[str, list[str]] = defaultdict(list)
     for index, name in enumerate(report.info.classes):
-        absent = [split for split in splits if not report.present[index][split]]
-        if absent and len(absent) == len(splits):
-            report.warnings.append(f"The class {index} ({name}) is empty: no label has it.")
-        elif absent:
-            report.warnings.append(f"The class {index} ({name}) is absent from {' and '.join(absent)}.")
+        where = [split for split in splits if not report.present[index][split]]
+        text = "in no label" if len(where) == len(splits) else f"absent from {' and '.join(where)}"
+        if where:
+            absent[text].append(f"{index} ({name})")
+    for text, classes_there in absent.items():
+        more = f" and {len(classes_there) - _SHOWN} more" if len(classes_there) > _SHOWN else ""
+        shown = ", ".join(classes_there[:_SHOWN]) + more
+        one = len(classes_there) == 1
+        report.warnings.append(f"The class{' ' if one else 'es '}{shown} {'is' if one else 'are'} {text}.")
     void = [each for each in labelled if set(each.pixels) == {report.info.ignore}]
     if void:
         report.warnings.append(f"{_are(len(void), 'label')} ignored entirely, {void[0].label} the first.")

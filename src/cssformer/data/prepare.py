@@ -147,12 +147,12 @@ def _without_unpaired(entries: list[Entry], pairing: Pairing, skip: bool) -> tup
     if bare:
         raise UserError(
             f"The picture {bare[0].image} has no mask ({len(bare)} such pictures); add masks, or leave them out "
-            "with --skip-unpaired."
+            "with the option skip_unpaired."
         )
     if lonely:
         raise UserError(
             f"The mask {lonely[0]} has no picture ({len(lonely)} such masks); add pictures, or leave them out "
-            "with --skip-unpaired."
+            "with the option skip_unpaired."
         )
     return entries, []
 
