@@ -51,7 +51,7 @@ def run(name: str, inputs: dict[str, Tensor], shapes: Sequence[tuple[int, int]])
         out = sample_sum(leaves["value"], shapes, leaves["positions"], leaves["weights"])
     else:
         out = sample_attend(leaves["query"], leaves["key"], leaves["value"], shapes, leaves["positions"])
-    mixture = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out).to(out.dtype)
+    mixture = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out).to(out)
     grads = torch.autograd.grad(out, list(leaves.values()), mixture)
     return out.detach(), dict(zip(used, grads, strict=True))
 
@@ -286,7 +286,7 @@ def test_only_the_gradients_asked_for(name: str) -> None:
             out = sample_sum(tensors["value"], THREE, tensors["positions"], tensors["weights"])
         else:
             out = sample_attend(tensors["query"], tensors["key"], tensors["value"], THREE, tensors["positions"])
-        mixture = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out).to(out.dtype)
+        mixture = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out).to(out)
         out.backward(mixture)
         assert {key for key, tensor in tensors.items() if tensor.grad is not None} == {wanted}
         assert torch.equal(tensors[wanted].grad, expected[wanted])
