@@ -82,8 +82,9 @@ def test_mean_boundary_iou_of_a_perfect_prediction_is_one() -> None:
 
 
 def test_wrong_number_of_classes() -> None:
-    with pytest.raises(UserError, match="3 classes but the data has 16"):
-        evaluate(ByColour(), Scenes(1, (32, 32)))
+    scenes = Scenes(1, (32, 32))
+    with pytest.raises(UserError, match=f"3 classes but the data has {len(scenes.info.classes)}"):
+        evaluate(ByColour(), scenes)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -63,6 +63,25 @@ def test_labels_of_another_size(seed: int, height: int, width: int, out_height: 
     assert_best(labels, scores)
 
 
+@pytest.fixture(params=["threads", "strips"])
+def segmenting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled way of the CPU, and the way of all other devices."""
+    if request.param == "strips":
+        monkeypatch.setattr(upsampling, "segment_on_threads", upsampling.segment_in_strips)
+
+
+@pytest.mark.usefixtures("segmenting")
+@pytest.mark.parametrize("output", [(61, 83), (100, 40)])
+def test_both_ways_give_the_best_class(output: tuple[int, int]) -> None:
+    coarse = coarse_map(5, 9, 61, 83, batch=3)
+    labels = labels_from_coarse(coarse, (61, 83), output)
+    assert labels.shape == (3, *output)
+    if output == (61, 83):
+        assert_best(labels, plain_scores(coarse, 61, 83))
+    assert torch.equal(labels, segment_coarse(coarse, (61, 83), output, confidence=True).labels)
+
+
+@pytest.mark.usefixtures("segmenting")
 @pytest.mark.parametrize("strip", [1, 2**12, 2**22])
 def test_confidence_is_the_highest_probability(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upsampling, "STRIP_ELEMENTS", strip)
@@ -74,6 +93,7 @@ def test_confidence_is_the_highest_probability(strip: int, monkeypatch: pytest.M
     assert_best(labels, probability)
 
 
+@pytest.mark.usefixtures("segmenting")
 def test_views_average_probabilities() -> None:
     """Three views of a 50x70 picture: plain, mirrored, and half as large, coming in blocks of uneven height."""
     plain, mirrored, half = coarse_map(2, 5, 50, 70), coarse_map(3, 5, 50, 70), coarse_map(4, 5, 25, 35)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cssformer.errors import UserError
 from cssformer.evaluation.upsampling import STRIDE, Segmentation, View, segment
 
 Mode = Literal["whole", "slide"]
@@ -55,16 +56,19 @@ def predict(
         labels (H, W) or (B, H, W), and confidence of the same shape or None; on the model's device.
 
     Raises:
-        ValueError: the image is not RGB, the stride is not between 4 and the crop, or a scale is not positive.
+        UserError: the stride is not between 4 and the crop, or a scale or the short side is not positive.
+        ValueError: the image is not RGB.
     """
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
         raise ValueError(f"image must be (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}.")
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be positive numbers, not {tuple(scales)}.")
+        raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
+    if short_side is not None and short_side < 1:
+        raise UserError(f"The short side must have at least one pixel, not {short_side}.")
     window = _pair(crop)
     step = (window[0] * 2 // 3, window[1] * 2 // 3) if stride is None else _pair(stride)
     if mode == "slide" and not all(STRIDE <= s <= c for s, c in zip(step, window, strict=True)):
-        raise ValueError(f"stride {step} must lie between {STRIDE} and the crop {window}: windows would leave gaps.")
+        raise UserError(f"The stride {step} must lie between {STRIDE} and the crop {window}, else windows leave gaps.")
     height, width = image.shape[-2:]
     fit = short_side / min(height, width) if short_side else 1.0
     network = _Network(model, precision)

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from cssformer.evaluation import kernels
 
 STRIDE = 4
 """Pixels of the network's input per coarse cell, along each axis."""
@@ -22,7 +24,7 @@ STRIP_ELEMENTS = 2**22
 """Scores held at one time, in elements per copy: 16 MiB of float32."""
 
 KERNEL_ROWS = 64
-"""Rows that one call of the kernel labels; it holds no scores, so this only shares out the work."""
+"""Rows that one call of a kernel labels at most; shares out the work among threads."""
 
 
 class Segmentation(NamedTuple):
@@ -41,6 +43,9 @@ class Samples(NamedTuple):
 
     def between(self, first: int, last: int) -> "Samples":
         return Samples(*(part[first:last] for part in self))
+
+    def arrays(self) -> kernels.Axis:
+        return self.low.numpy(), self.high.numpy(), self.weight.numpy()
 
 
 def samples(cells: int, size: int, output: int, device: torch.device) -> Samples:
@@ -113,28 +118,74 @@ def segment(views: Sequence[View], output_size: tuple[int, int], confidence: boo
     height, width = output_size
     for view in views:
         view.place(output_size)
-    batch, classes = views[0].held.shape[:2]
-    device = views[0].held.device
+    batch, device = views[0].held.shape[0], views[0].held.device
     labels = torch.empty(batch, height, width, dtype=torch.int32, device=device)
-    if len(views) == 1 and not confidence and device.type == "cpu":
-        _segment_on_threads(views[0], labels)
-        return Segmentation(labels, None)
+    best = torch.empty(batch, height, width, device=device) if confidence or len(views) > 1 else None
+    if device.type == "cpu":
+        segment_on_threads(views, labels, best)
+    else:
+        segment_in_strips(views, labels, best)
+    return Segmentation(labels, best.div_(len(views)) if best is not None and confidence else None)
 
-    top_probability = torch.empty(batch, height, width, device=device) if confidence else None
-    strip = max(1, STRIP_ELEMENTS // (batch * classes * width))
+
+def segment_in_strips(views: Sequence[View], labels: Tensor, best: Tensor | None) -> None:
+    """Write the labels, and the summed probabilities if ``best`` is given, both (B, H, W): on any device."""
+    batch, height, width = labels.shape
+    strip = max(1, STRIP_ELEMENTS // (batch * views[0].held.shape[1] * width))
     for top in range(0, height, strip):
         bottom = min(top + strip, height)
-        if len(views) == 1 and not confidence:
-            chosen = views[0].scores(top, bottom).argmax(1)
-        else:
-            probability = views[0].scores(top, bottom).softmax(1)
-            for view in views[1:]:
-                probability += view.scores(top, bottom).softmax(1)
-            best, chosen = probability.max(1)
-            if top_probability is not None:
-                top_probability[:, top:bottom] = best / len(views)
-        labels[:, top:bottom] = chosen
-    return Segmentation(labels, top_probability)
+        scores = views[0].scores(top, bottom)
+        if best is None:
+            labels[:, top:bottom] = scores.argmax(1)
+            continue
+        total = scores.softmax(1)
+        for view in views[1:]:
+            total += view.scores(top, bottom).softmax(1)
+        best[:, top:bottom], labels[:, top:bottom] = total.max(1)
+
+
+def segment_on_threads(views: Sequence[View], labels: Tensor, best: Tensor | None) -> None:
+    """The same on the CPU, compiled, on as many threads as torch uses."""
+    batch, height, width = labels.shape
+    threads = torch.get_num_threads()
+    piece = KERNEL_ROWS
+    if best is not None:
+        piece = max(1, min(piece, STRIP_ELEMENTS // (views[0].held.shape[1] * width)))
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, height, piece * threads):
+            last = min(first + piece * threads, height)
+            ready = [(*view.advance(first, last), view.columns) for view in views]
+            work = []
+            for index in range(batch):
+                for top in range(first, last, piece):
+                    target = (index, slice(top, min(top + piece, last)))
+                    best_part = None if best is None else best[target].numpy()
+                    work.append(
+                        pool.submit(_segment_piece, ready, index, top - first, labels[target].numpy(), best_part)
+                    )
+            for done in work:
+                done.result()
+
+
+def _segment_piece(
+    views: Sequence[tuple[Tensor, Samples, Samples]],
+    index: int,
+    top: int,
+    labels: NDArray[np.int32],
+    best: NDArray[np.float32] | None,
+) -> None:
+    """Rows from ``top`` of picture ``index``, as many as ``labels`` has; views are scores, rows and columns."""
+    parts = [
+        (held[index].numpy(), rows.between(top, top + len(labels)).arrays(), columns.arrays())
+        for held, rows, columns in views
+    ]
+    if best is None:
+        kernels.label_pixels(*parts[0], labels)
+        return
+    total = np.zeros((len(parts[0][0]), *labels.shape), np.float32)
+    for part in parts:
+        kernels.add_probabilities(*part, total)
+    kernels.most_probable(total, labels, best)
 
 
 def segment_coarse(
@@ -165,96 +216,3 @@ def labels_from_coarse(
 ) -> Tensor:
     """The labels (B, H, W) int32 of :func:`segment_coarse` alone."""
     return segment_coarse(coarse, input_size, output_size).labels
-
-
-def _segment_on_threads(view: View, labels: Tensor) -> None:
-    """Write the labels (B, H, W) of a single view on the CPU, on as many threads as torch uses."""
-    height, threads = labels.shape[1], torch.get_num_threads()
-    columns = _arrays(view.columns)
-    # Plain threads around a kernel that releases the GIL: numba's own either crash when two threads call them or
-    # bring a second OpenMP pool that fights torch's for the cores.
-    with ThreadPoolExecutor(threads) as pool:
-        together = KERNEL_ROWS * threads
-        for first in range(0, height, together):
-            last = min(first + together, height)
-            held, rows = view.advance(first, last)
-            work = [
-                pool.submit(_label, scores.numpy(), _arrays(rows.between(top, top + KERNEL_ROWS)), columns, rows_out)
-                for scores, chosen in zip(held, labels[:, first:last], strict=True)
-                for top, rows_out in zip(
-                    range(0, last - first, KERNEL_ROWS),
-                    (part.numpy() for part in chosen.split(KERNEL_ROWS)),
-                    strict=True,
-                )
-            ]
-            for piece in work:
-                piece.result()
-
-
-def _arrays(at: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return at.low.numpy(), at.high.numpy(), at.weight.numpy()
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _label(
-    scores: np.ndarray,
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
-    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
-    labels: np.ndarray,
-) -> None:
-    """Write the class of the highest interpolated score.
-
-    ``scores`` is (C, n, w) float32, ``rows`` and ``columns`` are :class:`Samples`, ``labels`` is int32 with a column
-    per sampled column and a row per sampled row.
-
-    Interpolation averages four cells with positive weights, so where the four agree on the best class the pixel has
-    it too. Only pixels between cells that disagree, few in a real prediction, look at the other classes.
-    """
-    low_row, high_row, row_weight = rows
-    low_column, high_column, column_weight = columns
-    classes, _, width = scores.shape
-    first, last = low_row[0], high_row[-1]
-    winner = np.empty((last - first + 1, width), dtype=np.int32)
-    for row in range(first, last + 1):
-        best, chosen = scores[0, row].copy(), winner[row - first]
-        chosen[:] = 0
-        for index in range(1, classes):
-            candidate = scores[index, row]
-            for x in range(width):
-                better = candidate[x] > best[x]
-                best[x] = candidate[x] if better else best[x]
-                chosen[x] = index if better else chosen[x]
-
-    for y in range(len(low_row)):
-        upper, lower, down = low_row[y], high_row[y], row_weight[y]
-        undecided = np.empty(labels.shape[1], dtype=np.int64)
-        count = 0
-        for x in range(labels.shape[1]):
-            left, right = low_column[x], high_column[x]
-            agreed = winner[upper - first, left]
-            if (
-                agreed == winner[upper - first, right]
-                and agreed == winner[lower - first, left]
-                and agreed == winner[lower - first, right]
-            ):
-                labels[y, x] = agreed
-            else:
-                undecided[count] = x
-                count += 1
-        if count == 0:
-            continue
-        left_of, right_of = low_column[undecided[:count]], high_column[undecided[:count]]
-        across = column_weight[undecided[:count]]
-        best = np.full(count, -np.inf, dtype=np.float32)
-        chosen = np.zeros(count, dtype=np.int32)
-        for index in range(classes):
-            above, below = scores[index, upper], scores[index, lower]
-            for i in range(count):
-                at_left = above[left_of[i]] + down * (below[left_of[i]] - above[left_of[i]])
-                at_right = above[right_of[i]] + down * (below[right_of[i]] - above[right_of[i]])
-                value = at_left + across[i] * (at_right - at_left)
-                better = value > best[i]
-                best[i] = value if better else best[i]
-                chosen[i] = index if better else chosen[i]
-        for i in range(count):
-            labels[y, undecided[i]] = chosen[i]
