@@ -101,20 +101,18 @@ class Memory:
         self.added = max(0, peak - self.before)
 
 
+def once(call: Callable[[], Any], device: str) -> float:
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def seconds(call: Callable[[], Any], device: str, budget: float = 2.0) -> float:
-    """The shortest of several runs, after one to warm up; slow calls run once."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    best = once()
-    if best < budget:
-        best = min(once() for _ in range(max(2, min(20, int(budget / best)))))
-    return best
+    """The shortest of as many runs as fit into ``budget`` seconds, 2 to 20, after one to warm up."""
+    runs = int(budget / once(call, device))
+    return min(once(call, device) for _ in range(max(2, min(20, runs))))
 
 
 def machine(device: str) -> tuple[float, float, float]:
@@ -208,10 +206,12 @@ def compare(size: tuple[int, int], options: argparse.Namespace, rates: tuple[flo
                         torch.autograd.grad(out, leaves, torch.ones_like(out))
 
                 with use_backend("reference" if peer == "definition" else "auto"):
-                    step()
+                    if peer == "cssformer":
+                        step()  # compiles the kernels
                     with Memory(device) as memory:
-                        step()
-                    taken = seconds(step, device)
+                        taken = once(step, device)
+                    if taken < 2:
+                        taken = seconds(step, device)
                 fastest = fastest or taken
                 print(
                     f"{label:44}{taken * 1e3:10.1f}{taken / fastest:8.1f}x{memory.added / touched:8.2f}x"

@@ -262,6 +262,7 @@ def _kernels(D: int) -> _Kernels:
                 query = (b * N + n) * M + head - b * M
                 _announce(positions, ((query + M) * L + level) * K * 2, K * 2)
                 _announce(weights, ((query + M) * L + level) * K, K)
+                _announce(grad, (query + M) * D, D)
                 if to_points:
                     _announce(grad_positions, ((query + M) * L + level) * K * 2, K * 2)
                     _announce(grad_weights, ((query + M) * L + level) * K, K)
@@ -324,6 +325,7 @@ def _kernels(D: int) -> _Kernels:
             for n in range(start, min(N, start + _QUERIES)):
                 query = (b * N + n) * M + head - b * M
                 _announce(positions, (query + M) * L * K * 2, L * K * 2)
+                _announce(queries, (query + M) * D, D)
                 _place(positions, query * L * K * 2, ones, 0, levels, K, pixels, corners)
                 q = load(queries, query * D, D)
                 for level in range(L):
@@ -389,6 +391,8 @@ def _kernels(D: int) -> _Kernels:
                 _announce(grad_positions, 2 * ahead, L * K * 2)
                 _announce(weights, ahead, L * K)
                 _announce(grad_logits, ahead, L * K)
+                _announce(queries, (query + M) * D, D)
+                _announce(grad, (query + M) * D, D)
                 q = load(queries, query * D, D)
                 g = load(grad, query * D, D)
                 for level in range(L):
@@ -466,6 +470,8 @@ def _kernels(D: int) -> _Kernels:
                 _announce(positions, 2 * ahead, 2 * K)
                 _announce(weights, ahead, K)
                 _announce(grad_logits, ahead, K)
+                _announce(queries, (query + M) * D, D)
+                _announce(grad, (query + M) * D, D)
                 q = load(queries, query * D, D)
                 g = load(grad, query * D, D)
                 for p in range((query * L + level) * K, (query * L + level + 1) * K):
