@@ -4,13 +4,14 @@
 
 For a picture of 2048x1024 pixels: time and additional memory of our up-sampling, argmax and confusion matrix against
 the plain way (``F.interpolate``, ``argmax``, ``bincount``), with 19 and 150 classes, for scores as smooth as a network
-gives and for noise, the worst case. Each measurement has a process of its own, because memory is read off its peak.
+gives and for noise, the worst case. Each measurement has a process of its own, because memory is read off its peak
+(Linux only).
 """
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -52,16 +53,21 @@ def measure(function: Callable[[Tensor, Tensor], Tensor | None], classes: int, s
         coarse += 0.3 * torch.randn(1, classes, *cells)
     else:
         coarse = torch.randn(1, classes, *cells)
-    label = torch.randint(-1, classes, (1, HEIGHT, WIDTH)).where(torch.rand(1, HEIGHT, WIDTH) > 0.1, -100)
-    label[label == -1] = -100
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    label = torch.randint(classes, (1, HEIGHT, WIDTH)).where(torch.rand(1, HEIGHT, WIDTH) > 0.1, -100)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     seconds = []
     for _ in range(REPEATS + 1):
         start = time.perf_counter()
         function(coarse, label)
         seconds.append(time.perf_counter() - start)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return sorted(seconds[1:])[REPEATS // 2], grown / 1024
+    return sorted(seconds[1:])[REPEATS // 2], memory("VmHWM") - before
+
+
+def memory(field: str) -> float:
+    """A figure of this process in MB; VmRSS is the memory in use, VmHWM its peak."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def main() -> None:

@@ -1,5 +1,9 @@
 """Whole, sliding and multi-scale inference with a network whose answer is known."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -179,3 +183,36 @@ def test_options_that_cannot_be(options: dict[str, object], message: str) -> Non
 def test_image_must_be_rgb() -> None:
     with pytest.raises(ValueError, match=r"\(3, H, W\)"):
         predict(Pooling(), torch.zeros(64, 64, 3))
+
+
+MEMORY = """
+import sys, torch
+from pathlib import Path
+from test_inference import Pooling
+from cssformer.evaluation import predict
+
+def memory(field):
+    return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) / 1024
+
+model = Pooling(19).eval()
+predict(model, torch.zeros(3, 64, 64, dtype=torch.uint8), mode="slide", crop=64)
+image = torch.full((3, int(sys.argv[1]), 3000), 99, dtype=torch.uint8)
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+labels = predict(model, image, mode="slide", crop=512).labels
+print(memory("VmHWM") - before - labels.numel() * 4 / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read as Linux tells it"
+)
+def test_memory_of_sliding_does_not_grow_with_the_height() -> None:
+    """MB beside picture and labels for 3000 and 12000 rows; all class scores of the latter would take 2.7 GB."""
+    short, tall = (
+        float(subprocess.check_output([sys.executable, "-c", MEMORY, rows], cwd=Path(__file__).parent))
+        for rows in ("3000", "12000")
+    )
+    assert tall < short + 50
+    assert tall < 300
