@@ -68,6 +68,8 @@ def segmenting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """The compiled way of the CPU, and the way of all other devices."""
     if request.param == "strips":
         monkeypatch.setattr(upsampling, "segment_on_threads", upsampling.segment_in_strips)
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
 
 
 @pytest.mark.usefixtures("segmenting")
