@@ -7,6 +7,9 @@ Everywhere ``scores`` is (C, n, w) float32, and ``rows`` and ``columns`` are the
 column and the weight of the second.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,14 @@ Scores = NDArray[np.float32]
 Axis = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+def compiled(function: Callable[..., Any]) -> Any:
+    try:
+        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+@compiled
 def label_pixels(
     scores: Scores,
     rows: Axis,
@@ -77,7 +87,7 @@ def label_pixels(
             labels[y, undecided[i]] = chosen[i]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def add_probabilities(scores: Scores, rows: Axis, columns: Axis, total: NDArray[np.float32]) -> None:
     """Add the softmax of the interpolated scores to ``total`` (C, sampled rows, sampled columns)."""
     low_row, high_row, row_weight = rows
@@ -111,7 +121,7 @@ def add_probabilities(scores: Scores, rows: Axis, columns: Axis, total: NDArray[
                 target[x] += out[x] * whole[x]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def most_probable(probability: NDArray[np.float32], labels: NDArray[np.int32], best: NDArray[np.float32]) -> None:
     """Write the class with the highest value of (C, H, W) into ``labels`` and the value into ``best``, both (H, W)."""
     classes, height, width = probability.shape
@@ -126,7 +136,7 @@ def most_probable(probability: NDArray[np.float32], labels: NDArray[np.int32], b
                 chosen[x] = index if better else chosen[x]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def count_pairs(
     truth: NDArray[np.integer], predicted: NDArray[np.integer], ignore: int, counts: NDArray[np.int64]
 ) -> bool:
