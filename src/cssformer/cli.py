@@ -201,7 +201,9 @@ def _evaluate(options: "Namespace") -> int:
 
     saved = Path(options.model) / RECIPE
     recipe = Recipe.load(saved) if saved.is_file() else Recipe()
-    model = Predictor.from_pretrained(options.model, options.device).model
+    given = {"mode": options.mode, "crop": options.crop, "short_side": options.short_side}
+    predictor = Predictor.from_pretrained(options.model, options.device, **given)
+    model = predictor.model
     if options.data is not None:
         data: Any = SegmentationFolder(options.data, options.split)
     elif not saved.is_file():
@@ -210,10 +212,7 @@ def _evaluate(options: "Namespace") -> int:
         data = SegmentationFolder(recipe.data, options.split)
     else:
         data = datasets(recipe)[1]
-    inference = recipe.inference()
-    for name, value in (("mode", options.mode), ("crop", options.crop), ("short_side", options.short_side)):
-        inference[name] = inference[name] if value is None else value
-    evaluation = evaluate(model, data, scales=options.scales, flip=options.flip, **inference)
+    evaluation = evaluate(model, data, scales=options.scales, flip=options.flip, **predictor.options)
     _show_scores(evaluation)
     if options.output is not None:
         write_report(evaluation, model, data, options.output)

@@ -23,6 +23,8 @@ def parse(parser: "ArgumentParser", arguments: list[str], where: str) -> "Namesp
     Raises:
         UserError: an unknown option or key (the nearest one is named), or a value of a wrong type.
     """
+    # A dash in an option's name is as good as the underscore that Python needs there.
+    arguments = [_underscored(word) if word.startswith("--") else word for word in arguments]
     known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
     # After a bare -- only positional arguments follow.
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -38,6 +40,11 @@ def parse(parser: "ArgumentParser", arguments: list[str], where: str) -> "Namesp
         return parser.instantiate(parser.parse_args(arguments))
     except (ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _underscored(word: str) -> str:
+    option, equals, value = word[2:].partition("=")
+    return "--" + option.replace("-", "_") + equals + value
 
 
 def nearest(word: str, known: list[str]) -> str:

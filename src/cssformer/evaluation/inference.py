@@ -178,4 +178,4 @@ def _resize(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

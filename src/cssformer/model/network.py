@@ -35,6 +35,8 @@ class CSSFormer(nn.Module):
         aux: the auxiliary head on the stride-16 backbone map, used by the loss.
         dropout: of both heads.
         mean, std: input normalisation; None takes the weights' own as timm states them.
+        inference: how pictures are to be predicted, options of :func:`cssformer.evaluation.predict`; kept with the
+            model for those who predict with it.
         classes: class names; colours: an RGB triple for each. Kept with the model for those who show its output.
         backbone_args: passed on to ``timm.create_model``.
 
@@ -61,6 +63,7 @@ class CSSFormer(nn.Module):
         dropout: float = 0.1,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
+        inference: dict[str, Any] | None = None,
         classes: Sequence[str] | None = None,
         colours: Sequence[tuple[int, int, int]] | None = None,
         backbone_args: dict[str, Any] | None = None,
@@ -73,6 +76,7 @@ class CSSFormer(nn.Module):
                 raise ValueError(f"{len(described)} {name} are given for {num_classes} classes")
         self.backbone = Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {})
         self.num_classes = num_classes
+        self.inference = inference or {}
         self.classes = None if classes is None else tuple(classes)
         self.colours = None if colours is None else tuple((r, g, b) for r, g, b in colours)
         self.config: dict[str, Any] = {
@@ -89,6 +93,7 @@ class CSSFormer(nn.Module):
             "dropout": dropout,
             "mean": list(self.backbone.mean),
             "std": list(self.backbone.std),
+            "inference": self.inference,
             "classes": None if self.classes is None else list(self.classes),
             "colours": None if self.colours is None else [list(colour) for colour in self.colours],
             "backbone_args": backbone_args or {},

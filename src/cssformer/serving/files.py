@@ -42,8 +42,8 @@ def predict_files(
     *,
     overlay: bool = False,
     confidence: bool = False,
-    mode: Mode = "whole",
-    crop: tuple[int, int] = (512, 512),
+    mode: Mode | None = None,
+    crop: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     short_side: int | None = None,
@@ -62,11 +62,11 @@ def predict_files(
         output: The folder to write into.
         overlay: Also write each picture under its classes' colours.
         confidence: Also write the probability of the class chosen, as grey values.
-        mode: Whole pictures, or a window that slides over them.
+        mode: Whole pictures, or a window that slides over them; by default as the model was trained for.
         crop: Height and width of the sliding window.
         scales: Average over the picture at these sizes.
         flip: Average over the mirror image too.
-        short_side: First resize so that the shorter side has this many pixels.
+        short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
         device: Such as cuda or cpu; auto takes the best there is.
         console: Where progress goes if it is a terminal; standard error by default.
 

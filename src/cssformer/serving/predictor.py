@@ -79,6 +79,7 @@ class Predictor:
         model: a trained ``CSSFormer``.
         device: "cuda", "mps", "cpu" and the like; "auto" takes the best there is.
         **options: of :func:`cssformer.evaluation.predict`: mode, crop, stride, scales, flip, short_side, precision.
+            What is not given, or None, is done as the model was trained for.
 
     Raises:
         UserError: there is no such device.
@@ -90,7 +91,8 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
-        self.options = options
+        given = {name: value for name, value in options.items() if value is not None}
+        self.options = {**model.inference, **given}
         self.classes = model.classes or tuple(f"class {index}" for index in range(model.num_classes))
         self.colours = model.colours or distinct_colours(model.num_classes)
 

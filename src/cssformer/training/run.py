@@ -67,7 +67,7 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
     except UserError as error:
         # A loader's process hands its traceback over as the message; the sentence stands at its end.
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
-    evaluation = evaluate(model, val_data, console=console, **recipe.inference())
+    evaluation = evaluate(model, val_data, console=console, **model.inference)
     write_report(evaluation, model, val_data, run)
     return evaluation
 
@@ -94,6 +94,7 @@ def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
     try:
         return CSSFormer(
             num_classes=len(data.info.classes),
+            inference=recipe.inference(),
             classes=data.info.classes,
             colours=data.info.colours,
             **vars(recipe.model),

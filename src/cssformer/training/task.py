@@ -34,7 +34,7 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int64."""
-        segmentation = predict(self.model, batch["image"], **self.recipe.inference())
+        segmentation = predict(self.model, batch["image"], **self.model.inference)
         self.confusion.update(segmentation.labels, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
