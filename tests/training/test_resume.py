@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,8 +101,40 @@ def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path: Path) -> None:
-    recipe(tmp_path).save(tmp_path / "recipe.yaml")
+    with pytest.raises(UserError, match="no run to resume"):
+        runs.train(recipe(tmp_path), resume=True)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.write_bytes(b"cut short")
     with pytest.raises(UserError, match=r"holds a run already.*--resume"):
         runs.train(recipe(tmp_path))
-    with pytest.raises(UserError, match="no run to resume"):
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
+        runs.train(recipe(tmp_path), resume=True)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_start_again_and_signals_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        disturb(patch, at_reading=1, kill=True)
+        with pytest.raises(Killed):
+            runs.train(recipe(tmp_path))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    runs.train(recipe(tmp_path))
+    assert weights(tmp_path)
+
+
+def test_a_run_of_other_classes_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.train(recipe(tmp_path))
+    count = len(Scenes(1).info.classes)
+
+    class Fewer(Scenes):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            info = self.info
+            self.info = dataclasses.replace(info, classes=info.classes[:3], colours=info.colours[:3])
+
+    monkeypatch.setattr(runs, "Scenes", Fewer)
+    with pytest.raises(UserError, match=f"begun with {count} classes, but its data has 3"):
         runs.train(recipe(tmp_path), resume=True)

@@ -3,6 +3,9 @@
 import csv
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,16 +34,16 @@ class ResumePoint(Checkpoint):
         self.path = path
         self.validate_every = validate_every
         self.stop_asked = False
-        self._handlers: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._ask_to_stop)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Listen within the block; not by Lightning's hooks, which skip the end of a run that fails."""
+        before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stop_asked:
@@ -96,7 +99,7 @@ class Progress(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"loss": loss, "lr": lr, "images_per_second": speed}, step)
         self._write(trainer, {"step": step, "loss": loss, "lr": lr, "images_per_second": speed})
-        left = time.strftime("%H:%M:%S", time.gmtime((self.steps - step) * self.batch_size / speed))
+        left = timedelta(seconds=round((self.steps - step) * self.batch_size / speed))
         if not self.console.is_terminal and trainer.is_global_zero:
             self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left")
 
@@ -116,7 +119,7 @@ class Progress(Callback):
     def _write(self, trainer: L.Trainer, row: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        self.rows.append({key: f"{value:.6g}" for key, value in row.items()})
+        self.rows.append({key: str(value) if key == "step" else f"{value:.6g}" for key, value in row.items()})
         with replacing(self.path) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()

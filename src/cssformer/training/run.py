@@ -4,6 +4,7 @@ import logging
 import warnings
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -54,9 +55,12 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
     """
     console = console or Console()
     run = Path(recipe.output)
-    start = _start_step(run, resume)
+    checkpoint = _checkpoint(run, resume)
+    start = int(checkpoint["global_step"]) if checkpoint else 0
     train_data, val_data = datasets(recipe)
     model = build_model(recipe, train_data)
+    if checkpoint:
+        _require_same_classes(checkpoint, model, run)
     recipe.save(run / RECIPE)
     try:
         if start < recipe.training.steps:
@@ -103,15 +107,33 @@ def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
         raise UserError(f"The recipe's model cannot be built: {error}.") from error
 
 
-def _start_step(run: Path, resume: bool) -> int:
+def _checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:
+    """What the run continues from; None for a new one.
+
+    A run without checkpoint holds nothing to lose, so it may be started again. (The processes of other devices come
+    here when the first one has written the recipe already.)
+    """
     last = run / LAST
     if not resume:
-        if (run / RECIPE).exists():
+        if last.exists():
             raise UserError(f"{run} holds a run already; continue it with --resume, or give another --output.")
-        return 0
+        return None
     if not last.exists():
-        raise UserError(f"There is no run to resume in {run}: {last} is missing.")
-    return int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        raise UserError(f"There is no run to resume in {run}: {last} is missing; start it again without --resume.")
+    try:
+        checkpoint: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise UserError(f"The checkpoint {last} cannot be read; it is damaged, so start the run again.") from error
+    return checkpoint
+
+
+def _require_same_classes(checkpoint: dict[str, Any], model: CSSFormer, run: Path) -> None:
+    held = len(checkpoint["state_dict"]["model.head.classify.bias"])
+    if held != model.num_classes:
+        raise UserError(
+            f"The run in {run} was begun with {held} classes, but its data has {model.num_classes} now; "
+            "train anew into another --output."
+        )
 
 
 def _fit(
@@ -162,13 +184,14 @@ def _fit(
         pin_memory=torch.cuda.is_available(),
     )
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
-    trainer.fit(
-        SegmentationTask(model, recipe),
-        loader(stream, batch_sampler=batches),
-        loader(ValidationSet(val_data), sampler=own),
-        ckpt_path=run / LAST if start else None,
-        weights_only=True,
-    )
+    with resume_point.signals():
+        trainer.fit(
+            SegmentationTask(model, recipe),
+            loader(stream, batch_sampler=batches),
+            loader(ValidationSet(val_data), sampler=own),
+            ckpt_path=run / LAST if start else None,
+            weights_only=True,
+        )
 
 
 def split_batch(total: int, most: int, world: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from cssformer.training.schedule import parameter_groups, polynomial_decay
 
 
 class SegmentationTask(L.LightningModule):
-    """CSSFormer under a recipe. Logs ``loss`` and ``lr`` in training, ``mIoU`` (a fraction) in validation."""
+    """CSSFormer under a recipe. Logs ``mIoU`` (a fraction) in validation."""
 
     def __init__(self, model: CSSFormer, recipe: Recipe) -> None:
         super().__init__()
