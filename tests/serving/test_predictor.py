@@ -164,6 +164,19 @@ def test_video(model_folder: Path, tmp_path: Path) -> None:
     assert result["videos"] == 1
 
 
+def test_the_output_may_hold_the_pictures(model_folder: Path, pictures: Path) -> None:
+    for output in (pictures.parent, pictures.parent, pictures, pictures):
+        result = predict_files(str(model_folder), [pictures], output, overlay=True, device="cpu")
+        assert result["pictures"] == 3
+
+
+def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, pictures: Path) -> None:
+    (pictures.parent / "dataset.yaml").write_text("")
+    with pytest.raises(UserError, match="labels would be overwritten"):
+        predict_files(str(model_folder), [pictures / "a.png"], pictures, device="cpu")
+    assert not (pictures / "labels").exists()
+
+
 @pytest.mark.parametrize("name", ["broken.jpg", "broken.png", "broken.mp4", "empty.png"])
 def test_a_damaged_file_is_named_and_leaves_nothing(name: str, model_folder: Path, tmp_path: Path) -> None:
     whole = io.BytesIO()

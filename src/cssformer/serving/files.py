@@ -98,12 +98,17 @@ def predict_files(
 
 
 def _find(inputs: Sequence[Path], output: Path) -> list[Source]:
-    """All files to predict, in order, none of them from the output folder itself."""
+    """All files to predict, in order, none of them written by an earlier prediction into the same output."""
+    if (output.resolve().parent / "dataset.yaml").is_file():
+        raise UserError(
+            f"{output} is a split of prepared data, whose labels would be overwritten; give another output."
+        )
+    written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, LEGEND)}
     sources: list[Source] = []
     for given in inputs:
         if given.is_dir():
             files = sorted(path for path in given.rglob("*") if path.suffix.lower() in PICTURES + VIDEOS)
-            files = [path for path in files if path.is_file() and output.resolve() not in path.resolve().parents]
+            files = [path for path in files if path.is_file() and _is_outside(path.resolve(), written)]
             if not files:
                 raise UserError(f"The folder {given} holds no pictures or videos ({' '.join(PICTURES + VIDEOS)}).")
             sources += [Source(path, path.relative_to(given).with_suffix("")) for path in files]
@@ -119,6 +124,10 @@ def _find(inputs: Sequence[Path], output: Path) -> list[Source]:
                 f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
             )
     return sources
+
+
+def _is_outside(path: Path, places: set[Path]) -> bool:
+    return places.isdisjoint((path, *path.parents))
 
 
 def _write(prediction: Prediction, place: Path, output: Path, overlay: bool, confidence: bool) -> None:
