@@ -1,6 +1,7 @@
 """The whole network: sizes, switches, precision, saving."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,20 @@ def test_save_and_load_give_the_same_network(tmp_path: Path) -> None:
     assert loaded.classes == tuple("abcde")
     assert loaded.colours == model.colours
     assert not loaded.training
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
+def test_a_full_disk_is_told_plainly_and_leaves_no_weights(tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"Cannot write .*model\.safetensors"):
+            CSSFormer(**SMALL).save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_loading_tells_plainly_what_is_wrong(tmp_path: Path) -> None:

@@ -26,9 +26,14 @@ Network = TypeVar("Network", bound="CSSFormer")
 def save(model: "CSSFormer", folder: Path) -> None:
     with replacing(folder / CONFIG) as path:
         path.write_text(json.dumps(model.config, indent=2) + "\n")
+    # A copy without shared or permuted storage, which safetensors refuses.
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     with replacing(folder / WEIGHTS) as path:
-        # A copy without shared or permuted storage, which safetensors refuses.
-        save_file({name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}, path)
+        try:
+            save_file(state, path)
+        except SafetensorError as error:
+            # A full disk, above all, which is no OSError here.
+            raise UserError(f"Cannot write {folder / WEIGHTS}: {error}.") from error
 
 
 def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
