@@ -22,6 +22,7 @@ from cssformer.evaluation.evaluate import Evaluation, evaluate
 from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
 from cssformer.model.pretrained import RUN_MODEL
+from cssformer.serving.predictor import best_device
 from cssformer.training.callbacks import Interrupted, Progress, ResumePoint
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import RECIPE, Recipe
@@ -71,7 +72,8 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
     except UserError as error:
         # A loader's process hands its traceback over as the message; the sentence stands at its end.
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
-    evaluation = evaluate(model, val_data, console=console, **model.inference)
+    # Lightning leaves the model on the CPU.
+    evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
     write_report(evaluation, model, val_data, run)
     return evaluation
 
