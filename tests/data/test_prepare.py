@@ -264,6 +264,26 @@ def test_lists_decide_the_split(tmp_path):
         prepare_folder([root], tmp_path / "other", **lists)
 
 
+def test_lists_of_names_with_spaces(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2, count=3))
+    for path in root.glob("*/*.png"):
+        path.rename(path.with_stem(f"my street {path.stem}"))
+    (tmp_path / "train.txt").write_text("my street 0.png\nimages/my street 1.png\n")
+    (tmp_path / "val.txt").write_text("my street 2\n")
+    prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt", val_list=tmp_path / "val.txt")
+    assert SegmentationFolder(tmp_path / "out", "train").names == ["my street 0", "my street 1"]
+
+
+def test_a_mask_too_large_for_pillow_is_one_sentence(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2))
+    header = struct.pack(">IIBBBBB", 20_000, 15_000, 8, 0, 0, 0, 0)
+    data = bytearray((root / "masks/1.png").read_bytes())
+    data[16:29], data[29:33] = header, struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (root / "masks/1.png").write_bytes(data)
+    with pytest.raises(UserError, match=r"masks/1\.png cannot be read: .*pixels"):
+        prepare_folder([root], tmp_path / "out")
+
+
 def test_test_pictures_need_no_masks(tmp_path):
     root = tmp_path / "in"
     for split in ("train", "val", "test"):
@@ -366,7 +386,7 @@ def test_options_that_do_not_fit(tmp_path, options, complaint):
         prepare_folder([root], tmp_path / "out", **options)
 
 
-@pytest.mark.parametrize("text", ["1 2 name", "7 300 1 2 name", "1 a\nb", "\n"])
+@pytest.mark.parametrize("text", ["1 2 name", "7 300 1 2 name", "1 a\nb", "\n", "0 a\n0 b\n1 c", "1 2 3 a\n1 2 3 b"])
 def test_wrong_class_files(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     root = source(tmp_path / "in", random_labels(0, 3))

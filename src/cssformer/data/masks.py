@@ -104,7 +104,7 @@ def _open(data: bytes, path: Path) -> Image.Image:
         if picture.format == "JPEG":
             raise UserError(f"The mask {path} is a JPEG, whose compression changes the ids; save masks as PNG.")
         picture.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise UserError(f"The mask {path} cannot be read: {error}.") from None
     return picture
 
@@ -167,6 +167,11 @@ def read_class_file(path: Path) -> list[ClassLine]:
     forms = {(line.id is None, line.colour is None) for line in lines}
     if len(forms) > 1:
         raise UserError(f"{path} mixes lines of different forms; write all as NAME, ID NAME or R G B NAME.")
+    name_of: dict[Any, str] = {}
+    for each in lines:
+        value = each.colour if each.id is None else each.id
+        if value is not None and name_of.setdefault(value, each.name) != each.name:
+            raise UserError(f"{path} calls {value} both {name_of[value]!r} and {each.name!r}; choose one.")
     return lines
 
 

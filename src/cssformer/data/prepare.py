@@ -143,7 +143,7 @@ def _without_unpaired(entries: list[Entry], pairing: Pairing, skip: bool) -> tup
             )
             if files
         ]
-        return [entry for entry in entries if entry not in bare], notes
+        return [entry for entry in entries if entry.label is not None or entry.split == "test"], notes
     if bare:
         raise UserError(
             f"The picture {bare[0].image} has no mask ({len(bare)} such pictures); add masks, or leave them out "
@@ -223,7 +223,7 @@ def _draw(pairs: Sequence[Pair], share: float, seed: int) -> tuple[set[Pair], st
 
 
 def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:
-    """The pictures that a list names: by stem, file name, or the end of the path with or without suffix."""
+    """The pictures that a list names, by the first word or the whole of a line: stem, file name or path."""
     by_name: dict[str, set[Pair]] = defaultdict(set)
     for pair in pairs:
         for name in {pair.stem, pair.image.name, pair.image.stem}:
@@ -236,14 +236,18 @@ def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        wanted = PurePosixPath(line.split()[0])
+        # A line may name the mask, too, but a picture's name may also hold spaces.
+        wanted = next(
+            (path for path in map(PurePosixPath, (line.strip(), line.split()[0])) if path.name in by_name),
+            PurePosixPath(line.strip()),
+        )
         fits = by_name.get(wanted.name, set())
         if len(fits) > 1:
             folder = wanted.parts[-2:-1]
             fits = {pair for pair in fits if (*pair.image.parts[-2:-1],) == folder}
         if len(fits) != 1:
             problem = "is no picture of the source" if not fits else "fits several pictures"
-            raise UserError(f"{path}, line {number}: {line.split()[0]} {problem}.")
+            raise UserError(f"{path}, line {number}: {wanted} {problem}.")
         found += fits
     if not found:
         raise UserError(f"The list {path} is empty.")
