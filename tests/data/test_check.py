@@ -67,6 +67,12 @@ def wide_label(root):
     cv2.imwrite(str(root / "train/labels/1.png"), np.full((50, 60), 300, np.uint16))
 
 
+def sixteen_bits(root):
+    path = root / "train/labels/1.png"
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.uint16)
+    cv2.imwrite(str(path), np.minimum(label, 2))
+
+
 def no_label(root):
     (root / "train/labels/3.png").unlink()
 
@@ -101,6 +107,7 @@ ERRORS = {
     other_size: "1 label differs from the picture in size: .*train/labels/1.png is 60x49, its picture 60x50",
     truncated: "val/images/0.jpg is truncated",
     colour_label: "train/labels/1.png is a colour picture",
+    sixteen_bits: "1 label has 16 bits, .* have 8: .*train/labels/1.png is the first",
     wide_label: "The id 300 is outside the classes",
     no_label: "1 train picture is without label, .*train/images/3.jpg the first",
     no_picture: "1 val label is without picture, .*val/labels/1.png the first",

@@ -80,6 +80,8 @@ class _Facts:
     size: tuple[int, int] | None = None
     label_size: tuple[int, int] | None = None
     digest: str = ""
+    #: Of the label's pixels.
+    bits: int = 0
     pixels: dict[int, int] = field(default_factory=dict)
 
 
@@ -134,7 +136,7 @@ def _pairs(folder: Path, report: CheckReport) -> list[tuple[str, Path, Path | No
 
 def _read(pair: tuple[str, Path, Path | None]) -> _Facts:
     split, path, label_path = pair
-    problems, size, label_size, digest = [], None, None, ""
+    problems, size, label_size, digest, bits = [], None, None, "", 0
     pixels: dict[int, int] = {}
     try:
         image = decode_image(read_bytes(path), path)
@@ -145,12 +147,13 @@ def _read(pair: tuple[str, Path, Path | None]) -> _Facts:
     try:
         if label_path is not None:
             label = read_label(label_path)
+            bits = 8 * label.itemsize
             label_size = label.shape[1], label.shape[0]
             counts = np.bincount(label.ravel())
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     except UserError as error:
         problems.append(str(error))
-    return _Facts(split, path, label_path, tuple(problems), size, label_size, digest, pixels)
+    return _Facts(split, path, label_path, tuple(problems), size, label_size, digest, bits, pixels)
 
 
 def _check_sizes(facts: list[_Facts], report: CheckReport) -> None:
@@ -167,6 +170,12 @@ def _check_sizes(facts: list[_Facts], report: CheckReport) -> None:
 def _check_ids(facts: list[_Facts], report: CheckReport) -> None:
     """Ids outside the classes, and what they look like as a whole."""
     classes, ignore = len(report.info.classes), report.info.ignore
+    wide = [each for each in facts if each.bits > 8]
+    if wide and ignore == 255:
+        report.errors.append(
+            f"{len(wide)} {'label has' if len(wide) == 1 else 'labels have'} 16 bits, but those of a dataset that "
+            f"ignores 255 have 8: {wide[0].label} is the first."
+        )
     found = {value for each in facts for value in each.pixels}
     outside = sorted(value for value in found if value >= classes and value != ignore)
     for value in outside[:10]:
