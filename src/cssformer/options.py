@@ -1,6 +1,7 @@
 """Options from the command line and YAML files, with errors that name the nearest option there is."""
 
 import difflib
+import re
 from argparse import ArgumentError
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,9 @@ from cssformer.errors import UserError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+# How jsonargparse tells a value that does not fit its option's type.
+_WRONG_TYPE = re.compile(r'Parser key "([^"]+)"[^:]*: .*(?:Got|Given) value: (.*)')
 
 
 def parse(parser: "ArgumentParser", arguments: list[str], where: str) -> "Namespace":
@@ -27,19 +31,34 @@ def parse(parser: "ArgumentParser", arguments: list[str], where: str) -> "Namesp
     arguments = [_underscored(word) if word.startswith("--") else word for word in arguments]
     known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
     # After a bare -- only positional arguments follow.
-    words = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    for word, following in pairwise([*words, ""]):
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words, rest = arguments[:end], arguments[end:]
+    types = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    origin: dict[str, str] = {}
+    for place, (word, following) in enumerate(pairwise([*words, ""])):
         if word.startswith("--"):
-            option, _, value = word[2:].partition("=")
+            option, equals, value = word[2:].partition("=")
             _check(option, known, where)
             if option == "config":
                 path = Path(value or following)
                 for key in read_keys(path):
                     _check(key, known, str(path))
+                    origin.setdefault(key, str(path))
+            elif types.get(option) is bool and not equals and following.lower() not in ("true", "false"):
+                # A switch alone means true.
+                words[place] = f"{word}=true"
+            else:
+                origin[option] = where
     try:
-        return parser.instantiate(parser.parse_args(arguments))
+        return parser.instantiate(parser.parse_args(words + rest))
     except (ArgumentError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split())
+        if found := _WRONG_TYPE.fullmatch(text):
+            key, value = found.groups()
+            kind = types.get(key)
+            wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+            raise UserError(f"{origin.get(key, where)}: {key} cannot be {value!r}; its type is {wanted}.") from error
+        raise UserError(f"{where}: {text}{'' if text.endswith('.') else '.'}") from error
 
 
 def _underscored(word: str) -> str:

@@ -1,6 +1,7 @@
 """What happens beside the steps: the checkpoint to resume from, the metrics file, words about progress."""
 
 import csv
+import io
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
 from cssformer.files import replacing
@@ -69,6 +71,17 @@ class ResumePoint(Checkpoint):
         trainer.save_checkpoint(self.path)
         if self.stop_asked and trainer.global_step < trainer.max_steps:
             raise Interrupted
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: Lightning's own writing may stop in the middle of the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        # By way of memory, because torch tells a full disk by the name of a line of its own.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
 
 class Progress(Callback):

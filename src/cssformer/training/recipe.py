@@ -6,9 +6,12 @@ The defaults are the demonstration: a small network learns generated scenes on a
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cssformer.errors import UserError
 from cssformer.files import replacing
 from cssformer.options import parse
 
@@ -17,6 +20,39 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 """The resolved recipe's name in a run folder."""
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, inf),
+    "model.channels": (8, inf),
+    "model.heads": (1, inf),
+    "model.points": (1, inf),
+    "model.enhancement_depth": (0, inf),
+    "model.fusion_depth": (0, inf),
+    "model.dropout": (0, 1),
+    "augment.short_side": (32, inf),
+    "augment.crop": (32, inf),
+    "augment.scale": (0.01, 100),
+    "augment.max_share": (0, 1),
+    "augment.flip": (0, 1),
+    "training.steps": (1, inf),
+    "training.batch_size": (1, inf),
+    "training.device_batch": (1, inf),
+    "training.lr": (0, inf),
+    "training.backbone_lr_factor": (0, inf),
+    "training.weight_decay": (0, inf),
+    "training.warmup_steps": (0, inf),
+    "training.power": (0, inf),
+    "training.clip": (0, inf),
+    "training.ema": (0, 1),
+    "training.auxiliary_weight": (0, inf),
+    "training.devices": (1, inf),
+    "training.nodes": (1, inf),
+    "training.workers": (0, inf),
+    "training.log_every": (1, inf),
+    "training.validate_every": (1, inf),
+    "evaluation.crop": (32, inf),
+}
+"""The least and the largest value that makes sense."""
 
 
 @dataclass
@@ -161,7 +197,8 @@ class Recipe:
         """Read a recipe that :meth:`save` wrote, or any YAML that sets some of its keys.
 
         Raises:
-            UserError: no such file, not YAML, an unknown key (the nearest one is named) or a value of a wrong type.
+            UserError: no such file, not YAML, an unknown key (the nearest one is named) or a value of a wrong type or
+                range.
         """
         from jsonargparse import ArgumentParser
 
@@ -172,8 +209,22 @@ class Recipe:
 
     @classmethod
     def from_options(cls, options: "Namespace") -> "Recipe":
-        """The recipe among parsed options."""
-        return cls(**{item.name: getattr(options, item.name) for item in dataclasses.fields(cls)})
+        """The recipe among parsed options.
+
+        Raises:
+            UserError: a value lies outside its range.
+        """
+        recipe = cls(**{item.name: getattr(options, item.name) for item in dataclasses.fields(cls)})
+        for key, (least, most) in _RANGES.items():
+            value = attrgetter(key)(recipe)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(least <= number <= most for number in numbers if isinstance(number, int | float)):
+                wanted = f"at least {least}" if most == inf else f"from {least} to {most}"
+                raise UserError(f"The recipe's {key} is {_plain(value)}; it must be {wanted}.")
+        low, high = recipe.augment.scale
+        if low > high:
+            raise UserError(f"The recipe's augment.scale is {[low, high]}; the smaller number must come first.")
+        return recipe
 
     def inference(self) -> dict[str, Any]:
         """How pictures are predicted, as options of :func:`cssformer.evaluation.predict`."""

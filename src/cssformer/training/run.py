@@ -23,7 +23,7 @@ from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
 from cssformer.model.pretrained import RUN_MODEL
 from cssformer.serving.predictor import best_device
-from cssformer.training.callbacks import Interrupted, Progress, ResumePoint
+from cssformer.training.callbacks import Interrupted, Progress, ResumePoint, WholeCheckpoints
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.task import SegmentationTask
@@ -166,6 +166,7 @@ def _fit(
         gradient_clip_val=training.clip,
         logger=TensorBoardLogger(run, name="", version="tensorboard"),
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         enable_progress_bar=console.is_terminal,
         enable_model_summary=False,
         use_distributed_sampler=False,

@@ -1,0 +1,628 @@
+"""The command line as people type it: what works, and one sentence with exit code 2 for every mistake."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+import cssformer
+from cssformer.cli import COMMANDS, main
+from cssformer.training.recipe import Recipe
+
+MODEL = ["--model.backbone", "test_resnet", "--model.channels", "16", "--model.heads", "2", "--model.points", "2"]
+SCENES = ["--scenes.count", "4", "--scenes.val_count", "2", "--scenes.size", "[32,32]", "--augment.crop", "[32,32]"]
+STEPS = [
+    "--training.steps",
+    "2",
+    "--training.batch_size",
+    "2",
+    "--training.warmup_steps",
+    "1",
+    "--training.log_every",
+    "1",
+]
+TINY = [*MODEL, *SCENES, *STEPS, "--training.workers", "0"]
+PROGRAM = [sys.executable, "-c", "import sys; from cssformer.cli import main; sys.exit(main())"]
+
+
+def make_source(root: Path, classes: int = 3, count: int = 6) -> Path:
+    """Pictures of 64x48, half of them JPEG, and index masks."""
+    rng = np.random.default_rng(0)
+    (root / "pictures").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for number in range(count):
+        picture = cv2.resize(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8), (64, 48))
+        cv2.imwrite(str(root / "pictures" / f"{number}.jpg"), picture)
+        mask = np.sort(rng.integers(0, classes, (48, 64), dtype=np.uint8), axis=1)
+        cv2.imwrite(str(root / "masks" / f"{number}.png"), mask)
+    return root
+
+
+def prepare(source: Path, output: Path, *more: str) -> int:
+    folders = [str(source / "pictures"), str(source / "masks")]
+    return main(["prepare", "folder", "--source", *folders, "--output", str(output), *more])
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def cut(path: Path) -> None:
+    """Lose the second half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def set_id(path: Path, value: int) -> None:
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert mask is not None
+    mask[3, 4] = value
+    cv2.imwrite(str(path), mask)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source, prepared folders of three and five classes, and a run trained on the first; read only."""
+    root = tmp_path_factory.mktemp("work")
+    make_source(root / "source")
+    assert prepare(root / "source", root / "data", "--classes", "sky", "tree", "road") == 0
+    assert prepare(make_source(root / "source5", classes=5), root / "data5") == 0
+    assert main(["train", "--data", str(root / "data"), "--output", str(root / "run"), *TINY]) == 0
+    return root
+
+
+@pytest.fixture
+def data(work: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared folder, to be damaged."""
+    return Path(shutil.copytree(work / "data", tmp_path / "data"))
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with exit code 2 and one sentence, which it returns."""
+
+    def run(*arguments: object) -> str:
+        capfd.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        return one_sentence(capfd.readouterr().err)
+
+    return run
+
+
+def one_sentence(errors: str) -> str:
+    assert errors.startswith("cssformer: ") and errors.endswith(".\n") and errors.count("\n") == 1, errors
+    assert "Error:" not in errors and "Traceback" not in errors
+    return errors
+
+
+def test_from_pictures_and_masks_to_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, prepared, run = make_source(tmp_path / "source"), tmp_path / "data", tmp_path / "run"
+
+    def result(*arguments: object) -> dict:
+        file = tmp_path / f"{arguments[0]}.json"
+        assert main([str(argument) for argument in (*arguments, "--json", file)]) == 0
+        return json.loads(file.read_text())
+
+    folders = source / "pictures", source / "masks"
+    done = result("prepare", "folder", "--source", *folders, "--output", prepared, "--classes", "sky", "tree", "road")
+    assert done["classes"] == ["sky", "tree", "road"] and done["mapping"] == {"0": 0, "1": 1, "2": 2}
+    for split in ("train", "val"):
+        assert len(list((prepared / split / "images").iterdir())) == done["counts"][split]
+    assert sum(done["counts"].values()) == 6
+
+    report = result("check", prepared)
+    assert report["errors"] == [] and report["pictures"] == done["counts"] and report["sizes"] == {"64x48": 6}
+
+    trained = result("train", "--data", prepared, "--output", run, *TINY)
+    assert trained == json.loads((run / "scores.json").read_text())
+    assert Recipe.load(run / "recipe.yaml").data == str(prepared)
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "2"]
+    assert float(rows[-1]["mIoU"]) == pytest.approx(trained["miou"], rel=1e-5)
+    assert {"pictures.png", "classes.csv", "confusion.png"} <= set(files_below(run))
+
+    scored = result("evaluate", run, "--output", tmp_path / "report")
+    assert scored == json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert {**scored, "options": trained["options"]} == trained
+
+    predicted = result(
+        "predict", run, source / "pictures", "--output", tmp_path / "out", "--overlay", "--confidence", "true"
+    )
+    assert (predicted["pictures"], predicted["videos"], predicted["output"]) == (6, 0, str(tmp_path / "out"))
+    names = [f"{folder}/{number}.png" for folder in ("confidence", "labels") for number in range(6)]
+    overlays = [f"overlay/{number}.jpg" for number in range(6)]
+    assert files_below(tmp_path / "out") == sorted([*names, *overlays, "legend.png"])
+    labels = np.stack([np.asarray(Image.open(tmp_path / "out" / "labels" / f"{number}.png")) for number in range(6)])
+    shares = np.bincount(labels.ravel(), minlength=3) / labels.size
+    np.testing.assert_allclose([predicted["shares"][name] for name in ("sky", "tree", "road")], shares)
+    assert capsys.readouterr().err == ""
+
+
+def test_training_without_data_learns_scenes_and_a_finished_run_may_be_scored_again(tmp_path: Path) -> None:
+    assert main(["train", "--output", str(tmp_path / "run"), *TINY]) == 0
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    first = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert first["pictures"] == 2
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
+    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == first
+    again = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all((weights[name] == again[name]).all() for name in weights)
+
+
+def test_dashes_underscores_and_switches(work: Path, tmp_path: Path) -> None:
+    for number, words in enumerate((["--short-side", "64"], ["--short_side=64", "--flip"])):
+        file = tmp_path / f"{number}.json"
+        assert main(["evaluate", str(work / "run"), "--json", str(file), *words]) == 0
+        assert json.loads(file.read_text())["options"]["short_side"] == 64
+    # A switch before a file does not swallow it.
+    picture = str(work / "source" / "pictures" / "1.jpg")
+    assert main(["predict", str(work / "run"), "--overlay", picture, "--output", str(tmp_path / "out")]) == 0
+    assert files_below(tmp_path / "out") == ["labels/1.png", "legend.png", "overlay/1.jpg"]
+    # Without splits and with masks lost, --skip-unpaired needs no value either.
+    source = make_source(tmp_path / "source")
+    (source / "masks" / "3.png").unlink()
+    assert prepare(source, tmp_path / "data", "--skip-unpaired") == 0
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cssformer {cssformer.__version__}\n"
+    for words in ([], ["--help"], ["-h"], ["prepare", "--help"]):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert all(name in out and command.summary in out for name, command in COMMANDS.items())
+    for name, command in COMMANDS.items():
+        with pytest.raises(SystemExit) as stopped:
+            main([*name.split(), "--help"])
+        assert stopped.value.code == 0
+        out = capsys.readouterr().out
+        assert command.summary in out and "--json" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom cssformer.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'cv2', 'numpy', 'numba', 'lightning', 'timm', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "no command 'trian'.*`cssformer train`"),
+        (["prepare"], "`cssformer prepare folder`"),
+        (["check"], "required.*data"),
+        (["check", "a", "b"], "unrecognized arguments: b"),
+        (["predict", "run"], "required.*inputs"),
+        (["train", "--training.stepz", "3"], "'training.stepz'.*'training.steps'"),
+        (["train", "--model-chanels=3"], "'model_chanels'"),
+        (["train", "--output"], "--output"),
+        (["train", "--training.steps", "three"], "training.steps.*'three'.*int"),
+        (["train", "--training.precision", "64"], "training.precision.*'64'.*'bf16'"),
+        (["train", "--model.mean", "[1,2]"], "model.mean.*tuple"),
+        (["train", "--augment.scale", "[2,1]"], "augment.scale.*smaller number"),
+        (["train", "--training.batch_size", "0"], "training.batch_size is 0.*at least 1"),
+        (["train", "--training.workers=-1"], "training.workers is -1.*at least 0"),
+        (["train", "--training.ema", "2"], "training.ema is 2.*from 0 to 1"),
+        (["train", "--augment.crop", "[16,64]"], r"augment.crop is \[16, 64\].*at least 32"),
+        (["train", "--training.log_every", "0"], "training.log_every"),
+        (["train", "--training.validate_every", "0"], "training.validate_every"),
+        (["train", "--model.heads", "0"], "model.heads"),
+        (["train", "--seed=-1"], "seed"),
+        (["train", "--scenes.count", "0"], "count of at least 1"),
+        (["train", "--model.heads", "3"], "multiple of heads"),
+        (["train", "--model.backbone", "resnet5000"], "resnet5000.*resnet50"),
+        (["train", "--model.weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "--resume"], "recipe.yaml|no run to resume"),
+        (["evaluate", "run", "--mode", "slid"], "mode.*'slid'.*'slide'"),
+        (["evaluate", "run", "--scales", "x"], "scales.*x"),
+        (["evaluate", "no/such/model"], "no model folder no/such/model"),
+        (["evaluate", "."], r"config\.json"),
+    ],
+)
+def test_wrong_arguments(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sentence = refused(*arguments)
+    assert _matches(told, sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return re.search(pattern, text) is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("model:\n  chanels: 3\n", "mine.yaml.*'model.chanels'.*'model.channels'"),
+        ("training:\n  steps: many\n", "mine.yaml.*training.steps.*'many'"),
+        ("training:\n  steps: 0\n", "training.steps is 0"),
+        ("training: [\n", "mine.yaml is not YAML"),
+    ],
+)
+def test_wrong_configs(refused: Callable[..., str], tmp_path: Path, content: str, told: str) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(content)
+    assert _matches(told, refused("train", "--config", config, "--output", tmp_path / "run"))
+    assert files_below(tmp_path) == ["mine.yaml"]
+
+
+def _no_pictures(source: Path) -> str:
+    shutil.rmtree(source)
+    return "no folder"
+
+
+def _empty(source: Path) -> str:
+    for folder in ("pictures", "masks"):
+        shutil.rmtree(source / folder)
+        (source / folder).mkdir()
+    return "pictures holds no"
+
+
+def _without_mask(source: Path) -> str:
+    (source / "masks" / "3.png").unlink()
+    return r"3\.jpg has no mask"
+
+
+def _rogue_id(source: Path) -> str:
+    set_id(source / "masks" / "2.png", 77)
+    return "77"
+
+
+def _cut_picture(source: Path) -> str:
+    cut(source / "pictures" / "2.jpg")
+    return r"2\.jpg is truncated"
+
+
+def _cut_mask(source: Path) -> str:
+    cut(source / "masks" / "2.png")
+    return r"2\.png is truncated"
+
+
+def _no_picture(source: Path) -> str:
+    (source / "pictures" / "2.jpg").write_text("words")
+    return r"2\.jpg"
+
+
+def _other_size(source: Path) -> str:
+    cv2.imwrite(str(source / "masks" / "2.png"), np.zeros((20, 30), np.uint8))
+    return r"2\.jpg is 64x48.*2\.png is 30x20"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_no_pictures, _empty, _without_mask, _rogue_id, _cut_picture, _cut_mask, _no_picture, _other_size],
+)
+def test_prepare_refuses_a_wrong_source(
+    refused: Callable[..., str], tmp_path: Path, damage: Callable[[Path], str]
+) -> None:
+    source = make_source(tmp_path / "source")
+    told, before = damage(source), files_below(tmp_path)
+    folders = source / "pictures", source / "masks"
+    sentence = refused(
+        "prepare", "folder", "--source", *folders, "--output", tmp_path / "data", "--classes", "sky", "tree", "road"
+    )
+    assert _matches(told, sentence)
+    assert files_below(tmp_path) == before and not (tmp_path / "data").exists()
+
+
+def test_prepare_does_not_overwrite(refused: Callable[..., str], work: Path, data: Path) -> None:
+    before = files_below(data)
+    assert "exists already" in refused("prepare", "folder", "--source", work / "source", "--output", data)
+    assert files_below(data) == before
+
+
+def _first(data: Path, split: str, kind: str) -> Path:
+    return min((data / split / kind).iterdir())
+
+
+def _lost_label(data: Path) -> str:
+    _first(data, "train", "labels").unlink()
+    return "without label|has no label"
+
+
+def _outside_train(data: Path) -> str:
+    path = _first(data, "train", "labels")
+    set_id(path, 77)
+    return rf"77.*{path.name}|{path.name}.*77"
+
+
+def _outside_val(data: Path) -> str:
+    path = _first(data, "val", "labels")
+    set_id(path, 3)
+    return rf"id 3.*{path.name}|{path.name}.*id 3"
+
+
+def _truncated_train(data: Path) -> str:
+    cut(_first(data, "train", "images"))
+    return rf"{_first(data, 'train', 'images').name} is truncated"
+
+
+def _truncated_val(data: Path) -> str:
+    cut(_first(data, "val", "images"))
+    return rf"{_first(data, 'val', 'images').name} is truncated"
+
+
+def _no_split(data: Path) -> str:
+    shutil.rmtree(data / "val")
+    return "no folder .*val"
+
+
+def _empty_split(data: Path) -> str:
+    for path in (data / "train" / "images").iterdir():
+        path.unlink()
+    return "images holds no pictures"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_lost_label, _outside_train, _outside_val, _truncated_train, _truncated_val, _no_split, _empty_split],
+)
+def test_check_tells_and_training_refuses_before_it_starts(
+    refused: Callable[..., str],
+    capfd: pytest.CaptureFixture[str],
+    data: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], str],
+) -> None:
+    told = damage(data)
+    assert main(["check", str(data), "--json", str(tmp_path / "check.json")]) == 1
+    errors = json.loads((tmp_path / "check.json").read_text())["errors"]
+    assert any(_matches(told, error) for error in errors)
+    out = capfd.readouterr().out
+    assert all(f"error: {error}\n" in out for error in errors)
+    assert _matches(told, refused("train", "--data", data, "--output", tmp_path / "run", *TINY))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, "classes: [", "classes: {0: {name: a}, 2: {name: b}}", "ignore: 7"])
+def test_a_folder_without_sound_description(
+    refused: Callable[..., str], data: Path, tmp_path: Path, content: str | None
+) -> None:
+    (data / "dataset.yaml").unlink()
+    if content is not None:
+        (data / "dataset.yaml").write_text(content)
+    assert "dataset.yaml" in refused("check", data)
+    assert "dataset.yaml" in refused("train", "--data", data, "--output", tmp_path / "run", *TINY)
+
+
+def test_missing_and_empty_data_folders(refused: Callable[..., str], work: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out.txt").touch()
+    for folder, told in (("nowhere", "no folder"), ("empty", "not a prepared folder")):
+        for command in (
+            ["check"],
+            ["train", "--output", tmp_path / "run", "--data"],
+            ["evaluate", work / "run", "--data"],
+        ):
+            assert told in refused(*command, tmp_path / folder)
+    assert "no file or folder" in refused("predict", work / "run", tmp_path / "nowhere", "--output", tmp_path / "out")
+    assert "holds no pictures" in refused("predict", work / "run", tmp_path / "empty", "--output", tmp_path / "out")
+    assert files_below(tmp_path) == ["out.txt"] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_picture_that_a_loading_process_cannot_read_is_one_sentence(
+    refused: Callable[..., str], work: Path, data: Path, tmp_path: Path, split: str
+) -> None:
+    # The ends of these files are sound, so that only decoding finds the damage.
+    for path in (data / split / "images").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[:200] + b"\xff\xd9")
+    words = [*TINY[:-1], "1"]
+    sentence = refused("train", "--data", data, "--output", tmp_path / "run", *words)
+    assert f"{data / split / 'images'}" in sentence and ".jpg" in sentence
+    assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "scores.json").exists()
+    sentence = refused("evaluate", work / "run", "--data", data, "--split", split, "--output", tmp_path / "report")
+    assert f"{data / split / 'images'}" in sentence
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_start_again(
+    refused: Callable[..., str], work: Path, data: Path, tmp_path: Path
+) -> None:
+    for path in (data / "train" / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:200] + b"\xff\xd9")
+    words = ["train", "--data", str(data), "--output", str(tmp_path / "run"), *TINY]
+    refused(*words)
+    shutil.rmtree(data)
+    shutil.copytree(work / "data", data)
+    assert main(words) == 0
+
+
+def test_damaged_pictures_are_not_predicted(refused: Callable[..., str], work: Path, tmp_path: Path) -> None:
+    pictures = shutil.copytree(work / "source" / "pictures", tmp_path / "pictures")
+    cut(pictures / "2.jpg")
+    output = tmp_path / "out"
+    assert "2.jpg" in refused("predict", work / "run", pictures / "2.jpg", "--output", output)
+    assert not output.exists()
+    assert "2.jpg" in refused("predict", work / "run", pictures, "--output", output)
+    # What was written before is whole.
+    assert files_below(output) == ["labels/0.png", "labels/1.png"]
+    for file in files_below(output):
+        Image.open(output / file).load()
+
+
+def test_pictures_smaller_than_the_crop_just_work(work: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", str(work / "data"), "--output", str(tmp_path / "run"), *TINY]
+    assert main([*words, "--augment.crop", "[96,128]", "--evaluation.mode", "slide"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--mode", "slide", "--crop", "[128,96]"]) == 0
+
+
+def test_other_classes(refused: Callable[..., str], work: Path, data: Path, tmp_path: Path) -> None:
+    sentence = refused("evaluate", work / "run", "--data", work / "data5", "--output", tmp_path / "report")
+    assert "3 classes" in sentence and " 5" in sentence
+    assert not (tmp_path / "report").exists()
+    # The data of a run are changed under it.
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(data), "--output", str(run), *TINY]) == 0
+    shutil.rmtree(data)
+    shutil.copytree(work / "data5", data)
+    before = {file: (run / file).stat().st_mtime_ns for file in files_below(run)}
+    sentence = refused("train", "--output", run, "--resume")
+    assert "3 classes" in sentence and " 5" in sentence
+    assert {file: (run / file).stat().st_mtime_ns for file in files_below(run)} == before
+
+
+@pytest.mark.parametrize("damage", ["head", "config", "cut", "words"])
+def test_damaged_models(refused: Callable[..., str], work: Path, tmp_path: Path, damage: str) -> None:
+    model = Path(shutil.copytree(work / "run" / "model", tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    if damage == "head":
+        config.update(num_classes=5, classes=None, colours=None)
+    elif damage == "config":
+        config["chanels"] = 3
+    (model / "config.json").write_text("{" if damage == "words" else json.dumps(config))
+    if damage == "cut":
+        cut(model / "model.safetensors")
+    sentence = refused("predict", model, work / "source" / "pictures", "--output", tmp_path / "out")
+    assert "model" in sentence
+    assert damage != "head" or ("3 classes" in sentence and "5" in sentence)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("device", ["gpu7", "cuda:99"])
+def test_a_device_that_is_not_there(
+    refused: Callable[..., str], work: Path, tmp_path: Path, command: str, device: str
+) -> None:
+    inputs = [work / "source" / "pictures", "--output", tmp_path / "out"] if command == "predict" else []
+    assert f"'{device}'" in refused(command, work / "run", *inputs, "--device", device)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_a_model_without_run(refused: Callable[..., str], work: Path) -> None:
+    assert "give --data" in refused("evaluate", work / "run" / "model")
+    assert main(["evaluate", str(work / "run" / "model"), "--data", str(work / "data")]) == 0
+    assert "test" in refused("evaluate", work / "run", "--split", "test")
+
+
+def test_a_run_is_not_overwritten(refused: Callable[..., str], work: Path) -> None:
+    before = {file: (work / "run" / file).stat().st_mtime_ns for file in files_below(work / "run")}
+    assert "--resume" in refused("train", "--output", work / "run", *TINY)
+    assert {file: (work / "run" / file).stat().st_mtime_ns for file in files_below(work / "run")} == before
+
+
+def _commands(work: Path, output: Path) -> dict[str, list[object]]:
+    """Every command that writes, into ``output``."""
+    source = work / "source"
+    return {
+        "prepare": ["prepare", "folder", "--source", source / "pictures", source / "masks", "--output", output],
+        "train": ["train", "--data", work / "data", "--output", output, *TINY],
+        "evaluate": ["evaluate", work / "run", "--output", output],
+        "predict": ["predict", work / "run", source / "pictures", "--output", output, "--overlay"],
+        "json": ["check", work / "data", "--json", output / "check.json"],
+    }
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "json"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_an_output_that_cannot_be_written(
+    refused: Callable[..., str], work: Path, tmp_path: Path, command: str, place: str
+) -> None:
+    if place.startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("there is no /proc")
+    (tmp_path / "file").write_text("kept")
+    output = tmp_path / place
+    assert str(output) in refused(*_commands(work, output)[command])
+    assert (tmp_path / "file").read_text() == "kept" and files_below(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("file systems cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "json"])
+def test_a_full_disk(refused: Callable[..., str], work: Path, full_disk: Path, command: str) -> None:
+    # Training has a megabyte, which is enough for all but the checkpoint; the others have nothing.
+    if command != "train":
+        with (full_disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+    sentence = refused(*_commands(work, full_disk / "out")[command])
+    assert "No space left" in sentence and str(full_disk / "out") in sentence
+    written = {file for file in files_below(full_disk) if "tensorboard" not in file}
+    assert written == ({"out/recipe.yaml", "out/metrics.csv"} if command == "train" else {"filler"})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder(refused: Callable[..., str], work: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    for command in _commands(work, tmp_path / "out").values():
+        assert "Permission denied" in refused(*command)
+    tmp_path.chmod(0o700)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "--output", str(run), *TINY, "--training.steps", "5000", "--training.validate_every", "5000"]
+    arguments += ["--training.workers", "1"]
+    with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        timer = threading.Timer(120, process.kill)
+        timer.start()
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("step ") for line in lines)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+        timer.cancel()
+    assert (process.returncode, errors) == (
+        130,
+        f"Stopped; continue with: cssformer train --output {run} --resume\n",
+    )
+    assert not (run / "model").exists()
+    # The rest of 5000 steps would take too long: the recipe is shortened to two steps more.
+    recipe, steps = Recipe.load(run / "recipe.yaml"), _last_step(run) + 2
+    recipe.training.steps = steps
+    recipe.save(run / "recipe.yaml")
+    assert main(["train", "--output", str(run), "--resume"]) == 0
+    assert _last_step(run) == steps
+    assert (run / "model" / "model.safetensors").is_file()
+
+
+def _last_step(run: Path) -> int:
+    with (run / "metrics.csv").open() as file:
+        return max(int(row["step"]) for row in csv.DictReader(file))
+
+
+def test_the_program_itself(tmp_path: Path) -> None:
+    """Another process, in whose standard error nothing else may stand."""
+    for arguments, told in ((["check", "nowhere"], "no folder nowhere"), (["trian"], "train")):
+        done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and told in one_sentence(done.stderr) and done.stdout == ""
+    done = subprocess.run(
+        [*PROGRAM, "train", "--output", "file/run", *TINY[:-1], "1"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
