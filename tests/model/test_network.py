@@ -95,6 +95,16 @@ def test_cost_over_the_baseline_is_the_papers(swin: CSSFormer) -> None:
     assert counts["fusion"] == pytest.approx(20.05, rel=0.001)
 
 
+def test_the_network_starts_as_its_baseline() -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = model(images)
+        model.augmentation = model.enhancement = model.fusion = None
+        torch.testing.assert_close(model(images), whole)
+
+
 def parameters(module: nn.Module | None) -> int:
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
@@ -133,6 +143,8 @@ def test_every_token_can_look_at_every_scale() -> None:
     """After MSFE and CSF one pixel of the finest map depends on the whole pyramid."""
     torch.manual_seed(0)
     model = CSSFormer(**SMALL, augmentation=False).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
     maps = [torch.randn(1, 16 // s, 16 // s, 32, requires_grad=True) for s in (1, 2, 4, 8)]
     model.look_across_scales(maps, model.enhancement, model.fusion)[0][0, 4, 4].sum().backward()
     assert all(feature.grad is not None and feature.grad.abs().sum() > 0 for feature in maps)

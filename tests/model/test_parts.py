@@ -32,10 +32,17 @@ def bilinear_at(feature_HWD: Tensor, x: float, y: float) -> Tensor:
     return value
 
 
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    """Zero-initialised layers would hide mistakes."""
+    torch.manual_seed(1)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return module
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 12), (33, 2)])
 def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    module = ChannelAugmentation(CHANNELS)
+    module = randomised(ChannelAugmentation(CHANNELS))
     feature = torch.randn(2, CHANNELS, *size)
 
     contexts = [feature]
@@ -92,14 +99,6 @@ def test_offsets_start_as_a_star_around_the_token_and_learn_from_content() -> No
     torch.testing.assert_close(offsets[0, 0].sum(dim=0), torch.zeros(2, POINTS, 2), atol=1e-5, rtol=0)
     offsets.square().sum().backward()
     assert module.weight.grad is not None and module.weight.grad.abs().sum() > 0
-
-
-def randomised(module: torch.nn.Module) -> torch.nn.Module:
-    """Zero-initialised layers would hide mistakes."""
-    torch.manual_seed(1)
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    return module
 
 
 def test_enhancement_equals_the_formula_written_with_loops() -> None:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cssformer.model.tokens import silent
+
 POOLED_SIZES = (1, 2, 3, 6)
 
 
@@ -21,7 +23,7 @@ class ChannelAugmentation(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(nn.Linear(channels, channels // 4) for _ in POOLED_SIZES)
-        self.fuse = nn.Linear(2 * channels, channels)
+        self.fuse = silent(nn.Linear(2 * channels, channels))
         self.gate = nn.Sequential(
             nn.Linear(channels, channels // 2), nn.ReLU(), nn.Linear(channels // 2, channels), nn.Sigmoid()
         )

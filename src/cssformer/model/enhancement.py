@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes
+from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, silent
 from cssformer.sampling import sample_sum
 
 
@@ -20,12 +20,10 @@ class MultiScaleEnhancement(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.offsets = SamplingOffsets(channels, heads, levels, points)
-        self.weights = nn.Linear(channels, heads * levels * points)
+        self.weights = silent(nn.Linear(channels, heads * levels * points))
         self.value = nn.Linear(channels, channels)
-        self.output = nn.Linear(channels, channels)
+        self.output = silent(nn.Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
-        nn.init.zeros_(self.weights.weight)
-        nn.init.zeros_(self.weights.bias)
 
     def forward(self, tokens: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
         """T (B, N, C), its shapes and its places on every scale (N, L, 2) -> E (B, N, C)."""

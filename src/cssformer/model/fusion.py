@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes
+from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, silent
 from cssformer.sampling import sample_attend
 
 
@@ -23,7 +23,7 @@ class CrossScaleFusion(nn.Module):
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
         self.value = nn.Linear(channels, channels)
-        self.output = nn.Linear(channels, channels)
+        self.output = silent(nn.Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
 
     def forward(self, queries: Tensor, enhanced: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tenso
 class SamplingOffsets(nn.Linear):
     """The linear layer W_Δ: where each token looks on each scale, in pixels of that scale.
 
-    At the start head m looks along the direction 2πm/M, its K points evenly spread from the token itself to
-    ``radius`` pixels away, the same for every token and every scale.
+    At the start head m looks along the direction 2πm/M, its K points ``radius``/K pixels apart from the
+    token itself outwards, the same for every token and every scale.
     """
 
     radius = 4.0
@@ -77,5 +77,15 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, channels: int) -> None:
         super().__init__(
-            nn.LayerNorm(channels), nn.Linear(channels, 4 * channels), nn.ReLU(), nn.Linear(4 * channels, channels)
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 4 * channels),
+            nn.ReLU(),
+            silent(nn.Linear(4 * channels, channels)),
         )
+
+
+def silent(layer: nn.Linear) -> nn.Linear:
+    """The layer with weights and bias 0. As a residual branch's last layer: the network starts as its baseline."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
