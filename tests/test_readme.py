@@ -1,0 +1,75 @@
+"""What the README and docs/ tell people to type, import and read is there."""
+
+import re
+import shlex
+import textwrap
+from importlib import import_module
+from pathlib import Path
+from types import CodeType, ModuleType
+
+import pytest
+
+from cssformer.cli import _find_command, _parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Page and command of every `cssformer ...` in code blocks, fenced or indented; a backslash continues a line."""
+    found = []
+    for page, text in TEXTS.items():
+        indented = FENCE.sub(lambda block: textwrap.indent(block["body"], "    "), text)
+        joined = re.sub(r"\\\n\s*", " ", indented)
+        for line in re.findall(r"^ {4,}(?:\$ )?(?:\w+=\S+ )*(?:\.venv/bin/)?(cssformer .+)$", joined, re.MULTILINE):
+            found.append((page, line))
+    return found
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    return [
+        (page, found["body"]) for page, text in TEXTS.items() for found in FENCE.finditer(text) if found[2] == "python"
+    ]
+
+
+def links() -> list[tuple[str, str]]:
+    return [
+        (page, target)
+        for page, text in TEXTS.items()
+        for match in re.finditer(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", FENCE.sub("", text))
+        for target in (match[1] or match[2],)
+        if not re.match(r"[a-z]+:|#", target)
+    ]
+
+
+def test_something_is_found() -> None:
+    assert len(command_lines()) >= 5 and python_blocks() and links()
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_commands_parse(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Configs are named relative to the repository.
+    monkeypatch.chdir(ROOT)
+    words = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
+    if {"--help", "--version"} & set(words):
+        return
+    name, command = _find_command(words)
+    assert command is not None
+    _parse(command, " ".join(name), words[len(name) :])
+
+
+@pytest.mark.parametrize(("page", "body"), python_blocks())
+def test_python_compiles_and_its_imports_exist(page: str, body: str) -> None:
+    assert isinstance(compile(body, page, "exec"), CodeType)
+    imports = re.findall(r"^from (cssformer[\w.]*) import (.+?)(?: +#.*)?$", body, re.MULTILINE)
+    for module, names in imports:
+        for name in names.split(","):
+            home = import_module(module)
+            assert isinstance(home, ModuleType) and hasattr(home, name.split(" as ")[0].strip()), f"{module}.{name}"
+
+
+@pytest.mark.parametrize(("page", "target"), links())
+def test_links_lead_to_files(page: str, target: str) -> None:
+    assert (ROOT / page).parent.joinpath(target.partition("#")[0]).exists(), f"{page} links to {target}"
