@@ -155,6 +155,8 @@ def _train(options: "Namespace") -> int:
 
     recipe = Recipe.from_options(options)
     if options.resume:
+        if recipe != Recipe(output=recipe.output):
+            raise UserError("--resume goes on by the run's own recipe; leave out all options but --output and --json.")
         recipe = dataclasses.replace(Recipe.load(Path(recipe.output) / RECIPE), output=recipe.output)
     try:
         evaluation = train(recipe, options.resume)
@@ -204,12 +206,13 @@ def _evaluate(options: "Namespace") -> int:
     given = {"mode": options.mode, "crop": options.crop, "short_side": options.short_side}
     predictor = Predictor.from_pretrained(options.model, options.device, **given)
     model = predictor.model
-    if options.data is not None:
-        data: Any = SegmentationFolder(options.data, options.split)
+    folder = options.data or recipe.data
+    if folder is not None:
+        data: Any = SegmentationFolder(folder, options.split)
     elif not saved.is_file():
         raise UserError(f"{options.model} is no run folder, so its data is not known; give --data DIR.")
-    elif recipe.data is not None:
-        data = SegmentationFolder(recipe.data, options.split)
+    elif options.split != "val":
+        raise UserError(f"Generated scenes have no split {options.split!r} to score; take val.")
     else:
         data = datasets(recipe)[1]
     evaluation = evaluate(model, data, scales=options.scales, flip=options.flip, **predictor.options)

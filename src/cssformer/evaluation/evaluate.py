@@ -169,10 +169,13 @@ def evaluate(
     Raises:
         UserError: a picture cannot be read, has no label, or the model and the data have different classes.
     """
-    classes = len(dataset.info.classes)
-    known = getattr(model, "num_classes", classes)
-    if known != classes:
-        raise UserError(f"The model knows {known} classes but the data has {classes}; evaluate on the data it is for.")
+    known, classes = getattr(model, "classes", None), dataset.info.classes
+    count = getattr(model, "num_classes", len(classes))
+    if count != len(classes):
+        raise UserError(f"The model knows {count} classes but the data has {len(classes)}; evaluate on data it is for.")
+    if known is not None and known != classes:
+        index = next(index for index in range(count) if known[index] != classes[index])
+        raise UserError(f"Class {index} is {known[index]!r} for the model but {classes[index]!r} in the data.")
     if not len(dataset):
         raise UserError("There is no picture to evaluate on.")
     scorer = Scorer(dataset.info)
