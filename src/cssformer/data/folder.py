@@ -199,9 +199,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return decode_image(read_bytes(path), path)
 
 
-def decode_image(data: bytes, path: Path) -> NDArray[np.uint8]:
-    """Decode a picture's bytes as ``read_image`` does; ``path`` is named in the error."""
-    pixels = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, path)
+def decode_image(data: bytes, path: Path, upright: bool = False) -> NDArray[np.uint8]:
+    """Decode a picture's bytes to RGB uint8 (H, W, 3), as stored or ``upright`` as its EXIF data say.
+
+    Raises:
+        UserError: no picture, or truncated; ``path`` is named.
+    """
+    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = _decode(data, cv2.IMREAD_COLOR | orientation, path)
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
     return pixels
 

@@ -91,14 +91,6 @@ def resize(array: NDArray, size: tuple[int, int]) -> NDArray:
     return cv2.resize(array, size[::-1], interpolation=method)
 
 
-def resize_short_side(sample: Sample, side: int) -> Sample:
-    """Resize image and label so that the shorter side has ``side`` pixels, the shape kept."""
-    height, width = sample.image.shape[:2]
-    factor = side / min(height, width)
-    size = round(height * factor), round(width * factor)
-    return Sample(sample.name, resize(sample.image, size), None if sample.label is None else resize(sample.label, size))
-
-
 def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Change brightness, contrast, saturation and hue of an RGB image (H, W, 3), each with probability 1/2.
 

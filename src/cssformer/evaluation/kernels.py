@@ -1,28 +1,16 @@
 """What the CPU does per pixel, compiled: labels and probabilities from class scores at stride 4, and counts of labels.
 
-The kernels are serial and release the GIL; threads around them share the rows. Numba's own parallel layers either crash
-when two threads call them or bring a second OpenMP pool that fights torch's for the cores.
-
 Everywhere ``scores`` is (C, n, w) float32, and ``rows`` and ``columns`` are the two neighbours of each sampled row or
 column and the weight of the second.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.compiled import compiled
+
 Scores = NDArray[np.float32]
 Axis = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled

@@ -34,26 +34,26 @@ class Segmentation(NamedTuple):
     confidence: Tensor | None
 
 
-class Samples(NamedTuple):
+class Taps(NamedTuple):
     """Where output pixels lie between cells along one axis: two neighbours and the weight of the second, each (n,)."""
 
     low: Tensor
     high: Tensor
     weight: Tensor
 
-    def between(self, first: int, last: int) -> "Samples":
-        return Samples(*(part[first:last] for part in self))
+    def between(self, first: int, last: int) -> "Taps":
+        return Taps(*(part[first:last] for part in self))
 
     def arrays(self) -> kernels.Axis:
         return self.low.numpy(), self.high.numpy(), self.weight.numpy()
 
 
-def samples(cells: int, size: int, output: int, device: torch.device) -> Samples:
+def taps(cells: int, size: int, output: int, device: torch.device) -> Taps:
     """Where ``output`` pixels stretched over an input of ``size`` pixels lie on the ``cells`` that cover it."""
     position = ((torch.arange(output, dtype=torch.float64) + 0.5) * (size / output / STRIDE) - 0.5).clamp(0, cells - 1)
     low = position.long()
     high = (low + 1).clamp(max=cells - 1)
-    return Samples(low.to(device), high.to(device), (position - low).float().to(device))
+    return Taps(low.to(device), high.to(device), (position - low).float().to(device))
 
 
 class View:
@@ -76,11 +76,11 @@ class View:
     def place(self, output_size: tuple[int, int]) -> None:
         """Set the size (H, W) of the output on which the rows of this view will be sampled."""
         device = self.held.device
-        self.rows = samples(self.cells[0], self.height, output_size[0], device)
-        columns = samples(self.cells[1], self.width, output_size[1], device)
-        self.columns = Samples(*(part.flip(0) for part in columns)) if self.mirrored else columns
+        self.rows = taps(self.cells[0], self.height, output_size[0], device)
+        columns = taps(self.cells[1], self.width, output_size[1], device)
+        self.columns = Taps(*(part.flip(0) for part in columns)) if self.mirrored else columns
 
-    def advance(self, top: int, bottom: int) -> tuple[Tensor, Samples]:
+    def advance(self, top: int, bottom: int) -> tuple[Tensor, Taps]:
         """The coarse rows that output rows top..bottom-1 need, (B, C, n, w), and where the output rows lie on them."""
         rows = self.rows.between(top, bottom)
         first, last = int(rows.low[0]), int(rows.high[-1])
@@ -88,7 +88,7 @@ class View:
             kept = self.held[:, :, max(first - self.top, 0) :]
             self.top += self.held.shape[2] - kept.shape[2]
             self.held = torch.cat([kept, self._next()], dim=2)
-        return self.held, Samples(rows.low - self.top, rows.high - self.top, rows.weight)
+        return self.held, Taps(rows.low - self.top, rows.high - self.top, rows.weight)
 
     def _next(self) -> Tensor:
         return next(self.blocks).float().contiguous()
@@ -168,7 +168,7 @@ def segment_on_threads(views: Sequence[View], labels: Tensor, best: Tensor | Non
 
 
 def _segment_piece(
-    views: Sequence[tuple[Tensor, Samples, Samples]],
+    views: Sequence[tuple[Tensor, Taps, Taps]],
     index: int,
     top: int,
     labels: NDArray[np.int32],

@@ -6,23 +6,20 @@ W + 1 pixels apart, so the zero right of one row is the zero left of the next.
 
 Work is cut into tasks that write disjoint memory, whatever the number of threads: forward, a run of queries of one
 head; backward into the maps, one head's level. So every result has the same bits for any number of threads.
-
-Kernels release the GIL and run on plain Python threads. Numba's own parallel layers are not used: one of them crashes
-when two threads call it, the other brings a second OpenMP pool that fights torch's for the cores.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cssformer.compiled import compiled
 from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, load, prefetch, store, zero
 
 Floats = NDArray[np.float32]
@@ -36,17 +33,10 @@ _ONE = np.float32(1)
 _LINE = 16  # floats in a cache line
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        return njit(nogil=True, error_model="numpy")(function)
-
-
 # ---------------------------------------------------------------- where a position falls
 
 
-@_kernel
+@compiled
 def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int, np.float32, np.float32]:
     """The padded pixel of the upper left corner and the fractions beyond it; pixel -1 if nothing can be sampled."""
     # Written so that NaN is outside. A branch, not a select: guessed right, it lets the gather start before the
@@ -58,7 +48,7 @@ def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int
     return np.int32(-1), np.float32(0), np.float32(0)
 
 
-@_kernel
+@compiled
 def _bilinear(
     upper_left: np.float32,
     upper_right: np.float32,
@@ -73,7 +63,7 @@ def _bilinear(
     return upper_left + fx * upper + fy * down, upper + fy * (lower - upper), down
 
 
-@_kernel
+@compiled
 def _place(
     positions: Floats,
     at: int,
@@ -108,14 +98,14 @@ def _place(
                 corners[3, p] = 0
 
 
-@_kernel
+@compiled
 def _announce(floats: Floats, start: int, count: int) -> None:
     """Bring the next query's part nearer: heads lie a page apart, too far for the machine to guess."""
     for offset in range(start, start + count, _LINE):
         prefetch(floats, offset)
 
 
-@_kernel
+@compiled
 def _exp(x: np.float32) -> np.float32:
     """exp(x) for x <= 0 to 2 units in the last place; arithmetic alone, so that LLVM can do many at a time."""
     x = np.float32(-87) if x < np.float32(-87) else x
@@ -130,7 +120,7 @@ def _exp(x: np.float32) -> np.float32:
     return series * np.int32((np.int32(whole) + 127) << 23).view(np.float32)
 
 
-@_kernel
+@compiled
 def _softmax(logits: Floats) -> None:
     """Softmax of one query's logits, in place. NaN gives NaN."""
     largest = logits[0]
@@ -160,7 +150,7 @@ class _Kernels(NamedTuple):
 
 @cache
 def _kernels(D: int) -> _Kernels:
-    @_kernel
+    @compiled
     def pack(
         source: Floats, levels: Ints, packed: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
     ) -> None:
@@ -177,7 +167,7 @@ def _kernels(D: int) -> _Kernels:
             for m in range(M):
                 store(packed, (at + m * padded) * width, load(source, (pixel * M + m) * D, D))
 
-    @_kernel
+    @compiled
     def unpack(
         packed: Floats, levels: Ints, target: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
     ) -> None:
@@ -194,7 +184,7 @@ def _kernels(D: int) -> _Kernels:
             for m in range(M):
                 store(target, (pixel * M + m) * D, load(packed, (at + m * padded) * width, D))
 
-    @_kernel
+    @compiled
     def sum_forward(
         value: Floats,
         levels: Ints,
@@ -232,7 +222,7 @@ def _kernels(D: int) -> _Kernels:
                         lower_right = add_scaled(lower_right, corners[3, p], load(value, at + below + D, D))
                 store(out, query * D, add(add(upper_left, upper_right), add(lower_left, lower_right)))
 
-    @_kernel
+    @compiled
     def sum_backward(
         grad: Floats,
         value: Floats,
@@ -296,7 +286,7 @@ def _kernels(D: int) -> _Kernels:
                         grad_positions[2 * p] = 0
                         grad_positions[2 * p + 1] = 0
 
-    @_kernel
+    @compiled
     def attend_forward(
         queries: Floats,
         maps: Floats,
@@ -353,7 +343,7 @@ def _kernels(D: int) -> _Kernels:
                     even = add_scaled(even, logits[L * K - 1], load(sampled, (L * K - 1) * D, D))
                 store(out, query * D, add(even, odd))
 
-    @_kernel
+    @compiled
     def attend_queries(
         grad: Floats,
         queries: Floats,
@@ -441,7 +431,7 @@ def _kernels(D: int) -> _Kernels:
                     grad_query = add_scaled(grad_query, grad_logit, load(sampled, p * D, D))
                 store(grad_queries, query * D, grad_query)
 
-    @_kernel
+    @compiled
     def attend_maps(
         grad: Floats,
         queries: Floats,

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cssformer.data.folder import distinct_colours, is_truncated
+from cssformer.data.folder import decode_image, distinct_colours, read_bytes
 from cssformer.errors import UserError
 from cssformer.evaluation import drawing
 from cssformer.evaluation.inference import predict
@@ -136,25 +135,9 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def read_picture(path: Path) -> Picture:
-    """Decode a picture of any kind to RGB uint8 (H, W, 3), upright as its EXIF data say.
-
-    Raises:
-        UserError: the file is missing, damaged or no picture.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from error
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if decoded is None or is_truncated(data):
-        raise UserError(f"{path} cannot be read as a picture: it is damaged, cut short or of another kind.")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
 def _pixels(image: str | Path | Image.Image | Picture) -> Picture:
     if isinstance(image, str | Path):
-        return read_picture(Path(image))
+        return decode_image(read_bytes(Path(image)), Path(image), upright=True)
     pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"an image must be RGB uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")
