@@ -163,6 +163,8 @@ def _train(options: "Namespace") -> int:
     except Interrupted:
         print(f"Stopped; continue with: cssformer train --output {recipe.output} --resume", file=sys.stderr)
         return 130
+    if evaluation is None:
+        return 0
     _show_scores(evaluation)
     print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
     _write_json(options, evaluation.as_dict())

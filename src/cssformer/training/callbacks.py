@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
@@ -71,6 +71,13 @@ class ResumePoint(Checkpoint):
         trainer.save_checkpoint(self.path)
         if self.stop_asked and trainer.global_step < trainer.max_steps:
             raise Interrupted
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, but a run folder that was moved keeps its best score."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class WholeCheckpoints(TorchCheckpointIO):

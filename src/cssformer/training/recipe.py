@@ -73,7 +73,7 @@ class Model:
     """C, the decoder's width; the paper uses 256."""
     heads: int = 4
     """M, the attention heads of MSFE and CSF; the paper uses 8."""
-    points: int = 8
+    points: int = 4
     """K, sampled places per head and scale; the paper uses 16."""
     augmentation: bool = True
     """CIA, Channel Information Augmentation."""

@@ -1,5 +1,6 @@
 """From a recipe to a run folder: data, network, Lightning's trainer, the score."""
 
+import dataclasses
 import logging
 import warnings
 from functools import partial
@@ -9,8 +10,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import DataLoader
 
@@ -23,7 +25,7 @@ from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
 from cssformer.model.pretrained import RUN_MODEL
 from cssformer.serving.predictor import best_device
-from cssformer.training.callbacks import Interrupted, Progress, ResumePoint, WholeCheckpoints
+from cssformer.training.callbacks import BestCheckpoint, Interrupted, Progress, ResumePoint, WholeCheckpoints
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.task import SegmentationTask
@@ -35,7 +37,7 @@ Dataset = Scenes | SegmentationFolder
 __all__ = ["Interrupted", "build_model", "datasets", "train"]
 
 
-def train(recipe: Recipe, resume: bool = False, console: Console | None = None) -> Evaluation:
+def train(recipe: Recipe, resume: bool = False, console: Console | None = None) -> Evaluation | None:
     """Train by the recipe and leave a run folder.
 
     The folder holds ``recipe.yaml`` (resolved), ``model/`` (the best validated weights, for ``from_pretrained``),
@@ -48,13 +50,17 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
         console: where progress goes; the terminal by default.
 
     Returns:
-        The evaluation of the best weights on the validation split.
+        The evaluation of the best weights on the validation split; None in all processes but the first where
+        several devices train.
 
     Raises:
         UserError: the recipe asks for what cannot be, or files are missing, wrong or not writable.
         Interrupted: someone asked to stop; call again with ``resume``.
     """
     console = console or Console()
+    if recipe.data is not None:
+        # The saved recipe must find its data from any folder.
+        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
     run = Path(recipe.output)
     checkpoint = _checkpoint(run, resume)
     start = int(checkpoint["global_step"]) if checkpoint else 0
@@ -62,10 +68,14 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
     model = build_model(recipe, train_data)
     if checkpoint:
         _require_same_classes(checkpoint, model, run)
-    recipe.save(run / RECIPE)
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if first:
+        recipe.save(run / RECIPE)
     try:
         if start < recipe.training.steps:
             _fit(recipe, model, train_data, val_data, start, console)
+        if not first:
+            return None
         _keep_best(model, run)
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
@@ -147,7 +157,7 @@ def _fit(
     warnings.filterwarnings("ignore", module="lightning.*")
     resume_point = ResumePoint(run / LAST, training.validate_every)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    best = ModelCheckpoint(run / "checkpoints", Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
+    best = BestCheckpoint(run / "checkpoints", Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
     callbacks: list[Callback] = [progress, best, resume_point]
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
