@@ -11,6 +11,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
+	rm -rf runs/demo
 	$(BIN)/cssformer train --output runs/demo
 
 test: install
