@@ -188,6 +188,9 @@ def test_loading_tells_plainly_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_classes": 7}))
     with pytest.raises(UserError, match=r"5 classes.*says 7"):
         CSSFormer.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "backbone_args": {"checkpoint_path": "/etc/passwd"}}))
+    with pytest.raises(UserError, match="asks for other files by 'checkpoint_path'"):
+        CSSFormer.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot be read"):
         CSSFormer.from_pretrained(tmp_path)

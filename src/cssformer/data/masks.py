@@ -16,6 +16,9 @@ from cssformer.data.folder import DatasetInfo, distinct_colours, read_bytes, req
 from cssformer.errors import UserError
 
 Colour = tuple[int, int, int]
+MOST_COLOURS = 65536
+"""Of one mask; a picture with more is no mask, and remembering the colours of many would fill the memory."""
+
 # Values of a mask, by which its classes are told: ids, or colours packed as 0xRRGGBB.
 Reader = Callable[[bytes, Path], NDArray[Any]]
 _MOST_CLASSES = 1000
@@ -120,6 +123,8 @@ def survey(path: Path) -> Survey:
         mode, palette = picture.mode, picture.getpalette() if picture.mode == "P" else None
     if mode in ("RGB", "RGBA"):
         colours = values_of(read_colours(data, path))
+        if len(colours) > MOST_COLOURS:
+            raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
         grey = all(value % 0x010101 == 0 for value in colours)
         return Survey(frozenset(value & 255 for value in colours) if grey else None, colours)
     ids = values_of(read_ids(data, path))

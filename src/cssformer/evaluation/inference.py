@@ -171,9 +171,11 @@ def _looks(size: int, window: int, offsets: list[int]) -> Tensor:
 
 
 def _resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear, with anti-aliasing; uint8 images stay uint8."""
+    """Bilinear, with anti-aliasing; on the CPU uint8 images stay uint8, other devices know floats only."""
     if (height, width) == images.shape[2:]:
         return images
+    if images.dtype == torch.uint8 and images.device.type != "cpu":
+        images = images.float() / 255
     return F.interpolate(images, size=(max(1, height), max(1, width)), mode="bilinear", antialias=True)
 
 

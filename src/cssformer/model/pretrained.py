@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RUN_MODEL = "model"
 """Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
+FILE_ARGUMENTS = {
+    "pretrained",
+    "weights",
+    "checkpoint_path",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+}
 Network = TypeVar("Network", bound="CSSFormer")
 
 
@@ -44,7 +52,10 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
         else:
             config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
             weights_path = Path(hf_hub_download(str(source), WEIGHTS, **hub_args))
-        return json.loads(config_path.read_text()), load_file(weights_path)
+        config = json.loads(config_path.read_text())
+        if not isinstance(config, dict):
+            raise UserError(f"{config_path} does not hold a model's configuration.")
+        return config, load_file(weights_path)
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise UserError(f"There is no model folder {source}, nor can it be had from the Hugging Face hub.") from error
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -54,6 +65,10 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
 
 
 def build(network: type[Network], config: dict[str, Any], state: dict[str, Tensor], source: str | Path) -> Network:
+    # A config may come from anybody: nothing in it may make timm load or fetch a file.
+    refused = sorted({*config, *config.get("backbone_args", {})} & FILE_ARGUMENTS)
+    if refused:
+        raise UserError(f"{source}/{CONFIG} asks for other files by {refused[0]!r}; take it out.")
     try:
         model = network(**config)
     except (TypeError, ValueError) as error:
