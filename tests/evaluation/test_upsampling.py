@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cssformer.evaluation import upsampling
-from cssformer.evaluation.upsampling import View, labels_from_coarse, segment, segment_coarse
+from cssformer.evaluation.upsampling import View, segment, segment_coarse
 
 
 def coarse_map(seed: int, classes: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -36,7 +36,7 @@ sides = st.integers(1, 90)
 @given(st.integers(0, 1000), st.integers(1, 30), sides, sides, st.integers(1, 2))
 def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: int, width: int, batch: int) -> None:
     coarse = coarse_map(seed, classes, height, width, batch)
-    labels = labels_from_coarse(coarse, (height, width))
+    labels = segment_coarse(coarse, (height, width)).labels
     assert labels.shape == (batch, height, width)
     assert_best(labels, plain_scores(coarse, height, width))
 
@@ -44,7 +44,7 @@ def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: in
 @pytest.mark.parametrize("classes", [5, 150])
 def test_labels_of_a_large_map(classes: int) -> None:
     coarse = coarse_map(0, classes, 401, 603)
-    labels = labels_from_coarse(coarse.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), (401, 603))
+    labels = segment_coarse(coarse.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), (401, 603)).labels
     expected = plain_scores(coarse, 401, 603).argmax(1)
     assert (labels == expected).float().mean() > 0.99999
 
@@ -54,7 +54,7 @@ def test_labels_of_a_large_map(classes: int) -> None:
 def test_labels_of_another_size(seed: int, height: int, width: int, out_height: int, out_width: int) -> None:
     """Every output pixel takes the bilinear value of the coarse map at its own centre."""
     coarse = coarse_map(seed, 6, height, width)
-    labels = labels_from_coarse(coarse, (height, width), (out_height, out_width))
+    labels = segment_coarse(coarse, (height, width), (out_height, out_width)).labels
     cells_high, cells_wide = coarse.shape[2:]
     x = (torch.arange(out_width) + 0.5) * width / out_width / (4 * cells_wide) * 2 - 1
     y = (torch.arange(out_height) + 0.5) * height / out_height / (4 * cells_high) * 2 - 1
@@ -76,7 +76,7 @@ def segmenting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("output", [(61, 83), (100, 40)])
 def test_both_ways_give_the_best_class(output: tuple[int, int]) -> None:
     coarse = coarse_map(5, 9, 61, 83, batch=3)
-    labels = labels_from_coarse(coarse, (61, 83), output)
+    labels = segment_coarse(coarse, (61, 83), output).labels
     assert labels.shape == (3, *output)
     if output == (61, 83):
         assert_best(labels, plain_scores(coarse, 61, 83))
@@ -118,4 +118,4 @@ def test_views_average_probabilities() -> None:
 
 def test_coarse_map_of_another_picture() -> None:
     with pytest.raises(ValueError, match=r"coarse must be \(B, C, 8, 9\)"):
-        labels_from_coarse(torch.zeros(1, 2, 8, 8), (32, 33))
+        segment_coarse(torch.zeros(1, 2, 8, 8), (32, 33))

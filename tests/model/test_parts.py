@@ -91,7 +91,7 @@ def test_sine_positions_tell_every_token_of_a_scale_apart() -> None:
 
 def test_offsets_start_as_a_star_around_the_token_and_learn_from_content() -> None:
     module = MultiScaleEnhancement(CHANNELS, heads=4, points=POINTS, levels=2).offsets
-    offsets = module(torch.randn(1, 5, CHANNELS))
+    offsets = module(torch.randn(1, 5, CHANNELS), torch.zeros(5, 2, 2))
     assert offsets.shape == (1, 5, 4, 2, POINTS, 2)
     torch.testing.assert_close(offsets[0, 0], offsets[0, 4])
     distance = offsets.norm(dim=-1)
@@ -107,7 +107,7 @@ def test_enhancement_equals_the_formula_written_with_loops() -> None:
     reference = reference_points(shapes, tokens.device)
 
     normed = F.layer_norm(tokens, (CHANNELS,), module.norm.weight, module.norm.bias)
-    offsets = module.offsets(normed)
+    offsets = module.offsets(normed, torch.zeros_like(reference))
     weights = module.weights(normed).view(1, -1, HEADS, 2 * POINTS).softmax(-1).view(1, -1, HEADS, 2, POINTS)
     maps = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.value(normed), shapes)]
     gathered = torch.zeros_like(tokens).view(1, -1, HEADS, CHANNELS // HEADS)
@@ -133,7 +133,7 @@ def test_fusion_equals_the_formula_written_with_loops() -> None:
     normed = F.layer_norm(enhanced, (CHANNELS,), module.norm.weight, module.norm.bias)
     asking = F.layer_norm(queries, (CHANNELS,), module.query_norm.weight, module.query_norm.bias)
     query = module.query(asking).view(1, -1, HEADS, CHANNELS // HEADS)
-    offsets = module.offsets(normed)
+    offsets = module.offsets(normed, torch.zeros_like(reference))
     keys = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.key(normed), shapes)]
     values = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.value(normed), shapes)]
     fused = torch.zeros_like(query)

@@ -4,7 +4,7 @@ from cssformer.evaluation.confusion import ConfusionMatrix, Scores
 from cssformer.evaluation.evaluate import Evaluation, Scorer, evaluate
 from cssformer.evaluation.inference import predict
 from cssformer.evaluation.report import contact_sheet, write_report
-from cssformer.evaluation.upsampling import Segmentation, labels_from_coarse
+from cssformer.evaluation.upsampling import Segmentation, segment_coarse
 
 __all__ = [
     "ConfusionMatrix",
@@ -14,7 +14,7 @@ __all__ = [
     "Segmentation",
     "contact_sheet",
     "evaluate",
-    "labels_from_coarse",
     "predict",
+    "segment_coarse",
     "write_report",
 ]

@@ -209,10 +209,3 @@ def segment_coarse(
     if coarse.ndim != 4 or coarse.shape[2:] != expected:
         raise ValueError(f"coarse must be (B, C, {expected[0]}, {expected[1]}), not {tuple(coarse.shape)}.")
     return segment([View(iter([coarse]), input_size)], output_size or input_size, confidence)
-
-
-def labels_from_coarse(
-    coarse: Tensor, input_size: tuple[int, int], output_size: tuple[int, int] | None = None
-) -> Tensor:
-    """The labels (B, H, W) int32 of :func:`segment_coarse` alone."""
-    return segment_coarse(coarse, input_size, output_size).labels

@@ -66,10 +66,10 @@ class SamplingOffsets(nn.Linear):
             self.weight.zero_()
             self.bias.copy_(start_MLK2.flatten())
 
-    def forward(self, tokens: Tensor, reference_NL2: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, reference_NL2: Tensor) -> Tensor:  # type: ignore[override]
         """Tokens (B, N, C), their places (N, L, 2) -> positions (B, N, M, L, K, 2), float32 pixels of each scale."""
         offsets = super().forward(tokens).float().unflatten(-1, (self.heads, self.levels, self.points, 2))
-        return offsets if reference_NL2 is None else offsets + reference_NL2[:, None, :, None]
+        return offsets + reference_NL2[:, None, :, None]
 
 
 class FeedForward(nn.Sequential):
