@@ -1,6 +1,7 @@
 """The whole network: sizes, switches, precision, saving."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -239,3 +240,25 @@ def test_local_backbone_weights_are_loaded_with_their_own_normalisation() -> Non
     assert model.config["mean"] == list(half)
     with pytest.raises(UserError, match="does not fit backbone resnet18"):
         CSSFormer("resnet18", 7, weights=str(WEIGHTS))
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Hub:
+        """Keeps what would be uploaded."""
+
+        def __init__(self, token: str | None) -> None:
+            assert token == "secret"
+
+        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> str:
+            assert private and exist_ok
+            return f"https://huggingface.co/{repo_id}"
+
+        def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
+            shutil.copytree(folder_path, tmp_path / repo_id)
+
+    monkeypatch.setattr("cssformer.model.pretrained.HfApi", Hub)
+    model = CSSFormer(**SMALL).eval()
+    assert model.push_to_hub("me/mine", private=True, token="secret") == "https://huggingface.co/me/mine"
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(CSSFormer.from_pretrained(tmp_path / "me/mine")(images), model(images))
