@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -25,7 +25,14 @@ from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
 from cssformer.model.pretrained import RUN_MODEL
 from cssformer.serving.predictor import best_device
-from cssformer.training.callbacks import BestCheckpoint, Interrupted, Progress, ResumePoint, WholeCheckpoints
+from cssformer.training.callbacks import (
+    BestCheckpoint,
+    Interrupted,
+    Progress,
+    ProgressBar,
+    ResumePoint,
+    WholeCheckpoints,
+)
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.task import SegmentationTask
@@ -162,7 +169,7 @@ def _fit(
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(ProgressBar(leave=True))
     trainer = L.Trainer(
         accelerator="auto",
         devices=training.devices,
