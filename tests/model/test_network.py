@@ -35,13 +35,14 @@ def test_any_size_and_batch_size_one(size: tuple[int, int]) -> None:
         assert model.coarse(images).shape == (1, 5, -(-size[0] // 4), -(-size[1] // 4))
 
 
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_training_step_reaches_every_parameter(autocast: bool) -> None:
+def test_training_step_with_one_picture_reaches_every_parameter(autocast: bool, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = CSSFormer(**SMALL).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        coarse, auxiliary = model.coarse_and_auxiliary(torch.rand(1, 3, 64, 96))
-        loss = segmentation_loss(coarse, auxiliary, torch.randint(0, 5, (1, 64, 96)))
+        coarse, auxiliary = model.coarse_and_auxiliary(torch.rand(1, 3, *size))
+        loss = segmentation_loss(coarse, auxiliary, torch.randint(0, 5, (1, *size)))
     loss.backward()
     assert loss.dtype == torch.float32
     # The weights of the offsets and of MSFE's softmax start at zero, so what feeds them alone gets a gradient later.

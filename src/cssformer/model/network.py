@@ -176,11 +176,15 @@ class CSSFormer(nn.Module):
 
 
 def pad(images: Tensor) -> Tensor:
-    """Pad (B, 3, H, W) below and to the right, with its own edge, so that every stride divides it exactly."""
+    """Pad (B, 3, H, W) below and to the right, with its own edge, to multiples of 32, which every stride divides.
+
+    To 64 at least: a single cell at stride 32 would leave a backbone's BatchNorm nothing to normalise by.
+    """
     height, width = images.shape[2:]
     if height < 32 or width < 32:
         raise ValueError(f"an image must have at least 32x32 pixels, this one has {width}x{height}")
-    return F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
+    right, below = (max(-side % 32, 64 - side) for side in (width, height))
+    return F.pad(images, (0, right, 0, below), mode="replicate")
 
 
 def crop(coarse: Tensor, images: Tensor) -> Tensor:
