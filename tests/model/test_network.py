@@ -243,6 +243,32 @@ def test_local_backbone_weights_are_loaded_with_their_own_normalisation() -> Non
         CSSFormer("resnet18", 7, weights=str(WEIGHTS))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.1)])
+def test_the_whole_network_can_be_cast(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        found = model.to(dtype)(images.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.rand(3, 64, 64),
+        torch.rand(1, 4, 64, 64),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        torch.rand(1, 3, 31, 64),
+    ],
+)
+def test_images_of_another_form_are_refused(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="images must be"):
+        CSSFormer(**SMALL)(images)
+
+
 def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Hub:
         """Keeps what would be uploaded."""

@@ -109,8 +109,8 @@ def _create_from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Mo
         overlay = {"state_dict": state}
         pyramid = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
     except Exception as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"The weight file {path} does not fit backbone {name}: {message}") from error
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"The weight file {path} does not fit backbone {name}: {message[:300]}") from error
     # timm loads some feature extractors without asking that any name agrees.
     if known.isdisjoint(key.replace(".", "_") for key in pyramid.state_dict()):
         raise UserError(f"The weight file {path} holds no weight of backbone {name}.")

@@ -141,7 +141,8 @@ class CSSFormer(nn.Module):
         queries, shapes = flatten(maps)
         reference = reference_points(shapes, queries.device)
         scales = [scale.expand(h * w, -1) for scale, (h, w) in zip(self.scale_embedding, shapes, strict=True)]
-        enhanced = queries + sine_positions(shapes, queries.shape[-1], queries.device) + torch.cat(scales)
+        positions = sine_positions(shapes, queries.shape[-1], queries.device).to(self.scale_embedding.dtype)
+        enhanced = queries + positions + torch.cat(scales)
         for enhance in enhancement:
             enhanced = enhance(enhanced, shapes, reference)
         for fuse in fusion:
@@ -180,9 +181,11 @@ def pad(images: Tensor) -> Tensor:
 
     To 64 at least: a single cell at stride 32 would leave a backbone's BatchNorm nothing to normalise by.
     """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images must be floats (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}")
     height, width = images.shape[2:]
     if height < 32 or width < 32:
-        raise ValueError(f"an image must have at least 32x32 pixels, this one has {width}x{height}")
+        raise ValueError(f"images must be at least 32 pixels high and wide, these are {height} and {width}")
     right, below = (max(-side % 32, 64 - side) for side in (width, height))
     return F.pad(images, (0, right, 0, below), mode="replicate")
 

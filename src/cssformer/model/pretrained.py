@@ -1,6 +1,7 @@
 """A network as two files: ``config.json``, to be read by people too, and ``model.safetensors``."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RUN_MODEL = "model"
 """Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
+RUN_CHECKPOINTS = "checkpoints"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 FILE_ARGUMENTS = {
     "pretrained",
     "weights",
@@ -49,6 +52,8 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
         if Path(source).exists():
             folder = Path(source) / RUN_MODEL if (Path(source) / RUN_MODEL).is_dir() else Path(source)
             config_path, weights_path = folder / CONFIG, folder / WEIGHTS
+        elif not HUB_ID.fullmatch(str(source)):
+            raise UserError(f"There is no model folder {source}.")
         else:
             config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
             weights_path = Path(hf_hub_download(str(source), WEIGHTS, **hub_args))
@@ -59,6 +64,8 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise UserError(f"There is no model folder {source}, nor can it be had from the Hugging Face hub.") from error
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (Path(source) / RUN_CHECKPOINTS).is_dir():
+            raise UserError(f"The run {source} is not finished; continue it with --resume.") from error
         raise UserError(f"{source} is no model: it must hold {CONFIG} and {WEIGHTS}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise UserError(f"The model in {source} cannot be read: {error}.") from error

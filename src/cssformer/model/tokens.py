@@ -67,8 +67,13 @@ class SamplingOffsets(nn.Linear):
             self.bias.copy_(start_MLK2.flatten())
 
     def forward(self, tokens: Tensor, reference_NL2: Tensor) -> Tensor:  # type: ignore[override]
-        """Tokens (B, N, C), their places (N, L, 2) -> positions (B, N, M, L, K, 2), float32 pixels of each scale."""
-        offsets = super().forward(tokens).float().unflatten(-1, (self.heads, self.levels, self.points, 2))
+        """Tokens (B, N, C), their places (N, L, 2) -> positions (B, N, M, L, K, 2), pixels of each scale.
+
+        Positions are float32 whatever the precision, but float64 in a float64 network.
+        """
+        offsets = super().forward(tokens)
+        offsets = offsets.to(torch.float64 if offsets.dtype == torch.float64 else torch.float32)
+        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
         return offsets + reference_NL2[:, None, :, None]
 
 

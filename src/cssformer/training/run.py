@@ -23,7 +23,7 @@ from cssformer.errors import UserError
 from cssformer.evaluation.evaluate import Evaluation, evaluate
 from cssformer.evaluation.report import write_report
 from cssformer.model import CSSFormer
-from cssformer.model.pretrained import RUN_MODEL
+from cssformer.model.pretrained import RUN_CHECKPOINTS, RUN_MODEL
 from cssformer.serving.predictor import best_device
 from cssformer.training.callbacks import (
     BestCheckpoint,
@@ -37,7 +37,7 @@ from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.task import SegmentationTask
 
-LAST, BEST, METRICS = "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv"
+LAST, BEST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", f"{RUN_CHECKPOINTS}/best.ckpt", "metrics.csv"
 
 Dataset = Scenes | SegmentationFolder
 
@@ -164,7 +164,7 @@ def _fit(
     warnings.filterwarnings("ignore", module="lightning.*")
     resume_point = ResumePoint(run / LAST, training.validate_every)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    best = BestCheckpoint(run / "checkpoints", Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
+    best = BestCheckpoint(run / RUN_CHECKPOINTS, Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
     callbacks: list[Callback] = [progress, best, resume_point]
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
