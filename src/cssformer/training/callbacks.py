@@ -3,6 +3,7 @@
 import csv
 import io
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,10 @@ class ResumePoint(Checkpoint):
     @contextmanager
     def signals(self) -> Iterator[None]:
         """Listen within the block; not by Lightning's hooks, which skip the end of a run that fails."""
+        if threading.current_thread() is not threading.main_thread():
+            # Python gives signals to the main thread only.
+            yield
+            return
         before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
