@@ -77,7 +77,7 @@ def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
 
 
 def _show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
-    """Print a plain table; all but its first column to the right where the cells are numbers."""
+    """Print a plain table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -85,6 +85,11 @@ def _show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _arguments(options: "Namespace") -> dict[str, Any]:
+    """The options that are arguments of the command's function."""
+    return {name: value for name, value in options.as_dict().items() if name != "json"}
 
 
 def _write_json(options: "Namespace", result: dict[str, Any]) -> None:
@@ -115,9 +120,7 @@ def _add_prepare_folder(parser: "ArgumentParser") -> None:
 def _prepare_folder(options: "Namespace") -> int:
     from cssformer.data.prepare import prepare_folder
 
-    arguments = options.clone()
-    del arguments["json"]
-    prepared = prepare_folder(**arguments.as_dict())
+    prepared = prepare_folder(**_arguments(options))
     _show(prepared.table())
     _write_json(options, prepared.as_dict())
     return 0
@@ -239,9 +242,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
 def _predict(options: "Namespace") -> int:
     from cssformer.serving.files import predict_files
 
-    arguments = options.clone()
-    del arguments["json"]
-    done = predict_files(**arguments.as_dict())
+    done = predict_files(**_arguments(options))
     _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
     print(f"{done['pictures']} pictures and {done['videos']} videos written to {done['output']}")
     _write_json(options, done)

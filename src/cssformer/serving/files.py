@@ -12,13 +12,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from cssformer.data.pairing import PICTURES
 from cssformer.errors import UserError
 from cssformer.evaluation import drawing
 from cssformer.evaluation.inference import Mode
 from cssformer.files import replacing
 from cssformer.serving.predictor import Prediction, Predictor
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LABELS, OVERLAY, CONFIDENCE, LEGEND = "labels", "overlay", "confidence", "legend.png"
 

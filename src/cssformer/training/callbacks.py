@@ -69,8 +69,7 @@ class ResumePoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._save(trainer)
+        self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -140,8 +139,6 @@ class Progress(Callback):
             self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
         miou = trainer.callback_metrics["mIoU"].item()
         self._write(trainer, {"step": trainer.global_step, "mIoU": miou})
         if trainer.is_global_zero:
