@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,94 @@ from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.head import AuxiliaryHead, SegmentationHead, upsample
 from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class CSSFormer(nn.Module):
+
+class SegmentationNetwork(nn.Module):
+    """A backbone, a decoder and an auxiliary head: what training, scoring and saving ask of a network.
+
+    A subclass gives :meth:`decode`, sets ``aux_head``, and adds to ``config`` until that holds its arguments.
+    """
+
+    aux_head: AuxiliaryHead | None
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        *,
+        pretrained: bool,
+        weights: str | None,
+        mean: tuple[float, float, float] | None,
+        std: tuple[float, float, float] | None,
+        inference: dict[str, Any] | None,
+        classes: Sequence[str] | None,
+        colours: Sequence[tuple[int, int, int]] | None,
+        backbone_args: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        for name, described in (("classes", classes), ("colours", colours)):
+            if described is not None and len(described) != num_classes:
+                raise ValueError(f"{len(described)} {name} are given for {num_classes} classes")
+        self.backbone = Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {})
+        self.num_classes = num_classes
+        self.inference = inference or {}
+        self.classes = None if classes is None else tuple(classes)
+        self.colours = None if colours is None else tuple((r, g, b) for r, g, b in colours)
+        self.config: dict[str, Any] = {
+            "backbone": backbone,
+            "num_classes": num_classes,
+            "mean": list(self.backbone.mean),
+            "std": list(self.backbone.std),
+            "inference": self.inference,
+            "classes": None if self.classes is None else list(self.classes),
+            "colours": None if self.colours is None else [list(colour) for colour in self.colours],
+            "backbone_args": backbone_args or {},
+        }
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W)."""
+        return upsample(self.coarse(images), 4, images.shape[2:])
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits at stride 4, (B, num_classes, ceil(H/4), ceil(W/4))."""
+        return crop(self.decode(self.backbone(pad(images))), images)
+
+    def coarse_and_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the loss needs: :meth:`coarse`, and the auxiliary head's logits at stride 16 of the padded images."""
+        features = self.backbone(pad(images))
+        auxiliary = None if self.aux_head is None else self.aux_head(features[2].permute(0, 3, 1, 2))
+        return crop(self.decode(features), images), auxiliary
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if needed.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        store.save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "Self":
+        """A saved network, in eval mode, from a model or run folder or from a model id of the Hugging Face hub.
+
+        Args:
+            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+            **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
+
+        Raises:
+            UserError: nothing there, or not such a network.
+        """
+        config, state = store.load(source, **hub_args)
+        return store.build(cls, config, state, source)
+
+
+class CSSFormer(SegmentationNetwork):
     """The Cross-Scale Sampling Transformer on any timm backbone.
 
     Args:
@@ -68,20 +154,21 @@ class CSSFormer(nn.Module):
         colours: Sequence[tuple[int, int, int]] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         if channels % heads or channels % 8:
             raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8")
-        for name, described in (("classes", classes), ("colours", colours)):
-            if described is not None and len(described) != num_classes:
-                raise ValueError(f"{len(described)} {name} are given for {num_classes} classes")
-        self.backbone = Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {})
-        self.num_classes = num_classes
-        self.inference = inference or {}
-        self.classes = None if classes is None else tuple(classes)
-        self.colours = None if colours is None else tuple((r, g, b) for r, g, b in colours)
-        self.config: dict[str, Any] = {
-            "backbone": backbone,
-            "num_classes": num_classes,
+        super().__init__(
+            backbone,
+            num_classes,
+            pretrained=pretrained,
+            weights=weights,
+            mean=mean,
+            std=std,
+            inference=inference,
+            classes=classes,
+            colours=colours,
+            backbone_args=backbone_args,
+        )
+        self.config |= {
             "channels": channels,
             "heads": heads,
             "points": points,
@@ -91,14 +178,7 @@ class CSSFormer(nn.Module):
             "fusion_depth": fusion_depth,
             "aux": aux,
             "dropout": dropout,
-            "mean": list(self.backbone.mean),
-            "std": list(self.backbone.std),
-            "inference": self.inference,
-            "classes": None if self.classes is None else list(self.classes),
-            "colours": None if self.colours is None else [list(colour) for colour in self.colours],
-            "backbone_args": backbone_args or {},
         }
-
         in_channels = self.backbone.channels
         self.lateral = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, channels)) for c in in_channels)
         self.augmentation = nn.ModuleList(ChannelAugmentation(channels) for _ in in_channels) if augmentation else None
@@ -112,20 +192,6 @@ class CSSFormer(nn.Module):
             self.fusion = nn.ModuleList(CrossScaleFusion(channels, heads, points) for _ in range(fusion_depth))
         self.head = SegmentationHead(channels, num_classes, dropout=dropout)
         self.aux_head = AuxiliaryHead(in_channels[2], channels, num_classes, dropout) if aux else None
-
-    def forward(self, images: Tensor) -> Tensor:
-        """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W)."""
-        return upsample(self.coarse(images), 4, images.shape[2:])
-
-    def coarse(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits at stride 4, (B, num_classes, ceil(H/4), ceil(W/4))."""
-        return crop(self.decode(self.backbone(pad(images))), images)
-
-    def coarse_and_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the loss needs: :meth:`coarse`, and the auxiliary head's logits at stride 16 of the padded images."""
-        features = self.backbone(pad(images))
-        auxiliary = None if self.aux_head is None else self.aux_head(features[2].permute(0, 3, 1, 2))
-        return crop(self.decode(features), images), auxiliary
 
     def decode(self, features: list[Tensor]) -> Tensor:
         """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1)."""
@@ -148,28 +214,6 @@ class CSSFormer(nn.Module):
         for fuse in fusion:
             queries = fuse(queries, enhanced, shapes, reference)
         return unflatten(queries, shapes)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if needed.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        store.save(self, Path(folder))
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "CSSFormer":
-        """A saved network, in eval mode, from a model or run folder or from a model id of the Hugging Face hub.
-
-        Args:
-            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
-            **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
-
-        Raises:
-            UserError: nothing there, or not a CSSFormer.
-        """
-        config, state = store.load(source, **hub_args)
-        return store.build(cls, config, state, source)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; returns the page's address."""

@@ -16,7 +16,7 @@ from cssformer.errors import UserError
 from cssformer.files import replacing
 
 if TYPE_CHECKING:
-    from cssformer.model.network import CSSFormer
+    from cssformer.model.network import SegmentationNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RUN_MODEL = "model"
@@ -31,10 +31,10 @@ FILE_ARGUMENTS = {
     "pretrained_cfg_overlay",
     "cache_dir",
 }
-Network = TypeVar("Network", bound="CSSFormer")
+Network = TypeVar("Network", bound="SegmentationNetwork")
 
 
-def save(model: "CSSFormer", folder: Path) -> None:
+def save(model: "SegmentationNetwork", folder: Path) -> None:
     with replacing(folder / CONFIG) as path:
         path.write_text(json.dumps(model.config, indent=2) + "\n")
     # A copy without shared or permuted storage, which safetensors refuses.
@@ -79,10 +79,10 @@ def build(network: type[Network], config: dict[str, Any], state: dict[str, Tenso
     try:
         model = network(**config)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{source}/{CONFIG} does not describe a CSSFormer: {error}.") from error
-    held = len(state.get("head.classify.bias", ()))
-    if held != model.num_classes:
-        raise UserError(f"The weights in {source} have {held} classes, its {CONFIG} says {model.num_classes}.")
+        raise UserError(f"{source}/{CONFIG} does not describe a {network.__name__}: {error}.") from error
+    bias = state.get("head.classify.bias")
+    if bias is not None and len(bias) != model.num_classes:
+        raise UserError(f"The weights in {source} have {len(bias)} classes, its {CONFIG} says {model.num_classes}.")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -92,7 +92,7 @@ def build(network: type[Network], config: dict[str, Any], state: dict[str, Tenso
     return model.eval()
 
 
-def push(model: "CSSFormer", repo_id: str, private: bool, token: str | None) -> str:
+def push(model: "SegmentationNetwork", repo_id: str, private: bool, token: str | None) -> str:
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save(model, Path(folder))

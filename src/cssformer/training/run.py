@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,7 +23,7 @@ from cssformer.data.transforms import Augment
 from cssformer.errors import UserError
 from cssformer.evaluation.evaluate import Evaluation, evaluate
 from cssformer.evaluation.report import write_report
-from cssformer.model import CSSFormer
+from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.model.pretrained import RUN_CHECKPOINTS, RUN_MODEL
 from cssformer.serving.predictor import best_device
 from cssformer.training.callbacks import (
@@ -44,7 +45,12 @@ Dataset = Scenes | SegmentationFolder
 __all__ = ["Interrupted", "build_model", "datasets", "train"]
 
 
-def train(recipe: Recipe, resume: bool = False, console: Console | None = None) -> Evaluation | None:
+def train(
+    recipe: Recipe,
+    resume: bool = False,
+    console: Console | None = None,
+    build: Callable[[Recipe, Dataset], SegmentationNetwork] | None = None,
+) -> Evaluation | None:
     """Train by the recipe and leave a run folder.
 
     The folder holds ``recipe.yaml`` (resolved), ``model/`` (the best validated weights, for ``from_pretrained``),
@@ -55,6 +61,7 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
         recipe: what to do; ``recipe.output`` is the run folder.
         resume: continue an interrupted run. It ends with the weights of the uninterrupted one, on the CPU bit for bit.
         console: where progress goes; the terminal by default.
+        build: makes the network for the recipe and the training data; :func:`build_model` by default.
 
     Returns:
         The evaluation of the best weights on the validation split; None in all processes but the first where
@@ -72,9 +79,9 @@ def train(recipe: Recipe, resume: bool = False, console: Console | None = None) 
     checkpoint = _checkpoint(run, resume)
     start = int(checkpoint["global_step"]) if checkpoint else 0
     train_data, val_data = datasets(recipe)
-    model = build_model(recipe, train_data)
+    model = (build or build_model)(recipe, train_data)
     if checkpoint:
-        _require_same_classes(checkpoint, model, run)
+        _require_same_network(checkpoint, model, run)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     if first:
         recipe.save(run / RECIPE)
@@ -146,17 +153,20 @@ def _checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:
     return checkpoint
 
 
-def _require_same_classes(checkpoint: dict[str, Any], model: CSSFormer, run: Path) -> None:
-    held = len(checkpoint["state_dict"]["model.head.classify.bias"])
-    if held != model.num_classes:
+def _require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork, run: Path) -> None:
+    held = {name.removeprefix("model."): value.shape for name, value in checkpoint["state_dict"].items()}
+    bias = "head.classify.bias"
+    if bias in held and held[bias] != (model.num_classes,):
         raise UserError(
-            f"The run in {run} was begun with {held} classes, but its data has {model.num_classes} now; "
+            f"The run in {run} was begun with {held[bias][0]} classes, but its data has {model.num_classes} now; "
             "train anew into another --output."
         )
+    if held != {name: value.shape for name, value in model.state_dict().items()}:
+        raise UserError(f"The run in {run} was begun with another network; continue it as it was begun.")
 
 
 def _fit(
-    recipe: Recipe, model: CSSFormer, train_data: Dataset, val_data: Dataset, start: int, console: Console
+    recipe: Recipe, model: SegmentationNetwork, train_data: Dataset, val_data: Dataset, start: int, console: Console
 ) -> None:
     training, run = recipe.training, Path(recipe.output)
     # Lightning's advice is about its own defaults; what concerns the user is said by Progress.
@@ -225,7 +235,7 @@ def split_batch(total: int, most: int, world: int) -> tuple[int, int]:
     return device_batch, per_device // device_batch
 
 
-def _keep_best(model: CSSFormer, run: Path) -> None:
+def _keep_best(model: SegmentationNetwork, run: Path) -> None:
     """Load the best validated weights into the model and write them to the run's ``model`` folder."""
     checkpoint = torch.load(run / BEST, map_location="cpu", weights_only=True)
     weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}

@@ -7,15 +7,15 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from cssformer.evaluation import ConfusionMatrix, predict
-from cssformer.model import CSSFormer, segmentation_loss
+from cssformer.model import SegmentationNetwork, segmentation_loss
 from cssformer.training.recipe import Recipe
 from cssformer.training.schedule import parameter_groups, polynomial_decay
 
 
 class SegmentationTask(L.LightningModule):
-    """CSSFormer under a recipe. Logs ``mIoU`` (a fraction) in validation."""
+    """A network under a recipe. Logs ``mIoU`` (a fraction) in validation."""
 
-    def __init__(self, model: CSSFormer, recipe: Recipe) -> None:
+    def __init__(self, model: SegmentationNetwork, recipe: Recipe) -> None:
         super().__init__()
         self.model = model
         self.recipe = recipe
