@@ -550,6 +550,17 @@ def test_an_output_that_cannot_be_written(
     assert (tmp_path / "file").read_text() == "kept" and files_below(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("place", ["file/scores.json", "folder", "/proc/nowhere/scores.json"])
+def test_a_result_that_cannot_be_written_is_told_before_the_work(
+    refused: Callable[..., str], work: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    command = _commands(work, tmp_path / "out")["train"]
+    assert str(tmp_path / place) in refused(*command, "--json", tmp_path / place)
+    assert files_below(tmp_path) == ["file"] and not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a megabyte."""

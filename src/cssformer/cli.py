@@ -5,10 +5,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cssformer.errors import UserError
+from cssformer.files import require_writable
 from cssformer.options import nearest, parse
 from cssformer.training.recipe import RECIPE, Recipe
 
@@ -73,7 +75,11 @@ def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
     parser = ArgumentParser(prog=f"cssformer {name}", description=command.summary, exit_on_error=False)
     command.add_arguments(parser)
     parser.add_argument("--json", type=Path | None, default=None, help="Also write the result to this JSON file.")
-    return parse(parser, arguments, f"cssformer {name}")
+    options = parse(parser, arguments, f"cssformer {name}")
+    if options.json is not None:
+        # Not only after hours of work.
+        require_writable(options.json)
+    return options
 
 
 def _show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
@@ -126,6 +132,32 @@ def _prepare_folder(options: "Namespace") -> int:
     return 0
 
 
+def _prepare_benchmark(module: str, title: str) -> Command:
+    """The command of one file of ``data/benchmarks``."""
+
+    def add_arguments(parser: "ArgumentParser") -> None:
+        parser.add_argument(
+            "--source", type=Path, nargs="+", required=True, help="The official archives, or folders of their files."
+        )
+        parser.add_argument("--output", type=Path, required=True, help="The prepared folder to be made.")
+        parser.add_argument("--partial", action="store_true", help="Take fewer pictures than there are officially.")
+
+    def run(options: "Namespace") -> int:
+        from cssformer.data.benchmarks import prepare_benchmark
+
+        benchmark = import_module(f"cssformer.data.benchmarks.{module}").BENCHMARK
+        try:
+            prepared = prepare_benchmark(benchmark, **_arguments(options))
+        except KeyboardInterrupt:
+            print("Stopped; the same command continues.", file=sys.stderr)
+            return 130
+        _show(prepared.table())
+        _write_json(options, prepared.as_dict())
+        return 0
+
+    return Command(f"Make a data folder of {title}.", add_arguments, run)
+
+
 def _add_check(parser: "ArgumentParser") -> None:
     parser.add_argument("data", type=Path, help="A prepared data folder.")
 
@@ -149,7 +181,11 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--resume", action="store_true", help="Continue the interrupted run in --output, by its recipe."
     )
-    parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="A YAML recipe, over those that it lists under base; options on the command line win over them.",
+    )
     parser.add_class_arguments(Recipe)
 
 
@@ -251,6 +287,8 @@ def _predict(options: "Namespace") -> int:
 
 COMMANDS: dict[str, Command] = {
     "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
+    "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
+    "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
     "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
     "train": Command("Train a network and score it.", _add_train, _train),
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,3 +38,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
             # Where the folder could not even be made there is nothing to remove.
             with suppress(OSError):
                 temporary.unlink()
+
+
+def unfinished(path: Path) -> Path:
+    """Where :func:`continuing` works until ``path`` is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+@contextmanager
+def continuing(path: Path) -> Iterator[Path]:
+    """Yield the folder ``unfinished(path)``, with what an interrupted run left there; rename it to ``path`` at the end.
+
+    The folder is deleted when the block ends by a mistake of the user's (the next run would have other files), and
+    kept when it is interrupted, killed, or the disk is full.
+
+    Raises:
+        UserError: the folder cannot be made, written or renamed.
+    """
+    working = unfinished(path)
+    try:
+        working.mkdir(parents=True, exist_ok=True)
+        yield working
+        os.replace(working, path)
+    except UserError:
+        shutil.rmtree(working, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}; what is done stays in {working}.") from error
+
+
+def require_writable(path: Path) -> None:
+    """Tell now what :func:`replacing` would only find later; leaves nothing.
+
+    Raises:
+        UserError: as there, except that folders still to be made are taken to be possible.
+    """
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give a file.")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
