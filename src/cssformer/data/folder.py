@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cssformer.data.archives import Member
 from cssformer.errors import UserError
 from cssformer.files import replacing
 
@@ -50,8 +51,10 @@ class DatasetInfo:
     mapping: dict[str, int | None] = field(default_factory=dict)
     #: Pictures per split.
     counts: dict[str, int] = field(default_factory=dict)
-    #: Source file -> SHA-256.
+    #: Source file -> SHA-256; for the sources of a benchmark their size.
     sources: dict[str, str] = field(default_factory=dict)
+    #: Of a benchmark: fewer pictures than officially, so that scores do not compare with published ones.
+    partial: bool = False
 
     @classmethod
     def load(cls, folder: str | Path) -> "DatasetInfo":
@@ -86,6 +89,7 @@ class DatasetInfo:
                 mapping={str(raw): index for raw, index in content.get("mapping", {}).items()},
                 counts=dict(content.get("counts", {})),
                 sources=dict(content.get("sources", {})),
+                partial=bool(content.get("partial", False)),
             )
             if info.ignore not in (255, 65535) or len(ordered) > info.ignore:
                 raise ValueError(f"ignore is {info.ignore}; it must be 255 (up to 255 classes) or 65535")
@@ -95,7 +99,9 @@ class DatasetInfo:
 
     def save(self, folder: str | Path) -> None:
         """Write ``folder/dataset.yaml``, one line a class."""
-        lines = ["# Written by `cssformer prepare`.", f"ignore: {self.ignore}", "classes:"]
+        lines = ["# Written by `cssformer prepare`.", f"ignore: {self.ignore}"]
+        lines += ["partial: true  # fewer pictures than officially"] if self.partial else []
+        lines.append("classes:")
         for index, (name, colour) in enumerate(zip(self.classes, self.colours, strict=True)):
             lines.append(f"  {index}: {{name: {_quoted(name)}, colour: {list(colour)}}}")
         for title in ("mapping", "counts", "sources"):
@@ -250,7 +256,7 @@ def to_classes(ids: NDArray[Any], table: NDArray[np.int32], path: Path) -> NDArr
     return label
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path | Member) -> bytes:
     """Return the file's bytes.
 
     Raises:

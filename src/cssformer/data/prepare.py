@@ -110,7 +110,7 @@ def prepare_folder(
         notes += note
     _require_masks(entries)
 
-    masks = [entry.label for entry in entries if entry.label is not None]
+    masks = [entry.label for entry in entries if isinstance(entry.label, Path)]
     surveys = in_parallel(survey, masks, "Reading masks")
     understood = meaning(surveys, lines, classes or [], ignore or [])
     _require_known_values(masks, surveys, understood)

@@ -1,8 +1,10 @@
 """Prepared folders, written whole or not at all."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.archives import Member
 from cssformer.data.folder import IGNORE, OUTSIDE, DatasetInfo, decode_image, read_bytes
 from cssformer.data.masks import Reader
 from cssformer.data.parallel import in_parallel
@@ -18,6 +21,7 @@ from cssformer.errors import UserError
 from cssformer.files import replacing
 
 CHECKSUMS = "sources.sha256"
+JOURNAL = "finished.jsonl"
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Entry:
 
     split: str
     name: str
-    image: Path
-    label: Path | None
+    image: Path | Member
+    label: Path | Member | None
 
 
 def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
@@ -41,65 +45,92 @@ def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
 def write_prepared(
     output: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
 ) -> DatasetInfo:
-    """Write a prepared folder and return its description, with counts and the checksum of the sources' checksums.
+    """Write a prepared folder, which appears when it is complete; see :func:`fill`."""
+    with replacing(output) as folder:
+        return fill(folder, info, entries, read, index_of)
+
+
+def fill(
+    folder: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
+) -> DatasetInfo:
+    """Write pictures, labels, checksums and ``dataset.yaml``; return the description with counts and checksums.
 
     JPEG and PNG pictures are copied byte for byte, others become PNG. Labels become 8-bit PNG (16-bit where
-    ``info.ignore`` is 65535), copied where they are that already. The folder appears when it is complete.
+    ``info.ignore`` is 65535), copied where they are that already. Entries that an earlier, interrupted call finished
+    in the same folder are not written again.
 
     Args:
-        output: the folder to be made.
+        folder: where to write; made if it is missing.
         info: classes, colours, ignored value and mapping.
         entries: the pictures.
         read: decodes a mask's bytes to its values (H, W).
         index_of: the class index of each value, None where it is ignored.
 
     Raises:
-        UserError: the folder exists or cannot be written, a file is unreadable, sizes differ, a mask has a value
-            that is not in ``index_of``, or two pictures would have one name.
+        UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, or two pictures
+            would have one name.
     """
     table = class_table(index_of)
-    taken: dict[tuple[str, str], Path] = {}
+    taken: dict[tuple[str, str], Path | Member] = {}
     for entry in entries:
         other = taken.setdefault((entry.split, entry.name.lower()), entry.image)
         if other is not entry.image:
             raise UserError(f"{other} and {entry.image} would both be called {entry.name}; rename one of them.")
+    for split in {entry.split for entry in entries}:
+        (folder / split / "images").mkdir(parents=True, exist_ok=True)
+    for split in {entry.split for entry in entries if entry.label is not None}:
+        (folder / split / "labels").mkdir(exist_ok=True)
 
-    with replacing(output) as folder:
+    finished = _read_journal(folder / JOURNAL)
+    with (folder / JOURNAL).open("ab", buffering=0) as journal:
 
-        def write(entry: Entry) -> list[tuple[str, Path]]:
-            return _write_entry(entry, folder / entry.split, info, read, table)
+        def write(entry: Entry) -> list[tuple[str, str]]:
+            key = f"{entry.split}/{entry.name}"
+            sums = finished.get(key)
+            if sums is None:
+                sums = _write_entry(entry, folder / entry.split, info, read, table)
+                # One write a line, so that those of several threads do not mix; the line before may have been cut off.
+                journal.write(b"\n" + json.dumps([key, sums]).encode())
+            return sums
 
-        for split in {entry.split for entry in entries}:
-            (folder / split / "images").mkdir(parents=True)
-        for split in {entry.split for entry in entries if entry.label is not None}:
-            (folder / split / "labels").mkdir()
         sums = [each for sums in in_parallel(write, entries, "Writing") for each in sums]
-        listing = "".join(f"{digest}  {path}\n" for digest, path in sums)
-        (folder / CHECKSUMS).write_text(listing, encoding="utf-8")
-        info = replace(
-            info,
-            counts=dict(Counter(entry.split for entry in entries)),
-            sources={CHECKSUMS: hashlib.sha256(listing.encode()).hexdigest()},
-        )
-        info.save(folder)
+    listing = "".join(f"{digest}  {path}\n" for digest, path in sums)
+    (folder / CHECKSUMS).write_text(listing, encoding="utf-8")
+    info = replace(
+        info,
+        counts=dict(Counter(entry.split for entry in entries)),
+        sources={**info.sources, CHECKSUMS: hashlib.sha256(listing.encode()).hexdigest()},
+    )
+    info.save(folder)
+    (folder / JOURNAL).unlink()
     return info
+
+
+def _read_journal(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """The checksums of the sources of each finished entry."""
+    finished = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            key, sums = json.loads(line)
+            finished[key] = [(digest, source) for digest, source in sums]
+    return finished
 
 
 def _write_entry(
     entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32]
-) -> list[tuple[str, Path]]:
+) -> list[tuple[str, str]]:
     """Write one picture and its label; return the checksums of the sources."""
     data = read_bytes(entry.image)
-    image = decode_image(data, entry.image)
+    image = decode_image(data, Path(str(entry.image)))
     suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
     kept = suffix == ".jpg" or data[:4] == b"\x89PNG"
     (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else _png(image[..., ::-1]))
-    sums = [(hashlib.sha256(data).hexdigest(), entry.image)]
+    sums = [(hashlib.sha256(data).hexdigest(), str(entry.image))]
     if entry.label is None:
         return sums
 
     data = read_bytes(entry.label)
-    values = read(data, entry.label)
+    values = read(data, Path(str(entry.label)))
     if values.shape != image.shape[:2]:
         raise UserError(_sizes_differ(entry, image.shape[:2], values.shape))
     label = np.take(table, values, mode="clip")
@@ -110,7 +141,7 @@ def _write_entry(
     stored = np.where(label == IGNORE, info.ignore, label).astype(np.uint8 if info.ignore == 255 else np.uint16)
     right = _is_grey_png(data, 8 * stored.itemsize) and np.array_equal(stored, values)
     (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else _png(stored))
-    return [*sums, (hashlib.sha256(data).hexdigest(), entry.label)]
+    return [*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))]
 
 
 def _sizes_differ(entry: Entry, image: tuple[int, ...], label: tuple[int, ...]) -> str:
