@@ -1,6 +1,8 @@
 """The one dataset on disk: ``root/{train,val[,test]}/{images,labels}/NAME.{jpg,png}`` and ``root/dataset.yaml``."""
 
+import io
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
 
 from cssformer.data.archives import Member
 from cssformer.errors import UserError
@@ -268,6 +271,16 @@ def read_bytes(path: Path | Member) -> bytes:
         raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
 
 
+def require_modest(data: bytes, path: Path) -> None:
+    """Raise UserError if the picture of ``path`` says to have so many pixels that decoding it would fill the memory."""
+    try:
+        # An unknown format is the decoder's to judge.
+        with suppress(OSError, ValueError, SyntaxError), Image.open(io.BytesIO(data)):
+            pass
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large a picture: {str(error).rstrip('.')}.") from None
+
+
 def require_whole(data: bytes, path: Path) -> None:
     """Raise UserError if the JPEG or PNG stream ``data`` of ``path`` lacks its end."""
     if is_truncated(data):
@@ -288,7 +301,11 @@ def require_whole_file(path: Path) -> None:
 
 def _decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
     require_whole(data, path)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:
+        # More pixels than OpenCV takes.
+        pixels = None
     if pixels is None:
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.")
     return pixels

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.archives import Member
-from cssformer.data.folder import IGNORE, OUTSIDE, DatasetInfo, decode_image, read_bytes
+from cssformer.data.folder import IGNORE, OUTSIDE, DatasetInfo, decode_image, read_bytes, require_modest
 from cssformer.data.masks import Reader
 from cssformer.data.parallel import in_parallel
 from cssformer.errors import UserError
@@ -120,8 +120,9 @@ def _write_entry(
     entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32]
 ) -> list[tuple[str, str]]:
     """Write one picture and its label; return the checksums of the sources."""
-    data = read_bytes(entry.image)
-    image = decode_image(data, Path(str(entry.image)))
+    data, where = read_bytes(entry.image), Path(str(entry.image))
+    require_modest(data, where)
+    image = decode_image(data, where)
     suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
     kept = suffix == ".jpg" or data[:4] == b"\x89PNG"
     (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else _png(image[..., ::-1]))
@@ -133,15 +134,28 @@ def _write_entry(
     values = read(data, Path(str(entry.label)))
     if values.shape != image.shape[:2]:
         raise UserError(_sizes_differ(entry, image.shape[:2], values.shape))
-    label = np.take(table, values, mode="clip")
-    label[values >= len(table)] = OUTSIDE
-    if label.max() == OUTSIDE:
-        value = int(values[label == OUTSIDE][0])
+    stored, outside = _relabel(values, table, info.ignore)
+    if outside.any():
+        value = int(values[outside != 0][0])
         raise UserError(f"The mask {entry.label} has the value {value}, which is no class and not ignored.")
-    stored = np.where(label == IGNORE, info.ignore, label).astype(np.uint8 if info.ignore == 255 else np.uint16)
     right = _is_grey_png(data, 8 * stored.itemsize) and np.array_equal(stored, values)
     (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else _png(stored))
     return [*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))]
+
+
+def _relabel(values: NDArray[Any], table: NDArray[np.int32], ignore: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what is stored for each value of a mask (H, W), and where the value is outside the classes (not 0)."""
+    if values.dtype == np.uint8:
+        # OpenCV looks up bytes several times as fast as NumPy.
+        table = np.append(table, np.full(256, OUTSIDE, np.int32))[:256]
+        values = np.ascontiguousarray(values)
+        return cv2.LUT(values, _stored(table, ignore)), cv2.LUT(values, (table == OUTSIDE).astype(np.uint8))
+    label = np.take(np.append(table, np.int32(OUTSIDE)), values, mode="clip")
+    return _stored(label, ignore), label == OUTSIDE
+
+
+def _stored(label: NDArray[np.int32], ignore: int) -> NDArray[Any]:
+    return np.where(label == IGNORE, ignore, label).astype(np.uint8 if ignore == 255 else np.uint16)
 
 
 def _sizes_differ(entry: Entry, image: tuple[int, ...], label: tuple[int, ...]) -> str:
