@@ -84,6 +84,7 @@ class Evaluation:
             "boundary_iou": [number(value) for value in self.boundary_iou],
             "classes": list(self.info.classes),
             "pictures": len(self.names),
+            "partial": self.info.partial,
             "options": {name: str(value) if name == "precision" else value for name, value in self.options.items()},
         }
 
@@ -96,6 +97,7 @@ class Evaluation:
             ("pixel accuracy", percent(self.scores.pixel_accuracy)),
             ("frequency-weighted IoU", percent(self.scores.frequency_weighted_iou)),
             ("mean Boundary IoU", percent(self.mean_boundary_iou)),
+            *([("note", "The data set is partial: not comparable with published scores.")] if self.info.partial else []),
         ]
 
 

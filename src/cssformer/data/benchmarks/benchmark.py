@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -70,13 +71,18 @@ class PreparedBenchmark:
             count = self.info.counts.get(split, 0)
             rows.append((split, f"{count} pictures" + (f" of {official}" if count != official else "")))
         for index, name in enumerate(self.info.classes):
-            raw = [value for value, target in self.info.mapping.items() if target == index]
-            rows.append((f"class {index}", f"{name} (from {', '.join(raw)})"))
-        ignored = [value for value, target in self.info.mapping.items() if target is None]
-        rows.append(("ignored", ", ".join(ignored) or "nothing"))
+            rows.append((f"class {index}", f"{name} (from {self._ids(index)})"))
+        rows.append(("ignored", self._ids(None) or "nothing"))
         if self.info.partial:
-            rows.append(("note", "The set is partial: scores on it do not compare with published ones."))
+            rows.append(("note", "The set is partial: scores on it are not comparable with published ones."))
         return rows
+
+    def _ids(self, index: int | None) -> str:
+        """The raw ids of a class, as in "0, 5-9"."""
+        ids = sorted(int(value) for value, target in self.info.mapping.items() if target == index)
+        # Consecutive ids differ from their place in the row by the same amount.
+        runs = [[id for _, id in run] for _, run in groupby(enumerate(ids), lambda pair: pair[1] - pair[0])]
+        return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -93,7 +99,11 @@ class PreparedBenchmark:
 
 
 def prepare_benchmark(
-    benchmark: Benchmark, source: Sequence[Path], output: Path, *, partial: bool = False
+    benchmark: Benchmark | Callable[[Sequence[Member]], Benchmark],
+    source: Sequence[Path],
+    output: Path,
+    *,
+    partial: bool = False,
 ) -> PreparedBenchmark:
     """Make a prepared folder of a benchmark's official files.
 
@@ -101,7 +111,7 @@ def prepare_benchmark(
     output of the same sources is left as it is.
 
     Args:
-        benchmark: which data set.
+        benchmark: which data set; where its labels come in several forms, a function that tells it by the files.
         source: the official archives as downloaded (.zip, .tar, .tar.gz), or folders of what is in them.
         output: the prepared folder to be made.
         partial: accept fewer pictures than officially; ``dataset.yaml`` says so then.
@@ -111,8 +121,10 @@ def prepare_benchmark(
             counts are not the official ones; ``output`` is something else. Nothing is left behind then.
     """
     with ExitStack() as opened:
-        found = {path: opened.enter_context(open_source(path)) for path in source}
-        entries = _entries(benchmark, [member for members in found.values() for member in members], source)
+        members = [member for path in source for member in opened.enter_context(open_source(path))]
+        if not isinstance(benchmark, Benchmark):
+            benchmark = benchmark(members)
+        entries = _entries(benchmark, members, source)
         counts = {split: count for split in SPLITS if (count := sum(entry.split == split for entry in entries))}
         info = replace(
             benchmark.info(),
