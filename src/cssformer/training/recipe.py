@@ -65,6 +65,8 @@ class Model:
     """Load timm's weights for the backbone from the Hugging Face hub."""
     weights: str | None = None
     """A local weight file for the backbone (.safetensors) instead of the hub's."""
+    init: str | None = None
+    """A trained network to start from: a model or run folder or a Hugging Face id. What does not fit begins anew."""
     mean: tuple[float, float, float] | None = None
     """What the backbone's weights expect to be subtracted from RGB in [0, 1]; by default as timm states it."""
     std: tuple[float, float, float] | None = None

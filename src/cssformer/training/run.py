@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cssformer.data import Scenes, SegmentationFolder, verify_labels
@@ -36,6 +40,7 @@ from cssformer.training.callbacks import (
 )
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.start import start_from, starting_point
 from cssformer.training.task import SegmentationTask
 
 LAST, BEST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", f"{RUN_CHECKPOINTS}/best.ckpt", "metrics.csv"
@@ -79,15 +84,23 @@ def train(
     checkpoint = _checkpoint(run, resume)
     start = int(checkpoint["global_step"]) if checkpoint else 0
     train_data, val_data = datasets(recipe)
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    weights: dict[str, Tensor] | None = None
+    if recipe.model.init is not None and not checkpoint:
+        recipe, weights = starting_point(recipe, recipe.model.init)
     model = (build or build_model)(recipe, train_data)
     if checkpoint:
         _require_same_network(checkpoint, model, run)
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if weights is not None:
+        told = start_from(model, weights)
+        if first:
+            console.print(f"Started from {recipe.model.init}: {told}")
     if first:
         recipe.save(run / RECIPE)
     try:
         if start < recipe.training.steps:
-            _fit(recipe, model, train_data, val_data, start, console)
+            with _full_memory_told(recipe):
+                _fit(recipe, model, train_data, val_data, start, console)
         if not first:
             return None
         _keep_best(model, run)
@@ -97,7 +110,8 @@ def train(
         # A loader's process hands its traceback over as the message; the sentence stands at its end.
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
     # Lightning leaves the model on the CPU.
-    evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
+    with _full_memory_told(recipe):
+        evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
     write_report(evaluation, model, val_data, run)
     return evaluation
 
@@ -121,16 +135,29 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
 def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
     """The network of the recipe for the classes of the data, initialised from the recipe's seed."""
     torch.manual_seed(recipe.seed)
+    arguments = {name: value for name, value in vars(recipe.model).items() if name != "init"}
     try:
         return CSSFormer(
             num_classes=len(data.info.classes),
             inference=recipe.inference(),
             classes=data.info.classes,
             colours=data.info.colours,
-            **vars(recipe.model),
+            **arguments,
         )
     except ValueError as error:
         raise UserError(f"The recipe's model cannot be built: {error}.") from error
+
+
+@contextmanager
+def _full_memory_told(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU's memory is full; start again with a training.device_batch below {recipe.training.device_batch} "
+            "(an optimiser step still sees training.batch_size pictures) or a smaller augment.crop, or with "
+            "evaluation.mode slide if whole pictures are too large to be scored."
+        ) from error
 
 
 def _checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:
@@ -180,25 +207,30 @@ def _fit(
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:
         callbacks.append(ProgressBar(leave=True))
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=training.devices,
-        num_nodes=training.nodes,
-        precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision],  # type: ignore[arg-type]
-        max_steps=training.steps,
-        max_epochs=-1,
-        min_epochs=0,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        gradient_clip_val=training.clip,
-        logger=TensorBoardLogger(run, name="", version="tensorboard"),
-        callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
-        enable_progress_bar=console.is_terminal,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=training.log_every,
-    )
+    try:
+        trainer = L.Trainer(
+            accelerator="auto",
+            devices=training.devices,
+            num_nodes=training.nodes,
+            precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision],  # type: ignore[arg-type]
+            max_steps=training.steps,
+            max_epochs=-1,
+            min_epochs=0,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=training.clip,
+            logger=TensorBoardLogger(run, name="", version="tensorboard"),
+            callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
+            enable_progress_bar=console.is_terminal,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=training.log_every,
+        )
+    except MisconfigurationException as error:
+        raise UserError(
+            f"training.devices {training.devices} cannot be had: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
     device_batch, accumulate = split_batch(training.batch_size, training.device_batch, trainer.world_size)
     trainer.accumulate_grad_batches = accumulate
     trainer.val_check_interval = training.validate_every * accumulate
@@ -213,6 +245,7 @@ def _fit(
         persistent_workers=training.workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+    model = synchronise_batch_norm(model, trainer.strategy.root_device, trainer.world_size)
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     with resume_point.signals():
         trainer.fit(
@@ -222,6 +255,14 @@ def _fit(
             ckpt_path=run / LAST if start else None,
             weights_only=True,
         )
+
+
+def synchronise_batch_norm(model: SegmentationNetwork, device: torch.device, world: int) -> SegmentationNetwork:
+    """Let the BatchNorm layers of a backbone share their statistics where several GPUs train; changed in place.
+
+    By timm's conversion: PyTorch's, which Lightning uses, drops the activation that some of timm's layers hold.
+    """
+    return convert_sync_batchnorm(model) if world > 1 and device.type == "cuda" else model
 
 
 def split_batch(total: int, most: int, world: int) -> tuple[int, int]:
