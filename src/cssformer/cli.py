@@ -132,8 +132,8 @@ def _prepare_folder(options: "Namespace") -> int:
     return 0
 
 
-def _prepare_benchmark(module: str, title: str) -> Command:
-    """The command of one file of ``data/benchmarks``."""
+def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), meaning: str = "") -> Command:
+    """The command of one file of ``data/benchmarks``, which may come with either number of classes."""
 
     def add_arguments(parser: "ArgumentParser") -> None:
         parser.add_argument(
@@ -141,13 +141,17 @@ def _prepare_benchmark(module: str, title: str) -> Command:
         )
         parser.add_argument("--output", type=Path, required=True, help="The prepared folder to be made.")
         parser.add_argument("--partial", action="store_true", help="Take fewer pictures than there are officially.")
+        if classes:
+            parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
 
     def run(options: "Namespace") -> int:
         from cssformer.data.benchmarks import prepare_benchmark
 
-        benchmark = import_module(f"cssformer.data.benchmarks.{module}").BENCHMARK
+        described = import_module(f"cssformer.data.benchmarks.{module}")
+        arguments = _arguments(options)
+        benchmark = described.benchmark(arguments.pop("classes")) if classes else described.BENCHMARK
         try:
-            prepared = prepare_benchmark(benchmark, **_arguments(options))
+            prepared = prepare_benchmark(benchmark, **arguments)
         except KeyboardInterrupt:
             print("Stopped; the same command continues.", file=sys.stderr)
             return 130
@@ -289,6 +293,12 @@ COMMANDS: dict[str, Command] = {
     "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
     "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
+    "prepare pascal-context": _prepare_benchmark(
+        "pascal_context", "PASCAL Context", (59, 60), "60 count the background; their mIoU is about 5 points lower."
+    ),
+    "prepare coco-stuff-10k": _prepare_benchmark(
+        "coco_stuff", "COCO-Stuff 10K", (171, 182), "182 keep eleven things that were never annotated."
+    ),
     "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
     "train": Command("Train a network and score it.", _add_train, _train),
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
