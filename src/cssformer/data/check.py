@@ -106,7 +106,7 @@ def check(folder: str | Path) -> CheckReport:
             there = report.pictures.get(split, 0)
             report.warnings.append(f"dataset.yaml speaks of {count} {split} pictures, but there are {there}.")
     if report.info.partial:
-        report.warnings.append("The set is partial (dataset.yaml): scores on it are not comparable with published ones.")
+        report.warnings.append("The set is partial (dataset.yaml): its scores are not comparable with published ones.")
     report.errors += [problem for each in facts for problem in each.problems]
     _check_sizes(facts, report)
     _check_ids(facts, report)

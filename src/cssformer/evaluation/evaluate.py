@@ -97,7 +97,7 @@ class Evaluation:
             ("pixel accuracy", percent(self.scores.pixel_accuracy)),
             ("frequency-weighted IoU", percent(self.scores.frequency_weighted_iou)),
             ("mean Boundary IoU", percent(self.mean_boundary_iou)),
-            *([("note", "The data set is partial: not comparable with published scores.")] if self.info.partial else []),
+            *([("note", "partial data, not comparable with published scores")] if self.info.partial else []),
         ]
 
 
