@@ -104,8 +104,12 @@ def test_files_that_are_none(data: bytes, problem: str) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [np.eye(3) / 2, np.full((2, 2), -1), np.full((2, 2), 1 << 16), np.full((2, 2), np.nan), np.full((2, 2), np.inf)]
-    + [np.zeros((2, 2, 2)), np.zeros((0, 0)), "text", np.eye(2) * 1j],
+    [
+        *(np.full((2, 2), value) for value in (0.5, -1, 1 << 16, np.nan, np.inf)),
+        *(np.zeros(shape) for shape in ((2, 2, 2), (0, 0))),
+        np.eye(2) * 1j,
+        "text",
+    ],
 )
 def test_variables_that_are_no_labels(values: object) -> None:
     with pytest.raises(UserError, match=r"^The variable S of labels.mat "):
