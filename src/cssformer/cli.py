@@ -289,6 +289,32 @@ def _predict(options: "Namespace") -> int:
     return 0
 
 
+def _add_explain(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("image", type=Path, help="A picture.")
+    parser.add_argument(
+        "--at", type=int, nargs=2, required=True, metavar=("X", "Y"), help="The pixel; 0 0 is the picture's top left."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="The PNG to write.")
+    parser.add_argument(
+        "--stride", type=Literal[4, 8, 16, 32], default=4, help="Draw what the token of this stride looks at."
+    )
+    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps; the best there is by default.")
+
+
+def _explain(options: "Namespace") -> int:
+    from cssformer.serving import Predictor, explain
+
+    explanation = explain(Predictor.from_pretrained(options.model, options.device), options.image, *options.at)
+    explanation.save(options.output, options.stride)
+    heading, *rows = explanation.table()
+    _show(rows, heading)
+    name, confidence = explanation.label
+    print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({100 * confidence:.1f} %): {options.output}")
+    _write_json(options, explanation.as_dict())
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
@@ -303,4 +329,5 @@ COMMANDS: dict[str, Command] = {
     "train": Command("Train a network and score it.", _add_train, _train),
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
     "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
+    "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
 }

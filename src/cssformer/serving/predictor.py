@@ -120,7 +120,7 @@ class Predictor:
             UserError: the file is missing, damaged or no picture.
             ValueError: the array is not RGB uint8.
         """
-        pixels = _pixels(image)
+        pixels = read_pixels(image)
         labels, confidence = predict(
             self.model, torch.from_numpy(pixels).permute(2, 0, 1), confidence=True, **self.options
         )
@@ -135,7 +135,8 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _pixels(image: str | Path | Image.Image | Picture) -> Picture:
+def read_pixels(image: str | Path | Image.Image | Picture) -> Picture:
+    """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
     if isinstance(image, str | Path):
         return decode_image(read_bytes(Path(image)), Path(image), upright=True)
     pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
