@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from cssformer.evaluation.evaluate import Evaluation
+    from cssformer.studies.variants import Kind
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,27 @@ def _explain(options: "Namespace") -> int:
     return 0
 
 
+def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Every variant is trained with each.")
+    if kind == "points":
+        parser.add_argument("--points", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="What is compared.")
+    else:
+        parser.add_argument("--variants", type=str, nargs="+", help="Only these rows of the table; all by default.")
+    parser.add_argument("--parallel", type=int, default=1, help="Runs at one time, which share the cores.")
+    parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
+    parser.add_class_arguments(Recipe, skip={"seed"})
+    parser.set_defaults(output=f"runs/{kind}")
+
+
+def _study(options: "Namespace", kind: "Kind") -> int:
+    from cssformer.studies.study import study
+
+    options.seed = 0
+    recipe = Recipe.from_options(options)
+    study(kind, recipe, options.get("variants"), options.get("points"), options.seeds, options.parallel)
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
@@ -329,5 +352,16 @@ COMMANDS: dict[str, Command] = {
     "train": Command("Train a network and score it.", _add_train, _train),
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
     "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
+    "study modules": Command(
+        "Train with and without the paper's modules.",
+        partial(_add_study, kind="modules"),
+        partial(_study, kind="modules"),
+    ),
+    "study points": Command(
+        "Train with several numbers of points.", partial(_add_study, kind="points"), partial(_study, kind="points")
+    ),
+    "study decoders": Command(
+        "Train the decoder among its peers.", partial(_add_study, kind="decoders"), partial(_study, kind="decoders")
+    ),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
 }

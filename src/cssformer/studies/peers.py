@@ -1,0 +1,212 @@
+"""Decoders of other libraries, their own code, on the product's backbone: same pyramid, auxiliary head, loss and data.
+
+Each keeps the width, the dropout and the first weights its library gives it. What the pyramid decides is said where
+the decoder is built. The last up-sampling, from stride 4 to the picture, is the product's for all of them, in training
+and in scoring.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cssformer.errors import UserError
+from cssformer.model import SegmentationNetwork
+from cssformer.model.head import AuxiliaryHead
+from cssformer.training.recipe import Recipe
+from cssformer.training.run import Dataset
+
+
+class Peer(SegmentationNetwork):
+    """Another decoder in CSSFormer's place.
+
+    Args:
+        decoder: one of :data:`DECODERS`.
+        channels, aux, dropout: of the auxiliary head, as in ``CSSFormer``; the decoder has its own.
+        others: as in ``CSSFormer``.
+
+    Raises:
+        UserError: the library that holds the decoder is not installed, or the backbone cannot be had.
+    """
+
+    def __init__(
+        self,
+        decoder: str,
+        backbone: str,
+        num_classes: int,
+        *,
+        pretrained: bool = False,
+        weights: str | None = None,
+        channels: int = 256,
+        aux: bool = True,
+        dropout: float = 0.1,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        inference: dict[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
+        colours: Sequence[tuple[int, int, int]] | None = None,
+        backbone_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            num_classes,
+            pretrained=pretrained,
+            weights=weights,
+            mean=mean,
+            std=std,
+            inference=inference,
+            classes=classes,
+            colours=colours,
+            backbone_args=backbone_args,
+        )
+        self.config |= {"decoder": decoder, "channels": channels, "aux": aux, "dropout": dropout}
+        try:
+            self.decoder = DECODERS[decoder](self.backbone.channels, num_classes)
+        except ImportError as error:
+            raise UserError(
+                f"The decoder {decoder} needs a package that is not installed ({error.name}); install cssformer[study]."
+            ) from error
+        self.aux_head = AuxiliaryHead(self.backbone.channels[2], channels, num_classes, dropout) if aux else None
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1).
+
+        A decoder whose logits are coarser than stride 4 gets them up-sampled, bilinear.
+        """
+        logits = self.decoder([feature.permute(0, 3, 1, 2) for feature in features])
+        size = list(features[0].shape[1:3])
+        return logits if list(logits.shape[2:]) == size else F.interpolate(logits, size, mode="bilinear")
+
+
+class PyramidDecoder(nn.Module):
+    """A decoder of segmentation_models_pytorch with its classifier, as that library's models put them together.
+
+    Args:
+        decoder: takes the library's list of six maps, of which those of stride 1 and 2 are not read.
+        channels: of its output.
+        num_classes: of the logits.
+        kernel: side of the classifier's convolution.
+        deepest: stride at which the decoder expects the deepest map; the pyramid's, of stride 32, is up-sampled to it.
+    """
+
+    def __init__(self, decoder: nn.Module, channels: int, num_classes: int, kernel: int = 1, deepest: int = 32) -> None:
+        super().__init__()
+        from segmentation_models_pytorch.base import SegmentationHead
+        from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+
+        self.decoder = decoder
+        self.head = SegmentationHead(channels, num_classes, kernel_size=kernel)
+        self.enlarge = 32 // deepest
+        initialize_decoder(self.decoder)
+        initialize_head(self.head)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Maps (B, C_i, H_i, W_i) of stride 4, 8, 16 and 32 -> logits."""
+        *finer, deepest = features
+        if self.enlarge > 1:
+            deepest = F.interpolate(deepest, scale_factor=self.enlarge, mode="bilinear")
+        batch, _, height, width = finer[0].shape
+        unread = [finer[0].new_empty(batch, 0, height * scale, width * scale) for scale in (4, 2)]
+        return self.head(self.decoder([*unread, *finer, deepest]))
+
+
+def fpn(channels: list[int], num_classes: int) -> nn.Module:
+    """Semantic FPN (Kirillov et al. 2019): width 256, then 128; logits at stride 4."""
+    from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+
+    decoder = FPNDecoder([3, 0, *channels])
+    return PyramidDecoder(decoder, decoder.out_channels, num_classes)
+
+
+def pspnet(channels: list[int], num_classes: int) -> nn.Module:
+    """PSPNet (Zhao et al. 2017), width 512, on the deepest map.
+
+    The original looks at a dilated backbone of stride 8. A pyramid has its deepest map at stride 32, so that is where
+    the logits lie.
+    """
+    from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
+
+    return PyramidDecoder(PSPDecoder([3, 0, *channels]), 512, num_classes, kernel=3)
+
+
+def deeplabv3plus(channels: list[int], num_classes: int) -> nn.Module:
+    """DeepLabV3+ (Chen et al. 2018), width 256, separable ASPP with rates 12, 24 and 36; logits at stride 4.
+
+    The original looks at a dilated backbone of stride 16; here the pyramid's deepest map is up-sampled to stride 16.
+    """
+    from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
+
+    decoder = DeepLabV3PlusDecoder(
+        [3, 0, *channels],
+        encoder_depth=5,
+        out_channels=256,
+        atrous_rates=(12, 24, 36),
+        output_stride=16,
+        aspp_separable=True,
+        aspp_dropout=0.5,
+    )
+    return PyramidDecoder(decoder, 256, num_classes, deepest=16)
+
+
+def upernet(channels: list[int], num_classes: int) -> nn.Module:
+    """UPerNet (Xiao et al. 2018) as segmentation_models_pytorch has it, width 256; logits at stride 4."""
+    from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+
+    return PyramidDecoder(UPerNetDecoder([3, 0, *channels]), 256, num_classes)
+
+
+def segformer(channels: list[int], num_classes: int) -> nn.Module:
+    """The all-MLP decoder of SegFormer (Xie et al. 2021), width 256; logits at stride 4."""
+    from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+
+    return PyramidDecoder(SegformerDecoder([3, 0, *channels]), 256, num_classes)
+
+
+def upernet512(channels: list[int], num_classes: int) -> nn.Module:
+    """UPerNet as transformers has it, after mmsegmentation: width 512; logits at stride 4."""
+    from transformers import UperNetConfig, UperNetPreTrainedModel
+    from transformers.models.upernet.modeling_upernet import UperNetHead
+
+    class Head(UperNetPreTrainedModel):
+        """Gives the head its library's first weights."""
+
+        def __init__(self, config: UperNetConfig) -> None:
+            super().__init__(config)
+            self.head = UperNetHead(config, channels)
+            self.post_init()
+
+    config = UperNetConfig()
+    config.num_labels = num_classes
+    head: nn.Module = Head(config).head
+    return head
+
+
+DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
+    "fpn": fpn,
+    "pspnet": pspnet,
+    "deeplabv3plus": deeplabv3plus,
+    "upernet": upernet,
+    "segformer": segformer,
+    "upernet512": upernet512,
+}
+"""By name, what builds the decoder from the widths of the four maps and the number of classes."""
+
+
+def build_peer(decoder: str, recipe: Recipe, data: Dataset) -> Peer:
+    """The recipe's network with another decoder, for the classes of the data, initialised from the recipe's seed.
+
+    Raises:
+        UserError: see :class:`Peer`.
+    """
+    torch.manual_seed(recipe.seed)
+    shared = ("backbone", "pretrained", "weights", "channels", "aux", "dropout", "mean", "std", "backbone_args")
+    return Peer(
+        decoder,
+        num_classes=len(data.info.classes),
+        inference=recipe.inference(),
+        classes=data.info.classes,
+        colours=data.info.colours,
+        **{name: getattr(recipe.model, name) for name in shared},
+    )

@@ -1,0 +1,41 @@
+"""One run of a study in a process of its own: ``python -m cssformer.studies.worker RUN [PEER]``."""
+
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+from cssformer.errors import UserError
+from cssformer.training.recipe import RECIPE, Recipe
+
+
+def main(folder: Path, peer: str | None) -> int:
+    """Train, or continue, by the recipe in the run's folder. Returns 0, 2 for a user's mistake, 130 if stopped."""
+    from cssformer.studies.peers import build_peer
+    from cssformer.training.run import LAST, Interrupted, train
+
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        build = partial(build_peer, peer) if peer else None
+        train(Recipe.load(folder / RECIPE), resume=(folder / LAST).exists(), build=build)
+    except Interrupted:
+        return 130
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _stop_with_parent() -> None:
+    """Nobody writes to standard input: it ends when the study that started this run is gone.
+
+    Read below Python's buffer, whose lock the forked loaders would wait for for ever.
+    """
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
