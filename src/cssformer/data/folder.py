@@ -215,7 +215,7 @@ def decode_image(data: bytes, path: Path, upright: bool = False) -> NDArray[np.u
         UserError: no picture, or truncated; ``path`` is named.
     """
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = _decode(data, cv2.IMREAD_COLOR | orientation, path)
+    pixels = decode(data, cv2.IMREAD_COLOR | orientation, path)
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
     return pixels
 
@@ -226,7 +226,7 @@ def read_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Raises:
         UserError: the file is missing, no picture, truncated, or has several channels or a palette.
     """
-    label = _decode(read_bytes(path), cv2.IMREAD_UNCHANGED, path)
+    label = decode(read_bytes(path), cv2.IMREAD_UNCHANGED, path)
     if label.ndim != 2:
         raise UserError(f"The label {path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
     return label
@@ -299,7 +299,12 @@ def require_whole_file(path: Path) -> None:
         require_whole(read_bytes(path), path)
 
 
-def _decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
+def decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
+    """Decode a picture's bytes as OpenCV's ``flags`` say; colours are BGR.
+
+    Raises:
+        UserError: no picture, or truncated; ``path`` is named.
+    """
     require_whole(data, path)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
