@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ MOST_BYTES = 256 << 20
 """Of one member, unpacked."""
 MOST_UNPACKED = 64 << 30
 """Of a whole .tar.gz, which must be unpacked (in memory, piece by piece) to be listed; no benchmark comes near."""
+MOST_MEMBERS = 500_000
+"""Of a .tar.gz, where a few megabytes could hold millions."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 _CHUNK = 1 << 20
@@ -107,11 +110,13 @@ def safe_name(name: str, source: Path) -> str:
     """Return a member's name as a relative path with slashes.
 
     Raises:
-        UserError: it is empty, absolute, has a drive, ``..`` or a NUL; ``source`` is named.
+        UserError: it is empty, absolute, has a drive, ``..`` or characters that cannot be printed; ``source`` is named.
     """
     path = name.replace("\\", "/")
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    if not parts or path.startswith("/") or ".." in parts or parts[0][1:2] == ":" or "\0" in name:
+    if not name.isprintable():
+        raise UserError(f"{source} holds {name!a}, a name of unprintable characters; get the official file.")
+    if not parts or path.startswith("/") or ".." in parts or parts[0][1:2] == ":":
         raise UserError(f"{source} holds {name!r}, a path that leads outside it; get the official file.")
     return "/".join(parts)
 
@@ -165,7 +170,9 @@ def _read_at(path: Path, info: tarfile.TarInfo) -> bytes:
 def _tar_gz_members(path: Path) -> Iterator[Member]:
     stream = _Gzip(path)
     with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
-        found = [info for info in archive if _is_tar_file(info, path)]
+        found = [info for info in islice(archive, MOST_MEMBERS) if _is_tar_file(info, path)]
+        if archive.next():
+            raise UserError(f"{path} holds more than {MOST_MEMBERS} files; get the official file.")
     stream.drain()
     for info in found:
         yield Member(path, safe_name(info.name, path), info.size, partial(stream.read_at, info.offset_data, info.size))
@@ -247,7 +254,8 @@ class _Gzip:
         return self.position
 
     def read(self, size: int) -> bytes:
-        if size > MOST_BYTES:
+        # `tarfile` reads nothing but headers here, and an honest one holds a name and some dates.
+        if size > _CHUNK:
             raise ValueError(f"its headers ask for {size} bytes")
         if self.position < self.start:
             # `tarfile` looks back by one byte after an empty member.
