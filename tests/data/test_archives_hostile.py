@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cssformer.data import archives
+from cssformer.data import DatasetInfo, archives, prepare_folder
 from cssformer.data.archives import open_source
 from cssformer.errors import UserError
 
@@ -203,3 +203,16 @@ def test_members_that_overlap(tmp_path: Path) -> None:
     entries = b"".join(entry.replace(b"a.jpg", f"{letter}.jpg".encode()) for letter in "abc")
     tail = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 3, 3, len(entries), end - len(entry), 0)
     assert "b.jpg" in refused(tmp_path, "it.zip", content[: end - len(entry)] + entries + tail)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes are a matter of POSIX")
+def test_folder_names_that_are_not_utf8(prepared: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    try:
+        prepared.rename(source / os.fsdecode(b"Stra\xdfe"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    prepare_folder([source], output)
+    assert DatasetInfo.load(output).counts == {"train": 4, "val": 2}
+    assert "Stra\\udcdfe/train/images/0.jpg" in (output / "sources.sha256").read_text("utf-8")

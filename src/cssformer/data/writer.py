@@ -94,12 +94,13 @@ def fill(
             return sums
 
         sums = [each for sums in in_parallel(write, entries, "Writing") for each in sums]
-    listing = "".join(f"{digest}  {path}\n" for digest, path in sums)
-    (folder / CHECKSUMS).write_text(listing, encoding="utf-8")
+    # Names that are not UTF-8 are written with escapes.
+    listing = "".join(f"{digest}  {path}\n" for digest, path in sums).encode(errors="backslashreplace")
+    (folder / CHECKSUMS).write_bytes(listing)
     info = replace(
         info,
         counts=dict(Counter(entry.split for entry in entries)),
-        sources={**info.sources, CHECKSUMS: hashlib.sha256(listing.encode()).hexdigest()},
+        sources={**info.sources, CHECKSUMS: hashlib.sha256(listing).hexdigest()},
     )
     info.save(folder)
     (folder / JOURNAL).unlink()
