@@ -8,7 +8,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -345,28 +344,6 @@ def test_autocast_and_checkpointing() -> None:
     expected = torch.autograd.grad(plain.float().square().sum(), leaves)
     actual = torch.autograd.grad(checkpointed.float().square().sum(), leaves)
     assert all(torch.equal(left, right) for left, right in zip(actual, expected, strict=True))
-
-
-def test_under_distributed_data_parallel(tmp_path: Path) -> None:
-    class Module(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inputs = torch.nn.ParameterList(make(THREE).values())
-
-        def forward(self) -> Tensor:
-            return both(*self.inputs)
-
-    module = Module()
-    module().square().sum().backward()
-    expected = [parameter.grad for parameter in module.parameters()]
-    module.zero_grad(set_to_none=True)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        torch.nn.parallel.DistributedDataParallel(module)().square().sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    grads = [parameter.grad for parameter in module.parameters()]
-    assert all(torch.equal(left, right) for left, right in zip(grads, expected, strict=True))
 
 
 def test_export_takes_the_definition() -> None:
