@@ -1,3 +1,7 @@
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,3 +31,27 @@ def prepared(tmp_path: Path) -> Path:
     info = DatasetInfo(("road", "tree", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), counts={"train": 4, "val": 2})
     info.save(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def pack() -> Callable[[Path, dict[str, bytes]], Path]:
+    """Write files as what the path's suffix says: a .zip, .tar, .tar.gz, .tgz, or a folder."""
+
+    def pack(path: Path, contents: dict[str, bytes]) -> Path:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, data in contents.items():
+                    archive.writestr(name, data)
+        elif path.suffix in (".tar", ".gz", ".tgz"):
+            with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as tar:
+                for name, data in contents.items():
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        else:
+            for name, data in contents.items():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                (path / name).write_bytes(data)
+        return path
+
+    return pack

@@ -11,10 +11,7 @@ from collections.abc import Iterator, Sequence
 from cssformer.data.archives import Member
 from cssformer.data.benchmarks.benchmark import Benchmark, Part
 
-_LABELLED = re.compile(
-    r"(?:^|/)(?:images/(?P<image>training|validation)|annotations/(?P<label>training|validation))"
-    r"/(?P<name>ADE_(?:train|val)_\d{8})\.(?(image)jpg|png)$"
-)
+_LABELLED = re.compile(r"(?:^|/)(training|validation)/(ADE_(?:train|val)_\d{8})\.(jpg|png)$")
 _TEST = re.compile(r"(?:^|/)(ADE_test_\d{8})\.jpg$")
 _SPLITS = {"training": "train", "validation": "val"}
 
@@ -177,8 +174,7 @@ CLASSES = (
 def parts(members: Sequence[Member]) -> Iterator[Part]:
     for member in members:
         if found := _LABELLED.search(member.name):
-            split = _SPLITS[found["image"] or found["label"]]
-            yield Part(split, found["name"], "image" if found["image"] else "label", member)
+            yield Part(_SPLITS[found[1]], found[2], "image" if found[3] == "jpg" else "label", member)
         elif found := _TEST.search(member.name):
             yield Part("test", found[1], "image", member)
 
