@@ -43,7 +43,7 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
     """
     image, looks = explanation.prediction.image, explanation.looks
     height, width = image.shape[:2]
-    size = TILE, round(TILE * min(1.2, max(0.6, height / width)))
+    size = TILE, round(TILE * min(1.2, max(0.5, height / width)))
     whole = _Panel.holding(np.array((width - 1, height - 1)) / 2, np.array((width, height)) / 2, size)
     # Grey and pale, so that colours are the heads' alone.
     pale = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 127, 3, axis=2).astype(np.uint8)
