@@ -166,14 +166,12 @@ def test_truncated_archives_are_refused(
     contents = {f"{number}.bin": random.Random(number).randbytes(700 * number) for number in range(5)}
     path = pack(tmp_path_factory.mktemp("cut") / kind, contents)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(share * len(whole))])
-    try:
-        found = read_all(path)
-    except UserError as error:
-        assert str(error).startswith(str(path)) and str(error).endswith("get a whole copy.")
-    else:
-        # A plain .tar has no end by which the loss of whole members could be told; their count tells it.
-        assert kind == "it.tar" and found.items() <= contents.items()
+    # A .tar ends with zeros of which a few would do.
+    used = len(whole.rstrip(b"\0")) if kind == "it.tar" else len(whole)
+    path.write_bytes(whole[: int(share * used)])
+    with pytest.raises(UserError) as error:
+        read_all(path)
+    assert str(error.value).startswith(str(path)) and str(error.value).endswith("get a whole copy.")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,8 +11,8 @@ import tarfile
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -32,8 +32,17 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
 _MOST_CHECKPOINTS = 1024
 # What the libraries raise on damaged archives; RuntimeError on a long chain of tar headers (RecursionError).
-_FORMAT_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error)
-_DAMAGE = (*_FORMAT_ERRORS, OSError, EOFError, ValueError, OverflowError, RuntimeError)
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -83,27 +92,26 @@ def open_source(path: Path) -> Iterator[list[Member]]:
     kind = path.name.lower()
     if not kind.endswith(ARCHIVES):
         raise UserError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)}).")
-    try:
-        if kind.endswith(".zip"):
-            archive = zipfile.ZipFile(path)
-            members = _zip_members(path, archive)
-        elif kind.endswith(".tar"):
-            archive = None
-            members = _tar_members(path)
-        else:
-            archive = None
-            members = _tar_gz_members(path)
-        by_name: dict[str, Member] = {}
-        for member in members:
-            if by_name.setdefault(member.name, member) is not member:
-                raise UserError(f"{path} holds {member.name!r} twice; get the official file.")
-    except _DAMAGE as error:
-        raise _damaged(path, error) from None
-    try:
+    with ExitStack() as opened:
+        try:
+            if kind.endswith(".zip"):
+                members = _zip_members(path, opened.enter_context(zipfile.ZipFile(path)))
+            elif kind.endswith(".tar"):
+                members = _tar_members(path)
+            else:
+                members = _tar_gz_members(path)
+            by_name = _by_name(members, path)
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
         yield [by_name[name] for name in sorted(by_name)]
-    finally:
-        if archive is not None:
-            archive.close()
+
+
+def _by_name(members: Iterable[Member], path: Path) -> dict[str, Member]:
+    by_name: dict[str, Member] = {}
+    for member in members:
+        if by_name.setdefault(member.name, member) is not member:
+            raise UserError(f"{path} holds {member.name!r} twice; get the official file.")
+    return by_name
 
 
 def safe_name(name: str, source: Path) -> str:
@@ -159,6 +167,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
         for info in archive:
             if _is_tar_file(info, path):
                 yield Member(path, safe_name(info.name, path), info.size, partial(_read_at, path, info))
+        _require_end(archive)
 
 
 def _read_at(path: Path, info: tarfile.TarInfo) -> bytes:
@@ -173,9 +182,18 @@ def _tar_gz_members(path: Path) -> Iterator[Member]:
         found = [info for info in islice(archive, MOST_MEMBERS) if _is_tar_file(info, path)]
         if archive.next():
             raise UserError(f"{path} holds more than {MOST_MEMBERS} files; get the official file.")
+        _require_end(archive)
     stream.drain()
     for info in found:
         yield Member(path, safe_name(info.name, path), info.size, partial(stream.read_at, info.offset_data, info.size))
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise if the members do not end in a block of zeros: to ``tarfile`` anything else that is no header is an end."""
+    file: Any = archive.fileobj
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise EOFError("the file is truncated or damaged")
 
 
 def _is_tar_file(info: tarfile.TarInfo, path: Path) -> bool:
