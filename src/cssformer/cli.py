@@ -338,6 +338,36 @@ def _study(options: "Namespace", kind: "Kind") -> int:
     return 0
 
 
+# The paper's network, which `cssformer profile` takes where no config is given.
+PAPER = {"backbone": "swin_tiny_patch4_window7_224", "channels": 256, "heads": 8, "points": 16}
+
+
+def _add_profile(parser: "ArgumentParser") -> None:
+    parser.add_argument("--size", type=int, nargs="+", default=[480], help="The picture's height and width in pixels.")
+    parser.add_argument("--classes", type=int, default=150, help="How many classes are told apart.")
+    parser.add_argument("--device", type=str, default="cpu", help="Where time and activations are measured.")
+    parser.add_argument("--config", action="config", help="A YAML recipe; by default the network is the paper's.")
+    parser.add_class_arguments(Recipe)
+    parser.set_defaults({f"model.{name}": None for name in PAPER})
+
+
+def _profile(options: "Namespace") -> int:
+    from cssformer.studies.profile import profile, untrained
+
+    if len(options.size) > 2 or min(options.size) < 32 or options.classes < 1:
+        raise UserError("--size takes a height and a width of 32 pixels at least, --classes one class at least.")
+    for name, value in PAPER.items():
+        if getattr(options.model, name) is None:
+            setattr(options.model, name, getattr(Recipe().model, name) if options.config else value)
+    model = untrained(Recipe.from_options(options).model, options.classes)
+    found = profile(model, options.size[0], options.size[-1], options.device)
+    for heading, *rows in found.tables():
+        _show(rows, heading)
+        print()
+    _write_json(options, found.as_dict())
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
@@ -363,5 +393,6 @@ COMMANDS: dict[str, Command] = {
     "study decoders": Command(
         "Train the decoder among its peers.", partial(_add_study, kind="decoders"), partial(_study, kind="decoders")
     ),
+    "profile": Command("Count and time each part of a network.", _add_profile, _profile),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
 }

@@ -1,0 +1,112 @@
+"""Counts against an independent counter and against the paper; memory against a hand-made case."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import timm.layers
+import torch
+from torch import nn
+
+from cssformer import CSSFormer
+from cssformer.errors import UserError
+from cssformer.sampling import use_backend
+from cssformer.studies.peers import DECODERS, Peer
+from cssformer.studies.profile import TITLES, activations, multiply_adds, profile, untrained
+from cssformer.training.recipe import Model
+
+SMALL = {"channels": 32, "heads": 4, "points": 2}
+PRODUCTS = ("linear", "conv", "matmul", "addmm", "bmm", "baddbmm")
+
+
+def counted_by_fvcore(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-adds by part, without what fvcore counts of norms, pooling and up-sampling."""
+    from fvcore.nn import FlopCountAnalysis
+
+    # Tracing knows the sampling operator by its definition only, which holds no such product.
+    with warnings.catch_warnings(), use_backend("reference"):
+        warnings.simplefilter("ignore")
+        analysis = FlopCountAnalysis(model.eval(), torch.rand(1, 3, *size))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        by_module = analysis.by_module_and_operator()
+    return {part: sum(by_module[part][product] for product in PRODUCTS) for part in TITLES if part in by_module}
+
+
+@pytest.fixture
+def fuse_attention() -> Iterator[Callable[[bool], None]]:
+    """Switches timm's use of fused attention, for networks built afterwards; restored at the end."""
+    before = timm.layers.use_fused_attn()
+    yield timm.layers.set_fused_attn
+    timm.layers.set_fused_attn(before)
+
+
+@pytest.mark.parametrize("backbone", ["swin_tiny_patch4_window7_224", "mobilenetv2_100", "convnext_atto"])
+def test_counts_are_those_of_an_independent_counter(backbone: str, fuse_attention: Callable[[bool], None]) -> None:
+    fuse_attention(False)
+    model = CSSFormer(backbone, 19, **SMALL)
+    expected, found = counted_by_fvcore(model, (96, 160)), multiply_adds(model, (96, 160))
+    assert expected.keys() == {"backbone", "lateral", "augmentation", "enhancement", "fusion", "head"}
+    assert {part: found[part] for part in expected} == expected
+    assert found["pooling"] > 0 and found["decoder"] == 0
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_counts_of_peers_are_those_of_an_independent_counter(decoder: str) -> None:
+    model = Peer(decoder, "resnet10t", 5)
+    expected = counted_by_fvcore(model, (64, 96))
+    found = multiply_adds(model, (64, 96))
+    assert {part: found[part] for part in expected} == expected
+    assert expected["decoder"] > 0
+
+
+def test_fused_attention_is_counted_as_the_products_it_is_made_of(fuse_attention: Callable[[bool], None]) -> None:
+    counts = []
+    for fused in (True, False):
+        fuse_attention(fused)
+        model = untrained(Model("swin_tiny_patch4_window7_224", channels=8, heads=1), 2)
+        counts.append(multiply_adds(model, (64, 64))["backbone"])
+    assert counts[0] == counts[1]
+
+
+def test_interpolation_is_four_products_for_each_value_sampled() -> None:
+    found = multiply_adds(untrained(Model(channels=32, heads=4, points=3), 5), (64, 64))
+    tokens = 16 * 16 + 8 * 8 + 4 * 4 + 2 * 2
+    samples = tokens * 4 * 4 * 3
+    # MSFE samples values; CSF keys and values.
+    assert found["interpolation"] == 3 * samples * 4 * (32 // 4)
+
+
+def test_the_papers_cost_over_the_baseline() -> None:
+    """At 480x480 with C = 256, M = 8, K = 16; the backbone decides nothing of it."""
+    counts = multiply_adds(untrained(Model("resnet10t", channels=256, heads=8, points=16), 150), (480, 480))
+    assert counts["augmentation"] / 1e9 == pytest.approx(2.4, rel=0.06)
+    assert (counts["enhancement"] + counts["fusion"]) / 1e9 == pytest.approx(39.9, rel=0.06)
+    modules = counts["augmentation"] + counts["enhancement"] + counts["fusion"]
+    assert modules / 1e9 == pytest.approx(42.3, rel=0.06)
+
+
+def test_activations_are_what_autograd_keeps() -> None:
+    model = untrained(Model(channels=32, heads=4, points=2, augmentation=False, fusion=False), 5)
+    kept = activations(model, torch.rand(1, 3, 64, 64))
+    # A lateral keeps its input, LayerNorm's mean and deviation, and what the linear layer takes.
+    tokens = [16 * 16, 8 * 8, 4 * 4, 2 * 2]
+    widths = model.backbone.channels
+    linear = sum(4 * count * width for count, width in zip(tokens, widths, strict=True))
+    assert linear <= kept["lateral"] <= 2 * linear + 2 * 4 * sum(tokens)
+    assert kept["backbone"] > kept["lateral"]
+    assert kept["augmentation"] == kept["fusion"] == 0
+
+
+def test_profile_of_a_small_network() -> None:
+    found = profile(untrained(Model(channels=16, heads=2, points=2), 5), 64, 96, repeats=1)
+    assert [part.name for part in found.parts] == ["backbone", "lateral", "CIA", "MSFE", "CSF", "head"]
+    model = untrained(Model(channels=16, heads=2, points=2, aux=False), 5)
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert all(part.milliseconds > 0 for part in found.parts)
+    assert found.as_dict()["flops"] == 2 * found.multiply_adds
+    assert len(found.tables()) == 1
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="device 'cuda:77' cannot be used"):
+        profile(untrained(Model(channels=16, heads=2, points=2), 5), 64, 64, device="cuda:77")
