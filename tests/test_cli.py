@@ -235,6 +235,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--resume"], "recipe.yaml|no run to resume"),
         (["evaluate", "run", "--mode", "slid"], "mode.*'slid'.*'slide'"),
         (["evaluate", "run", "--scales", "x"], "scales.*x"),
+        (["evaluate"], "Give a model"),
+        (["evaluate", "run", "--raw"], "--raw"),
+        (["evaluate", "--predictions", "dir"], "Give --data"),
+        (["evaluate", "run", "--predictions", "dir", "--data", "d"], "leave out model"),
+        (["evaluate", "--predictions", "dir", "--data", "d", "--flip"], "leave out flip"),
+        (["evaluate", "--predictions", "dir", "--data", "d", "--scales", "1", "2"], "leave out scales"),
         (["evaluate", "no/such/model"], "no model folder no/such/model"),
         (["evaluate", "."], r"config\.json"),
     ],
@@ -517,6 +523,50 @@ def test_data_of_a_model_without_run(refused: Callable[..., str], work: Path) ->
     assert "give --data" in refused("evaluate", work / "run" / "model")
     assert main(["evaluate", str(work / "run" / "model"), "--data", str(work / "data")]) == 0
     assert "test" in refused("evaluate", work / "run", "--split", "test")
+
+
+def test_predictions_of_other_programs(work: Path, tmp_path: Path) -> None:
+    """The files that `predict` and a submission wrote score as the model that they came from."""
+    data, file = work / "data", tmp_path / "scores.json"
+    assert main(["predict", str(work / "run"), str(data / "val" / "images"), "--output", str(tmp_path / "out")]) == 0
+    words = ["evaluate", "--predictions", str(tmp_path / "out"), "--data", str(data), "--json", str(file)]
+    assert main([*words, "--output", str(tmp_path / "report")]) == 0
+    scored = json.loads(file.read_text())
+    assert scored == json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert main(["evaluate", str(work / "run"), "--json", str(file)]) == 0
+    assert {**scored, "options": {}} == {**json.loads(file.read_text()), "options": {}}
+    assert main(["evaluate", str(work / "run"), "--submission", str(tmp_path / "submission")]) == 0
+    words = ["evaluate", "--predictions", str(tmp_path / "submission"), "--raw", "--data", str(data)]
+    assert main([*words, "--json", str(file)]) == 0
+    assert json.loads(file.read_text()) == scored
+
+
+def test_a_split_without_labels_gives_files_alone(
+    refused: Callable[..., str], work: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "val" / "images", data / "test" / "images")
+    words = ["evaluate", work / "run", "--data", data, "--split", "test"]
+    assert "has no label" in refused(*words)
+    assert "no scores for --output" in refused(
+        *words, "--submission", tmp_path / "out", "--output", tmp_path / "report"
+    )
+    assert main([*map(str, words), "--submission", str(tmp_path / "out"), "--json", str(tmp_path / "done.json")]) == 0
+    names = sorted(path.stem for path in (data / "test" / "images").iterdir())
+    assert json.loads((tmp_path / "done.json").read_text()) == {
+        "submission": str(tmp_path / "out"),
+        "pictures": len(names),
+    }
+    assert files_below(tmp_path / "out") == [f"{name}.png" for name in names]
+    assert "no labels to score against" in refused(
+        "evaluate", "--predictions", tmp_path / "out", "--data", data, "--split", "test"
+    )
+    assert "prepared data" in refused(*words, "--submission", data / "test" / "labels")
+    assert not (data / "test" / "labels").exists()
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(refused: Callable[..., str], work: Path) -> None:
+    sentence = refused("evaluate", work / "run", "--data", work / "data", "--split", "tset")
+    assert "no folder" in sentence and "train, val" in sentence
 
 
 def test_a_run_is_not_overwritten(refused: Callable[..., str], work: Path) -> None:

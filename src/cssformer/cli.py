@@ -18,7 +18,7 @@ from cssformer.training.recipe import RECIPE, Recipe
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from cssformer.evaluation.evaluate import Evaluation
+    from cssformer.evaluation import Evaluation
     from cssformer.studies.variants import Kind
 
 
@@ -223,49 +223,112 @@ def _show_scores(evaluation: "Evaluation") -> None:
 
 
 def _add_evaluate(parser: "ArgumentParser") -> None:
-    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument(
+        "model", type=str | None, nargs="?", help="A run folder, a model folder or a Hugging Face model id."
+    )
     parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
     parser.add_argument("--split", type=str, default="val", help="Which split is scored.")
     parser.add_argument("--output", type=Path | None, help="Write scores, tables and pictures into this folder.")
+    parser.add_argument(
+        "--submission",
+        type=Path | None,
+        help="Write PNGs with the source's ids into this folder, as test servers take them; needs no labels.",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path | None,
+        help="Instead of a model: a folder of PNGs, NAME.png or NAME_*.png, with the class index of each pixel.",
+    )
+    parser.add_argument("--raw", action="store_true", help="The predictions hold the source's ids, not class indices.")
     parser.add_argument(
         "--mode",
         type=Literal["whole", "slide"] | None,
         help="Whole pictures or a sliding window; the run's by default.",
     )
     parser.add_argument("--crop", type=tuple[int, int] | None, help="Height and width of the sliding window.")
+    parser.add_argument(
+        "--stride", type=tuple[int, int] | None, help="From window to window, down and across; 2/3 of the crop."
+    )
     parser.add_argument("--short_side", type=int | None, help="First resize until the shorter side has so many pixels.")
     parser.add_argument(
         "--scales", type=float, nargs="+", default=[1.0], help="Average the probabilities of these scales."
     )
     parser.add_argument("--flip", action="store_true", help="Average with the mirror image too.")
+    parser.add_argument(
+        "--dilation_ratio", type=float, default=0.02, help="Width of Boundary IoU's bands, of the picture's diagonal."
+    )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps; the best there is by default.")
 
 
 def _evaluate(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
-    from cssformer.evaluation.evaluate import evaluate
-    from cssformer.evaluation.report import write_report
+    from cssformer.evaluation import evaluate, submit
+    from cssformer.evaluation.evaluate import labels_of
     from cssformer.serving import Predictor
     from cssformer.training.run import datasets
 
+    if options.predictions is not None:
+        return _evaluate_predictions(options)
+    if options.model is None:
+        raise UserError("Give a model to evaluate, or label files with --predictions DIR --data DIR.")
+    if options.raw:
+        raise UserError("--raw tells how the files of --predictions are meant; leave it out for a model.")
     saved = Path(options.model) / RECIPE
     recipe = Recipe.load(saved) if saved.is_file() else Recipe()
-    given = {"mode": options.mode, "crop": options.crop, "short_side": options.short_side}
+    given = {name: options[name] for name in ("mode", "crop", "stride", "short_side", "scales", "flip")}
     predictor = Predictor.from_pretrained(options.model, options.device, **given)
-    model = predictor.model
     folder = options.data or recipe.data
     if folder is not None:
         data: Any = SegmentationFolder(folder, options.split)
+        if options.submission is not None and data.labels is None:
+            if options.output is not None:
+                raise UserError(f"The split {options.split} has no labels, so there are no scores for --output.")
+            written = submit(predictor.model, data, options.submission, **predictor.options)
+            print(f"{written} files written to {options.submission}; without labels there is no score.")
+            _write_json(options, {"submission": str(options.submission), "pictures": written})
+            return 0
     elif not saved.is_file():
         raise UserError(f"{options.model} is no run folder, so its data is not known; give --data DIR.")
     elif options.split != "val":
         raise UserError(f"Generated scenes have no split {options.split!r} to score; take val.")
     else:
         data = datasets(recipe)[1]
-    evaluation = evaluate(model, data, scales=options.scales, flip=options.flip, **predictor.options)
+    evaluation = evaluate(
+        predictor.model,
+        data,
+        dilation_ratio=options.dilation_ratio,
+        submission=options.submission,
+        **predictor.options,
+    )
+    return _finish_evaluation(options, evaluation, data, partial(labels_of, predictor.model, **predictor.options))
+
+
+def _evaluate_predictions(options: "Namespace") -> int:
+    from cssformer.data import SegmentationFolder
+    from cssformer.evaluation import PredictionFolder, evaluate_predictions
+
+    of_models = ("model", "mode", "crop", "stride", "short_side", "submission")
+    given = [name for name in of_models if options[name] is not None] + ["flip"] * options.flip
+    if given or options.scales != [1.0]:
+        raise UserError(f"Files of --predictions are scored as they are; leave out {(*given, 'scales')[0]}.")
+    if options.data is None:
+        raise UserError("Give --data DIR, the prepared folder with the truth for --predictions.")
+    data = SegmentationFolder(options.data, options.split)
+    predictions = PredictionFolder(options.predictions, data, options.raw)
+    evaluation = evaluate_predictions(predictions, data, dilation_ratio=options.dilation_ratio)
+    return _finish_evaluation(
+        options, evaluation, data, lambda sample: predictions.read(sample.name, sample.image.shape[:2])
+    )
+
+
+def _finish_evaluation(
+    options: "Namespace", evaluation: "Evaluation", data: Any, labels_of: Callable[[Any], Any]
+) -> int:
+    from cssformer.evaluation import write_report
+
     _show_scores(evaluation)
     if options.output is not None:
-        write_report(evaluation, model, data, options.output)
+        write_report(evaluation, data, labels_of, options.output)
     _write_json(options, evaluation.as_dict())
     return 0
 
@@ -380,7 +443,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
     "train": Command("Train a network and score it.", _add_train, _train),
-    "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
+    "evaluate": Command("Score a trained network, or label files of any program.", _add_evaluate, _evaluate),
     "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
     "study modules": Command(
         "Train with and without the paper's modules.",

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from cssformer.data import IGNORE, DatasetInfo, Sample, Scenes
 from cssformer.errors import UserError
 from cssformer.evaluation import contact_sheet, evaluate, predict, write_report
 from cssformer.evaluation.confusion import ConfusionMatrix
-from cssformer.evaluation.evaluate import Scorer, bootstrap_interval
+from cssformer.evaluation.evaluate import labels_of
+from cssformer.evaluation.scoring import Evaluation, Scorer, bootstrap_interval
 
 INFO = DatasetInfo(("a", "b", "c"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 
@@ -65,7 +67,7 @@ def test_every_picture_is_scored_once(workers: int) -> None:
         labels = predict(model, torch.from_numpy(image).permute(2, 0, 1)).labels
         expected.update(labels[None], torch.from_numpy(label)[None])
     evaluation = evaluate(model, data, workers=workers, batch_size=3)
-    assert evaluation.matrix.tolist() == expected.matrix.tolist()
+    assert evaluation.matrix[:, :-1].tolist() == expected.matrix.tolist() and not evaluation.matrix[:, -1].any()
     assert evaluation.scores == expected.scores()
     assert evaluation.names == tuple(f"picture{index}" for index in range(7))
     np.testing.assert_array_equal(evaluation.areas.sum(0)[1], evaluation.matrix.sum(1))
@@ -76,9 +78,9 @@ def test_mean_boundary_iou_of_a_perfect_prediction_is_one() -> None:
     for index in range(3):
         label = Colours()[index].label
         assert label is not None
-        scorer.add(str(index), np.where(label == IGNORE, 0, label), label)
+        scorer.add(str(index), scorer.count(np.where(label == IGNORE, 0, label), label))
     evaluation = scorer.result()
-    assert evaluation.mean_boundary_iou == evaluation.scores.miou == 1
+    assert evaluation.mean_boundary_iou == evaluation.scores.miou == evaluation.trimap[4].miou == 1
 
 
 def test_wrong_number_of_classes() -> None:
@@ -144,7 +146,7 @@ def test_interval_does_not_change_from_call_to_call() -> None:
 def test_report(tmp_path: Path) -> None:
     model, data = ByColour(), Colours()
     evaluation = evaluate(model, data, workers=0, mode="slide", crop=32, precision=torch.bfloat16)
-    write_report(evaluation, model, data, tmp_path / "run")
+    write_report(evaluation, data, partial(labels_of, model, **evaluation.options), tmp_path / "run")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["miou"] == evaluation.scores.miou
     assert scores["miou_interval"][0] <= scores["miou"] <= scores["miou_interval"][1]
@@ -153,7 +155,9 @@ def test_report(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["a", "b", "c"]
     assert float(rows[1]["iou"]) == pytest.approx(evaluation.scores.iou[1], abs=1e-6)
-    for name in ("confusion.png", "pictures.png"):
+    assert float(rows[2]["trimap_iou_4px"]) == pytest.approx(evaluation.trimap[4].iou[2], abs=1e-6)
+    assert scores["trimap_miou"]["4"] == evaluation.trimap[4].miou
+    for name in ("confusion.png", "pictures.png", "worst.png"):
         with Image.open(tmp_path / "run" / name) as picture:
             assert picture.mode == "RGB"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
@@ -161,6 +165,7 @@ def test_report(tmp_path: Path) -> None:
         "confusion.png",
         "pictures.png",
         "scores.json",
+        "worst.png",
     ]
 
 
@@ -171,7 +176,7 @@ def test_contact_sheet_shows_truth_prediction_and_errors_in_their_colours() -> N
     label[:, 200:] = IGNORE
     prediction = np.zeros((60, 300), np.int32)
     prediction[:, 100:] = 1
-    picture = contact_sheet([Sample("x", image, label)], [prediction], INFO)
+    picture = contact_sheet([(Sample("x", image, label), prediction)], INFO)
     left, truth, predicted, errors = (12 + index * 312 for index in range(4))
     y = 34 + 30
     assert picture[y, left + 50].tolist() == [10, 10, 10]
@@ -190,5 +195,36 @@ def test_contact_sheet_of_150_classes_and_any_shape() -> None:
     for name, (height, width) in (("wide", (40, 900)), ("tall", (500, 20))):
         label = np.arange(height * width, dtype=np.int32).reshape(height, width) % count
         samples.append(Sample(name, np.zeros((height, width, 3), np.uint8), label))
-    picture = contact_sheet(samples, [sample.label for sample in samples], info)
+    picture = contact_sheet([(sample, sample.label) for sample in samples], info)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
+
+
+def test_worst_pictures_by_hand() -> None:
+    """IoU of two classes: 1 and 1; 1/4 and none; nothing scored; 1/2 and 1/2; 1/4 and none again."""
+    areas = [[[4, 4], [4, 4], [4, 4]], [[1, 0], [4, 0], [1, 0]], [[0] * 2] * 3, [[2, 2], [3, 3], [3, 3]]]
+    areas.append(areas[1])
+    evaluation = Evaluation(INFO, tuple("abcde"), np.zeros((7, 2, 3), np.int64), np.array(areas), np.array(areas))
+    np.testing.assert_allclose(evaluation.picture_miou, [1, 0.25, np.nan, 0.5, 0.25])
+    assert evaluation.worst(10) == [1, 4, 3, 0]
+    assert evaluation.worst(2) == [1, 4]
+
+
+def test_pixels_without_prediction_are_missed_and_no_more() -> None:
+    """Four pixels of class 0 of which one has no answer: IoU 3/4, and class 1 is not touched by it."""
+    label = np.array([[0, 0, 1, IGNORE], [0, 0, 1, IGNORE]], np.int32)
+    prediction = np.array([[0, IGNORE, 1, IGNORE], [0, 0, 1, 0]], np.int32)
+    scorer = Scorer(INFO)
+    scorer.add("x", scorer.count(prediction, label))
+    scores = scorer.result().scores
+    assert scores.iou[:2] == (0.75, 1) and scores.pixel_accuracy == 5 / 6 and scores.pixels == (4, 2, 0)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5])
+def test_a_dilation_ratio_that_cannot_be(ratio: float) -> None:
+    with pytest.raises(UserError, match="dilation ratio"):
+        Scorer(INFO, ratio)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        Scorer(INFO).count(np.zeros((2, 3), np.int32), np.zeros((3, 2), np.int32))

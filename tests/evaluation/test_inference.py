@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cssformer.errors import UserError
-from cssformer.evaluation.inference import predict, window_offsets
+from cssformer.evaluation import inference
+from cssformer.evaluation.inference import _Network, _resampling, _Scaled, predict, window_offsets
 
 
 class Pooling(nn.Module):
@@ -121,10 +122,47 @@ def test_a_mirrored_picture_gives_mirrored_labels_at_any_width() -> None:
 
 def test_sliding_at_several_scales_equals_whole() -> None:
     model, image = Pooling().eval(), picture(100, 132)
-    options = {"scales": (0.75, 1.0, 1.25), "flip": True, "confidence": True}
-    whole = predict(model, image.float() / 255, **options)
-    slide = predict(model, image.float() / 255, mode="slide", crop=64, **options)
+    options = {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True, "confidence": True}
+    whole = predict(model, image, **options)
+    slide = predict(model, image, mode="slide", crop=64, **options)
     torch.testing.assert_close(slide.confidence, whole.confidence, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("width", [150, 299])
+def test_bands_do_not_show(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a network that sees its neighbourhood, every cell still averages all windows that see it."""
+    model, image = Pooling(neighbours=True).eval(), picture(70, width)
+    options = {"mode": "slide", "crop": 48, "scales": (0.7, 1.0, 1.5), "flip": True, "confidence": True}
+    whole = predict(model, image, **options)
+    monkeypatch.setattr(inference, "BAND_WINDOWS", 1)
+    banded = predict(model, image, **options)
+    torch.testing.assert_close(banded.confidence, whole.confidence)
+    assert (banded.labels != whole.labels).float().mean() < 1e-3
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.data())
+def test_resampling_is_interpolation(size: int, output: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, output - 1))
+    last = data.draw(st.integers(first + 1, output))
+    line = torch.rand(1, 1, 1, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    expected = F.interpolate(line, size=(1, output), mode="bilinear", antialias=True)[0, 0, 0, first:last]
+    begin, weights = _resampling(size, output, first, last)
+    torch.testing.assert_close(weights @ line[0, 0, 0, begin : begin + weights.shape[1]], expected)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("size", [(40, 61), (200, 183), (97, 130)])
+def test_windows_of_a_resized_picture(size: tuple[int, int], mirrored: bool) -> None:
+    network, image = _Network(Pooling(), torch.float32), picture(97, 130)[None]
+    expected = F.interpolate(image.float() / 255, size=size, mode="bilinear", antialias=True)
+    expected = expected.flip(3) if mirrored else expected
+    scaled = _Scaled(network, image, size, mirrored)
+    for top, left in ((0, 0), (size[0] - 36, size[1] - 30), (4, size[1] - 26)):
+        window = F.pad(
+            expected[:, :, top : top + 36, left : left + 28], (0, max(0, left + 28 - size[1]), 0, 0), mode="replicate"
+        )
+        torch.testing.assert_close(scaled.window(top, left, (36, 28)), window, atol=1e-5, rtol=0)
 
 
 def test_short_side_sets_what_the_network_sees() -> None:
@@ -195,11 +233,12 @@ def memory(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) / 1024
 
 model = Pooling(19).eval()
-predict(model, torch.zeros(3, 64, 64, dtype=torch.uint8), mode="slide", crop=64)
-image = torch.full((3, int(sys.argv[1]), 3000), 99, dtype=torch.uint8)
+options = {"mode": "slide", "crop": 256, "scales": eval(sys.argv[3]), "flip": len(eval(sys.argv[3])) > 1}
+predict(model, torch.zeros(3, 64, 64, dtype=torch.uint8), **options)
+image = torch.full((3, int(sys.argv[1]), int(sys.argv[2])), 99, dtype=torch.uint8)
 before = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
-labels = predict(model, image, mode="slide", crop=512).labels
+labels = predict(model, image, **options).labels
 print(memory("VmHWM") - before - labels.numel() * 4 / 2**20)
 """
 
@@ -208,11 +247,13 @@ print(memory("VmHWM") - before - labels.numel() * 4 / 2**20)
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read as Linux tells it"
 )
-def test_memory_of_sliding_does_not_grow_with_the_height() -> None:
-    """MB beside picture and labels for 3000 and 12000 rows; all class scores of the latter would take 2.7 GB."""
-    short, tall = (
-        float(subprocess.check_output([sys.executable, "-c", MEMORY, rows], cwd=Path(__file__).parent))
-        for rows in ("3000", "12000")
+@pytest.mark.parametrize("scales", ["[1]", "[0.5, 1.75]"])
+def test_memory_of_sliding_depends_neither_on_height_nor_width(scales: str) -> None:
+    """MB beside picture and labels; all class scores of the large pictures would take 1.2 GB and more."""
+    small, tall, wide = (
+        float(subprocess.check_output([sys.executable, "-c", MEMORY, *size, scales], cwd=Path(__file__).parent))
+        for size in (("2000", "2000"), ("8000", "2000"), ("2000", "8000"))
     )
-    assert tall < short + 50
-    assert tall < 300
+    assert tall < small + 50
+    # Labels come from four bands, each copied to its place.
+    assert wide < small + 2000 * 2000 * 4 / 2**20 + 50

@@ -1,5 +1,7 @@
 """Labels from coarse scores against ``F.interpolate`` and an explicit resampling of the whole score map."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,12 +101,15 @@ def test_confidence_is_the_highest_probability(strip: int, monkeypatch: pytest.M
 def test_views_average_probabilities() -> None:
     """Three views of a 50x70 picture: plain, mirrored, and half as large, coming in blocks of uneven height."""
     plain, mirrored, half = coarse_map(2, 5, 50, 70), coarse_map(3, 5, 50, 70), coarse_map(4, 5, 25, 35)
-    views = [
-        View(iter(plain.split([1, 7, 5], 2)), (50, 70)),
-        View(iter(mirrored.split([10, 3], 2)), (50, 70), mirrored=True),
-        View(iter([half]), (25, 35)),
-    ]
-    labels, confidence = segment(views, (50, 70), confidence=True)
+
+    def views(left: int, right: int) -> list[View]:
+        return [
+            View(blocks(plain, [1, 7, 5]), (50, 70), (50, 70), False, left, right),
+            View(blocks(mirrored, [10, 3]), (50, 70), (50, 70), True, left, right),
+            View(blocks(half, [7]), (25, 35), (50, 70), False, left, right),
+        ]
+
+    labels, confidence = segment(views(0, 70), confidence=True)
     scores = [
         plain_scores(plain, 50, 70),
         plain_scores(mirrored, 50, 70).flip(3),
@@ -114,6 +119,16 @@ def test_views_average_probabilities() -> None:
     assert confidence is not None
     torch.testing.assert_close(confidence, probability.amax(1))
     assert_best(labels, probability)
+    bands = [segment(views(left, right), confidence=True) for left, right in ((0, 9), (9, 10), (10, 51), (51, 70))]
+    assert torch.equal(torch.cat([band.labels for band in bands], 2), labels)
+    torch.testing.assert_close(
+        torch.cat([band.confidence for band in bands if band.confidence is not None], 2), confidence
+    )
+
+
+def blocks(coarse: torch.Tensor, rows: list[int]) -> Callable[[int, int], Iterator[torch.Tensor]]:
+    """Blocks of so many rows, of the columns asked for."""
+    return lambda first, last: iter(coarse[..., first:last].split(rows, 2))
 
 
 def test_coarse_map_of_another_picture() -> None:

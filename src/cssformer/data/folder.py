@@ -143,6 +143,12 @@ class SegmentationFolder:
     def __init__(self, root: str | Path, split: str = "train") -> None:
         self.root, self.split = Path(root), split
         self.info = DatasetInfo.load(root)
+        if not (self.root / split / "images").is_dir():
+            there = [path.parent.name for path in sorted(self.root.glob("*/images"))]
+            raise UserError(
+                f"There is no folder {self.root / split / 'images'}; the splits of {self.root} are "
+                f"{', '.join(there) or 'missing'}."
+            )
         self.images = pictures_by_name(self.root / split / "images")
         if not self.images:
             raise UserError(f"{self.root / split / 'images'} holds no pictures (.jpg or .png).")
@@ -170,16 +176,21 @@ class SegmentationFolder:
         """
         name = self.names[index]
         image = read_image(self.images[name])
-        if self.labels is None:
-            return Sample(name, image, None)
-        path = self.labels[name]
-        label = to_classes(read_label(path), self._table, path)
-        if label.shape != image.shape[:2]:
+        label = self.label(index)
+        if label is not None and label.shape != image.shape[:2]:
             raise UserError(
-                f"{self.images[name]} is {image.shape[1]}x{image.shape[0]} but its label {path} is "
-                f"{label.shape[1]}x{label.shape[0]}; they must have the same size."
+                f"{self.images[name]} is {image.shape[1]}x{image.shape[0]} but its label "
+                f"{self.root / self.split / 'labels' / name}.png is {label.shape[1]}x{label.shape[0]}; "
+                "they must have the same size."
             )
         return Sample(name, image, label)
+
+    def label(self, index: int) -> NDArray[np.int32] | None:
+        """Read the label of picture ``index`` alone; raises as reading the whole sample does."""
+        if self.labels is None:
+            return None
+        path = self.labels[self.names[index]]
+        return to_classes(read_label(path), self._table, path)
 
 
 def pictures_by_name(folder: Path) -> dict[str, Path]:
@@ -248,7 +259,7 @@ def to_classes(ids: NDArray[Any], table: NDArray[np.int32], path: Path) -> NDArr
     """
     if ids.dtype.itemsize > 1 and len(table) <= 256:
         raise UserError(f"The label {path} has {8 * ids.dtype.itemsize} bits; the dataset's labels have 8.")
-    label = np.take(table, ids)
+    label = look_up(table, ids)
     if label.max() == OUTSIDE:
         rogue = int(ids[label == OUTSIDE][0])
         classes = int((table != OUTSIDE).sum()) - 1
@@ -257,6 +268,16 @@ def to_classes(ids: NDArray[Any], table: NDArray[np.int32], path: Path) -> NDArr
             "is ignored; run `cssformer check` on the dataset."
         )
     return label
+
+
+def look_up(table: NDArray[np.int32], ids: NDArray[Any]) -> NDArray[np.int32]:
+    """``table[ids]`` for ids (H, W); ids beyond the table take its last entry."""
+    found = np.empty(ids.shape, np.int32)
+    # In blocks of rows, because numpy makes eight bytes of each index.
+    rows = max(1, 2**18 // ids.shape[1])
+    for top in range(0, len(ids), rows):
+        np.take(table, ids[top : top + rows], out=found[top : top + rows], mode="clip")
+    return found
 
 
 def read_bytes(path: Path | Member) -> bytes:

@@ -1,8 +1,9 @@
-"""The same work on many files, over all cores, with a progress bar."""
+"""The same work on many files, over all cores."""
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+AHEAD_BYTES = 2**29
+"""What :func:`ahead` may hold."""
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
@@ -28,4 +32,39 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], title: st
             return [future.result() for future in progress.track(futures, description=title)]
         finally:
             for future in futures:
+                future.cancel()
+
+
+def ahead(
+    work: Callable[[int], Result], count: int, size: Callable[[Result], int], threads: int | None = None
+) -> Iterator[Result]:
+    """``work(0)``, ``work(1)``, ... in order, done ahead by threads; few of them where results are large.
+
+    Args:
+        work: see :func:`in_parallel`.
+        count: how often.
+        size: bytes that a result holds.
+        threads: one per core if None; 0 does the work when it is asked for.
+    """
+    if threads == 0:
+        yield from map(work, range(count))
+        return
+    threads = os.cpu_count() or 1 if threads is None else threads
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[Future[Result]] = deque()
+        begun = 0
+        try:
+            for _ in range(count):
+                if not pending:
+                    pending.append(pool.submit(work, begun))
+                    begun += 1
+                result = pending.popleft().result()
+                # The next results are likely as large as this one.
+                room = max(1, min(2 * threads, AHEAD_BYTES // max(1, size(result))))
+                while begun < count and len(pending) < room:
+                    pending.append(pool.submit(work, begun))
+                    begun += 1
+                yield result
+        finally:
+            for future in pending:
                 future.cancel()

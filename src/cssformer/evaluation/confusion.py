@@ -116,7 +116,11 @@ class Scores:
 
     @classmethod
     def from_matrix(cls, matrix: Tensor | NDArray[np.int64]) -> "Scores":
-        """Scores of a (C, C) confusion matrix with the truth in its rows."""
+        """Scores of a (C, C) confusion matrix with the truth in its rows.
+
+        It may have one more column, of pixels to which the prediction gave no class: these are wrong for the true
+        class and count for no other, as in the Cityscapes and ADE20K scripts.
+        """
         counts = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else np.asarray(matrix)
         correct, true, _ = areas = areas_of(counts)
         iou, accuracy = intersection_over_union(areas), ratio(correct, true)
@@ -163,8 +167,8 @@ def number(value: float) -> float | None:
 
 
 def areas_of(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pixels of each class in common, in the truth, and in the prediction: (C, C) -> (3, C)."""
-    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)])
+    """Pixels of each class in common, in the truth, and in the prediction: (C, C) or (C, C + 1) -> (3, C)."""
+    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)[: len(matrix)]])
 
 
 def intersection_over_union(areas: NDArray[np.number]) -> NDArray[np.float64]:

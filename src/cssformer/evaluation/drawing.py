@@ -36,13 +36,18 @@ def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5
         colours: RGB of each class.
         alpha: opacity of the colours, from 0 to 1.
     """
-    mixed: Picture = cv2.addWeighted(image, 1 - alpha, colourise(labels, colours), alpha, 0).astype(
-        np.uint8, copy=False
-    )
-    border = np.zeros(labels.shape, bool)
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    border[1:] |= labels[1:] != labels[:-1]
-    mixed[border] = mixed[border] // 2 + 127
+    mixed = np.empty_like(image)
+    # In blocks of rows, because large pictures are many times larger as masks and indices.
+    rows = max(1, 2**20 // image.shape[1])
+    for top in range(0, len(image), rows):
+        here, part = labels[top : top + rows], mixed[top : top + rows]
+        cv2.addWeighted(image[top : top + rows], 1 - alpha, colourise(here, colours), alpha, 0, dst=part)
+        border = np.zeros(here.shape, bool)
+        border[:, 1:] |= here[:, 1:] != here[:, :-1]
+        border[1:] |= here[1:] != here[:-1]
+        if top:
+            border[0] |= here[0] != labels[top - 1]
+        part[border] = part[border] // 2 + 127
     return mixed
 
 
@@ -96,27 +101,31 @@ def sheet_width(tile: int, columns: int) -> int:
 
 
 def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Picture:
-    """The confusion matrix with the truth's classes as rows: each cell darker with its share of the true pixels."""
-    count = len(classes)
+    """The confusion matrix with the truth's classes as rows: each cell darker with its share of the true pixels.
+
+    Args:
+        matrix: (C, C), or (C, C + 1) with a column for pixels without prediction, shown if there are such pixels.
+        classes: names of the rows.
+    """
+    across = [*classes, *(["no prediction"] if matrix[:, len(classes) :].any() else [])]
+    count, columns = len(classes), len(across)
     cell = max(10, min(56, 1400 // count))
     small, share = _font(max(9, min(15, cell - 2))), matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    label = int(max(small.getlength(name) for name in classes)) + 14
-    head = 30
-    canvas = Image.new("RGB", (label + count * cell + 20, head + label + count * cell + 20), PAPER)
+    label = int(max(small.getlength(name) for name in across)) + 14
+    head, heading = 30, "prediction across, truth down; percent of the true pixels"
+    width = max(label + columns * cell, label + int(_font(15).getlength(heading)))
+    canvas = Image.new("RGB", (width + 20, head + label + count * cell + 20), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text(
-        (label, head / 2), "prediction across, truth down; percent of the true pixels", INK, _font(15), anchor="lm"
-    )
-    beside, above = (Image.new("RGB", (label, count * cell), PAPER) for _ in range(2))
-    for index, name in enumerate(classes):
-        middle = index * cell + cell / 2
-        ImageDraw.Draw(beside).text((label - 7, middle), name, INK, small, anchor="rm")
-        ImageDraw.Draw(above).text((7, middle), name, INK, small, anchor="lm")
+    draw.text((label, head / 2), heading, INK, _font(15), anchor="lm")
+    beside, above = (Image.new("RGB", (label, size * cell), PAPER) for size in (count, columns))
+    for strip, names, left, anchor in ((beside, classes, label - 7, "rm"), (above, across, 7, "lm")):
+        for index, name in enumerate(names):
+            ImageDraw.Draw(strip).text((left, index * cell + cell / 2), name, INK, small, anchor=anchor)
     canvas.paste(beside, (0, head + label))
     canvas.paste(above.transpose(Image.Transpose.ROTATE_90), (label, head))
     number = _font(max(9, cell // 4))
     for row in range(count):
-        for column in range(count):
+        for column in range(columns):
             value = share[row, column]
             x, y = label + column * cell, head + label + row * cell
             colour = tuple(int(part) for part in 255 + (CONFUSED - 255) * value**0.5)
@@ -129,7 +138,7 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Pict
                     number,
                     anchor="mm",
                 )
-    draw.rectangle((label, head + label, label + count * cell, head + label + count * cell), outline=FAINT)
+    draw.rectangle((label, head + label, label + columns * cell, head + label + count * cell), outline=FAINT)
     return np.asarray(canvas)
 
 

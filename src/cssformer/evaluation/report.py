@@ -2,17 +2,16 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.stream import Samples
+from cssformer.evaluation.boundary import TRIMAP_WIDTH
 from cssformer.evaluation.confusion import percent
 from cssformer.evaluation.drawing import (
     UNKNOWN,
@@ -25,26 +24,30 @@ from cssformer.evaluation.drawing import (
     sheet,
     sheet_width,
 )
-from cssformer.evaluation.evaluate import Evaluation
-from cssformer.evaluation.inference import predict
+from cssformer.evaluation.scoring import Evaluation, Scorer
 from cssformer.files import replacing
 
-SCORES, CLASSES, CONFUSION, PICTURES = "scores.json", "classes.csv", "confusion.png", "pictures.png"
+SCORES, CLASSES, CONFUSION = "scores.json", "classes.csv", "confusion.png"
+PICTURES, WORST = "pictures.png", "worst.png"
 EXAMPLES = 6
-"""Pictures on the sheet."""
+"""Pictures on a sheet."""
 TILE = 300
 """Their width in pixels."""
 NAMED = 40
 """Classes named in the sheet's legend, those with the most pixels."""
 
 
-def write_report(evaluation: Evaluation, model: nn.Module, dataset: Samples, folder: str | Path) -> None:
-    """Write ``scores.json``, ``classes.csv``, ``confusion.png`` and ``pictures.png`` into ``folder``.
+def write_report(
+    evaluation: Evaluation, dataset: Samples, labels_of: Callable[[Sample], Labels], folder: str | Path
+) -> None:
+    """Write ``scores.json``, ``classes.csv``, ``confusion.png``, ``pictures.png`` and ``worst.png`` into ``folder``.
+
+    ``pictures.png`` shows pictures evenly spread over the data set, ``worst.png`` those of least mIoU.
 
     Args:
-        evaluation: of the model on the data set.
-        model: predicts the example pictures, in the way the evaluation did.
-        dataset: where they come from, evenly spread over it.
+        evaluation: of the data set.
+        dataset: where the pictures come from.
+        labels_of: gives a picture the class indices (H, W) that were scored.
         folder: made if it is missing.
 
     Raises:
@@ -56,26 +59,25 @@ def write_report(evaluation: Evaluation, model: nn.Module, dataset: Samples, fol
         path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
     with replacing(folder / CLASSES) as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("index", "class", "iou", "accuracy", "boundary_iou", "pixels"))
-        columns = zip(info.classes, scores.iou, scores.accuracy, evaluation.boundary_iou, scores.pixels, strict=True)
-        for index, (name, *values, pixels) in enumerate(columns):
+        writer.writerow(("index", "class", "iou", "accuracy", "boundary_iou", f"trimap_iou_{TRIMAP_WIDTH}px", "pixels"))
+        trimap = evaluation.trimap[TRIMAP_WIDTH].iou
+        columns = (info.classes, scores.iou, scores.accuracy, evaluation.boundary_iou, trimap, scores.pixels)
+        for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
     _write(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
     count = min(EXAMPLES, len(dataset))
-    samples = [dataset[index * len(dataset) // count] for index in range(count)]
-    predictions = [
-        predict(model, torch.from_numpy(sample.image).permute(2, 0, 1), **evaluation.options).labels.cpu().numpy()
-        for sample in samples
-    ]
-    _write(folder / PICTURES, contact_sheet(samples, predictions, info))
+    spread = [index * len(dataset) // count for index in range(count)]
+    for name, indices in ((PICTURES, spread), (WORST, evaluation.worst(EXAMPLES) or spread)):
+        samples = (dataset[index] for index in indices)
+        _write(folder / name, contact_sheet(((sample, labels_of(sample)) for sample in samples), info))
 
 
-def contact_sheet(samples: Sequence[Sample], predictions: Sequence[Labels], info: DatasetInfo) -> Picture:
+def contact_sheet(pairs: Iterable[tuple[Sample, Labels]], info: DatasetInfo) -> Picture:
     """A sheet to look at: a row per sample with picture, truth, prediction and, in red, what is wrong.
 
     Args:
-        samples: one or more, with labels.
-        predictions: class indices (H, W) for each.
+        pairs: one or more samples with labels, and the class indices (H, W) predicted for each, ``IGNORE`` for none.
+            Only one pair at a time is held.
         info: class names and colours; the legend shows the classes that occur, the most frequent first.
 
     Returns:
@@ -83,21 +85,27 @@ def contact_sheet(samples: Sequence[Sample], predictions: Sequence[Labels], info
     """
     rows, captions = [], []
     pixels = np.zeros(len(info.classes), np.int64)
-    for (name, image, label), prediction in zip(samples, predictions, strict=True):
+    for (name, image, label), prediction in pairs:
         if label is None:
             raise ValueError(f"{name} has no label to show.")
-        scored = label != IGNORE
-        wrong = scored & (prediction != label)
-        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        errors = np.where(scored[..., None], grey // 2 + 96, np.array(UNKNOWN, np.uint8))
-        errors[wrong] = WRONG
-        row = [image, colourise(label, info.colours), colourise(prediction, info.colours), errors]
-        rows.append([_tile(picture, smooth=index == 0) for index, picture in enumerate(row)])
-        right = 1 - wrong.sum() / scored.sum() if scored.any() else np.nan
-        captions.append(f"{name} · {percent(right)} % of the pixels are right")
-        pixels += np.bincount(label[scored], minlength=len(pixels)) + np.bincount(
-            prediction.ravel(), minlength=len(pixels)
+        scorer = Scorer(info)
+        scorer.add(name, scorer.count(prediction, label))
+        scores = scorer.result().scores
+        captions.append(
+            f"{name} · mIoU {percent(scores.miou)} % · {percent(scores.pixel_accuracy)} % of the pixels are right"
         )
+        # Pixels that a tile cannot show are left out before they are coloured.
+        step = max(1, image.shape[1] // (4 * TILE))
+        picture = np.ascontiguousarray(image[::step, ::step])
+        truth, said = label[::step, ::step], prediction[::step, ::step]
+        scored = truth != IGNORE
+        for shown in (truth[scored], said[said != IGNORE]):
+            pixels += np.bincount(shown, minlength=len(pixels))
+        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        errors = np.where(scored[..., None], grey // 2 + 96, np.array(UNKNOWN, np.uint8))
+        errors[scored & (said != truth)] = WRONG
+        row = [picture, colourise(truth, info.colours), colourise(said, info.colours), errors]
+        rows.append([_tile(part, smooth=index == 0) for index, part in enumerate(row)])
     seen = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
     entries = [(info.classes[index], info.colours[index]) for index in seen[:NAMED]]
     if len(seen) > NAMED:

@@ -6,7 +6,7 @@ interpolation between the four nearest cells, exactly as ``F.interpolate(coarse,
 onto the same pixels and their probabilities averaged. All of it goes strip by strip from the top to the bottom.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -44,41 +44,53 @@ class Taps(NamedTuple):
     def between(self, first: int, last: int) -> "Taps":
         return Taps(*(part[first:last] for part in self))
 
+    def to(self, device: torch.device) -> "Taps":
+        return Taps(*(part.to(device) for part in self))
+
     def arrays(self) -> kernels.Axis:
         return self.low.numpy(), self.high.numpy(), self.weight.numpy()
 
 
-def taps(cells: int, size: int, output: int, device: torch.device) -> Taps:
+def taps(cells: int, size: int, output: int) -> Taps:
     """Where ``output`` pixels stretched over an input of ``size`` pixels lie on the ``cells`` that cover it."""
     position = ((torch.arange(output, dtype=torch.float64) + 0.5) * (size / output / STRIDE) - 0.5).clamp(0, cells - 1)
     low = position.long()
     high = (low + 1).clamp(max=cells - 1)
-    return Taps(low.to(device), high.to(device), (position - low).float().to(device))
+    return Taps(low, high, (position - low).float())
 
 
 class View:
     """The class scores of one view of a picture, coming in blocks of rows from the top to the bottom.
 
     Args:
-        blocks: tensors (B, C, n, w) that together have the rows of the whole coarse map.
+        blocks: gives, for the first column of cells and the one behind the last, tensors (B, C, n, last - first) that
+            together have these columns' rows of the whole coarse map.
         size: height and width of the view in pixels, as the network saw it.
+        output_size: height and width of the whole output.
         mirrored: the view is the picture's mirror image, left to right.
+        left, right: the columns of the output wanted from the view; all by default.
     """
 
-    def __init__(self, blocks: Iterator[Tensor], size: tuple[int, int], mirrored: bool = False) -> None:
-        self.blocks = blocks
-        self.mirrored = mirrored
-        self.height, self.width = size
-        self.cells = (-(-self.height // STRIDE), -(-self.width // STRIDE))
+    def __init__(
+        self,
+        blocks: Callable[[int, int], Iterator[Tensor]],
+        size: tuple[int, int],
+        output_size: tuple[int, int],
+        mirrored: bool = False,
+        left: int = 0,
+        right: int | None = None,
+    ) -> None:
+        columns = taps(-(-size[1] // STRIDE), size[1], output_size[1])
+        if mirrored:
+            columns = Taps(*(part.flip(0) for part in columns))
+        columns = columns.between(left, output_size[1] if right is None else right)
+        first, last = int(columns.low.min()), int(columns.high.max()) + 1
+        self.blocks = blocks(first, last)
         self.top = 0
         self.held = self._next()
-
-    def place(self, output_size: tuple[int, int]) -> None:
-        """Set the size (H, W) of the output on which the rows of this view will be sampled."""
         device = self.held.device
-        self.rows = taps(self.cells[0], self.height, output_size[0], device)
-        columns = taps(self.cells[1], self.width, output_size[1], device)
-        self.columns = Taps(*(part.flip(0) for part in columns)) if self.mirrored else columns
+        self.columns = Taps(columns.low - first, columns.high - first, columns.weight).to(device)
+        self.rows = taps(-(-size[0] // STRIDE), size[0], output_size[0]).to(device)
 
     def advance(self, top: int, bottom: int) -> tuple[Tensor, Taps]:
         """The coarse rows that output rows top..bottom-1 need, (B, C, n, w), and where the output rows lie on them."""
@@ -107,41 +119,41 @@ class View:
         return upper.lerp_(lower, rows.weight[:, None])
 
 
-def segment(views: Sequence[View], output_size: tuple[int, int], confidence: bool = False) -> Segmentation:
-    """Label every pixel of the output with the class that is most probable on average over the views.
+def segment(views: Sequence[View], confidence: bool = False) -> Segmentation:
+    """Label every pixel of the views' columns with the class that is most probable on average over the views.
 
     Args:
-        views: each with scores (B, C, ...) of the same pictures; several are averaged as probabilities.
-        output_size: height and width of the output in pixels.
+        views: each with scores (B, C, ...) of the same columns of the same pictures; several are averaged as
+            probabilities.
         confidence: return the probability of the class chosen too.
     """
-    height, width = output_size
-    for view in views:
-        view.place(output_size)
+    height, width = len(views[0].rows.low), len(views[0].columns.low)
     batch, device = views[0].held.shape[0], views[0].held.device
     labels = torch.empty(batch, height, width, dtype=torch.int32, device=device)
-    best = torch.empty(batch, height, width, device=device) if confidence or len(views) > 1 else None
+    best = torch.empty(batch, height, width, device=device) if confidence else None
     if device.type == "cpu":
         segment_on_threads(views, labels, best)
     else:
         segment_in_strips(views, labels, best)
-    return Segmentation(labels, best.div_(len(views)) if best is not None and confidence else None)
+    return Segmentation(labels, None if best is None else best.div_(len(views)))
 
 
 def segment_in_strips(views: Sequence[View], labels: Tensor, best: Tensor | None) -> None:
-    """Write the labels, and the summed probabilities if ``best`` is given, both (B, H, W): on any device."""
+    """Write the labels, and their summed probabilities if ``best`` is given, both (B, H, W): on any device."""
     batch, height, width = labels.shape
     strip = max(1, STRIP_ELEMENTS // (batch * views[0].held.shape[1] * width))
     for top in range(0, height, strip):
         bottom = min(top + strip, height)
         scores = views[0].scores(top, bottom)
-        if best is None:
+        if best is None and len(views) == 1:
             labels[:, top:bottom] = scores.argmax(1)
             continue
         total = scores.softmax(1)
         for view in views[1:]:
             total += view.scores(top, bottom).softmax(1)
-        best[:, top:bottom], labels[:, top:bottom] = total.max(1)
+        highest, labels[:, top:bottom] = total.max(1)
+        if best is not None:
+            best[:, top:bottom] = highest
 
 
 def segment_on_threads(views: Sequence[View], labels: Tensor, best: Tensor | None) -> None:
@@ -149,7 +161,7 @@ def segment_on_threads(views: Sequence[View], labels: Tensor, best: Tensor | Non
     batch, height, width = labels.shape
     threads = torch.get_num_threads()
     piece = KERNEL_ROWS
-    if best is not None:
+    if best is not None or len(views) > 1:
         piece = max(1, min(piece, STRIP_ELEMENTS // (views[0].held.shape[1] * width)))
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, height, piece * threads):
@@ -179,13 +191,13 @@ def _segment_piece(
         (held[index].numpy(), rows.between(top, top + len(labels)).arrays(), columns.arrays())
         for held, rows, columns in views
     ]
-    if best is None:
+    if best is None and len(views) == 1:
         kernels.label_pixels(*parts[0], labels)
         return
     total = np.zeros((len(parts[0][0]), *labels.shape), np.float32)
     for part in parts:
         kernels.add_probabilities(*part, total)
-    kernels.most_probable(total, labels, best)
+    kernels.most_probable(total, labels, np.empty(labels.shape, np.float32) if best is None else best)
 
 
 def segment_coarse(
@@ -208,4 +220,5 @@ def segment_coarse(
     expected = tuple(-(-side // STRIDE) for side in input_size)
     if coarse.ndim != 4 or coarse.shape[2:] != expected:
         raise ValueError(f"coarse must be (B, C, {expected[0]}, {expected[1]}), not {tuple(coarse.shape)}.")
-    return segment([View(iter([coarse]), input_size)], output_size or input_size, confidence)
+    view = View(lambda first, last: iter([coarse[..., first:last]]), input_size, output_size or input_size)
+    return segment([view], confidence)

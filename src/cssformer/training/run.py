@@ -25,8 +25,8 @@ from cssformer.data import Scenes, SegmentationFolder, verify_labels
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 from cssformer.errors import UserError
-from cssformer.evaluation.evaluate import Evaluation, evaluate
-from cssformer.evaluation.report import write_report
+from cssformer.evaluation import Evaluation, evaluate, write_report
+from cssformer.evaluation.evaluate import labels_of
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.model.pretrained import RUN_CHECKPOINTS, RUN_MODEL
 from cssformer.serving.predictor import best_device
@@ -112,7 +112,7 @@ def train(
     # Lightning leaves the model on the CPU.
     with _full_memory_told(recipe):
         evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
-    write_report(evaluation, model, val_data, run)
+    write_report(evaluation, val_data, partial(labels_of, model, **model.inference), run)
     return evaluation
 
 
