@@ -76,11 +76,9 @@ def multiply_adds(model: CSSFormer, images: torch.Tensor) -> dict[str, float]:
         return hook
 
     hooks = [
-        module.register_forward_hook(count(name)) for name, module in model.named_modules() if type(module) is nn.Linear
-    ]
-    # The offsets are a linear layer too, whose output is folded into positions.
-    hooks += [
-        module.register_forward_hook(count(name)) for name, module in model.named_modules() if name.endswith("offsets")
+        module.register_forward_hook(count(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
     ]
     with torch.no_grad():
         model(images)

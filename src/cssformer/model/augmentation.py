@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cssformer.model.linear import Linear
 from cssformer.model.tokens import silent
 
 POOLED_SIZES = (1, 2, 3, 6)
@@ -22,10 +23,10 @@ class ChannelAugmentation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduce = nn.ModuleList(nn.Linear(channels, channels // 4) for _ in POOLED_SIZES)
-        self.fuse = silent(nn.Linear(2 * channels, channels))
+        self.reduce = nn.ModuleList(Linear(channels, channels // 4) for _ in POOLED_SIZES)
+        self.fuse = silent(Linear(2 * channels, channels))
         self.gate = nn.Sequential(
-            nn.Linear(channels, channels // 2), nn.ReLU(), nn.Linear(channels // 2, channels), nn.Sigmoid()
+            Linear(channels, channels // 2), nn.ReLU(), Linear(channels // 2, channels), nn.Sigmoid()
         )
 
     def forward(self, feature: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from cssformer.errors import UserError
+from cssformer.model.linear import use_onednn
 
 STRIDES = (4, 8, 16, 32)
 
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.pyramid = _create(name, pretrained, weights, arguments)
+        use_onednn(self.pyramid)
         info, defaults = _described(self.pyramid)
         self.channels: list[int] = info.channels()
         self.channels_last = str(getattr(self.pyramid, "output_fmt", "NCHW")).endswith("NHWC")

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
+from cssformer.model.linear import Linear
 from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, silent
-from cssformer.sampling import sample_sum
+from cssformer.sampling import in_runs, sampler
 
 
 class MultiScaleEnhancement(nn.Module):
@@ -20,18 +21,22 @@ class MultiScaleEnhancement(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.offsets = SamplingOffsets(channels, heads, levels, points)
-        self.weights = silent(nn.Linear(channels, heads * levels * points))
-        self.value = nn.Linear(channels, channels)
-        self.output = silent(nn.Linear(channels, channels))
+        self.weights = silent(Linear(channels, heads * levels * points))
+        self.value = Linear(channels, channels)
+        self.output = silent(Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
 
     def forward(self, tokens: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
         """T (B, N, C), its shapes and its places on every scale (N, L, 2) -> E (B, N, C)."""
         heads, levels, points = self.offsets.heads, self.offsets.levels, self.offsets.points
         normed = self.norm(tokens)
-        value_BSMD = self.value(normed).unflatten(-1, (heads, -1))
-        weights_BNMLK = self.weights(normed).unflatten(-1, (heads, levels * points)).softmax(-1)
-        weights_BNMLK = weights_BNMLK.unflatten(-1, (levels, points))
-        gathered_BNMD = sample_sum(value_BSMD, shapes, self.offsets(normed, reference_NL2), weights_BNMLK)
-        tokens = tokens + self.output(gathered_BNMD.flatten(2))
-        return tokens + self.feed_forward(tokens)
+        sample = sampler(self.value(normed).unflatten(-1, (heads, -1)), shapes)
+
+        def enhance(run: slice) -> Tensor:
+            weights_BNMLK = self.weights(normed[:, run]).unflatten(-1, (heads, levels * points)).softmax(-1)
+            weights_BNMLK = weights_BNMLK.unflatten(-1, (levels, points))
+            gathered_BNMD = sample(self.offsets(normed[:, run], reference_NL2[run]), weights_BNMLK)
+            enhanced = tokens[:, run] + self.output(gathered_BNMD.flatten(2))
+            return enhanced + self.feed_forward(enhanced)
+
+        return in_runs(enhance, tokens)

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
+from cssformer.model.linear import Linear
 from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, silent
-from cssformer.sampling import sample_attend
+from cssformer.sampling import attender, in_runs
 
 
 class CrossScaleFusion(nn.Module):
@@ -20,19 +21,23 @@ class CrossScaleFusion(nn.Module):
         self.query_norm = nn.LayerNorm(channels)
         self.norm = nn.LayerNorm(channels)
         self.offsets = SamplingOffsets(channels, heads, levels, points)
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.output = silent(nn.Linear(channels, channels))
+        self.query = Linear(channels, channels)
+        self.key = Linear(channels, channels)
+        self.value = Linear(channels, channels)
+        self.output = silent(Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
 
     def forward(self, queries: Tensor, enhanced: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
         """Q (B, N, C), E (B, N, C), their shapes and places on every scale (N, L, 2) -> U (B, N, C)."""
         heads = self.offsets.heads
         normed = self.norm(enhanced)
-        query_BNMD = self.query(self.query_norm(queries)).unflatten(-1, (heads, -1))
-        key_BSMD = self.key(normed).unflatten(-1, (heads, -1))
-        value_BSMD = self.value(normed).unflatten(-1, (heads, -1))
-        fused_BNMD = sample_attend(query_BNMD, key_BSMD, value_BSMD, shapes, self.offsets(normed, reference_NL2))
-        queries = queries + self.output(fused_BNMD.flatten(2))
-        return queries + self.feed_forward(queries)
+        key_BSMD, value_BSMD = (layer(normed).unflatten(-1, (heads, -1)) for layer in (self.key, self.value))
+        attend = attender(key_BSMD, value_BSMD, shapes)
+
+        def fuse(run: slice) -> Tensor:
+            query_BNMD = self.query(self.query_norm(queries[:, run])).unflatten(-1, (heads, -1))
+            gathered_BNMD = attend(query_BNMD, self.offsets(normed[:, run], reference_NL2[run]))
+            fused = queries[:, run] + self.output(gathered_BNMD.flatten(2))
+            return fused + self.feed_forward(fused)
+
+        return in_runs(fuse, queries)

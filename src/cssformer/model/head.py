@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cssformer.model.augmentation import resize
+from cssformer.model.linear import Linear
 
 
 class SegmentationHead(nn.Module):
@@ -15,10 +16,10 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, levels: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
-        self.fuse = nn.ModuleList(nn.Linear(channels, channels, bias=level == 0) for level in range(levels))
+        self.fuse = nn.ModuleList(Linear(channels, channels, bias=level == 0) for level in range(levels))
         self.norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
-        self.classify = nn.Linear(channels, num_classes)
+        self.classify = Linear(channels, num_classes)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, H_i, W_i, C), the finest first -> logits (B, classes, H_1, W_1)."""

@@ -14,6 +14,7 @@ from cssformer.model.backbone import Backbone
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.head import AuxiliaryHead, SegmentationHead, upsample
+from cssformer.model.linear import Linear
 from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class CSSFormer(SegmentationNetwork):
             "dropout": dropout,
         }
         in_channels = self.backbone.channels
-        self.lateral = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, channels)) for c in in_channels)
+        self.lateral = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), Linear(c, channels)) for c in in_channels)
         self.augmentation = nn.ModuleList(ChannelAugmentation(channels) for _ in in_channels) if augmentation else None
         self.enhancement: nn.ModuleList | None = None
         self.fusion: nn.ModuleList | None = None

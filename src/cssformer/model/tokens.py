@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cssformer.model.linear import Linear
+
 Shapes = tuple[tuple[int, int], ...]
 
 
@@ -44,7 +46,7 @@ def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tenso
     return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1)
 
 
-class SamplingOffsets(nn.Linear):
+class SamplingOffsets(Linear):
     """The linear layer W_Δ: where each token looks on each scale, in pixels of that scale.
 
     At the start head m looks along the direction 2πm/M, its K points ``radius``/K pixels apart from the
@@ -73,8 +75,10 @@ class SamplingOffsets(nn.Linear):
         """
         offsets = super().forward(tokens)
         offsets = offsets.to(torch.float64 if offsets.dtype == torch.float64 else torch.float32)
-        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
-        return offsets + reference_NL2[:, None, :, None]
+        # In place, and as whole rows: the largest tensor of the network is neither made twice nor walked pairwise.
+        row_N = reference_NL2.repeat_interleave(self.points, dim=1).flatten(1)[:, None]
+        positions = offsets.unflatten(-1, (self.heads, -1)).add_(row_N)
+        return positions.unflatten(-1, (self.levels, self.points, 2))
 
 
 class FeedForward(nn.Sequential):
@@ -83,13 +87,13 @@ class FeedForward(nn.Sequential):
     def __init__(self, channels: int) -> None:
         super().__init__(
             nn.LayerNorm(channels),
-            nn.Linear(channels, 4 * channels),
-            nn.ReLU(),
-            silent(nn.Linear(4 * channels, channels)),
+            Linear(channels, 4 * channels),
+            nn.ReLU(inplace=True),
+            silent(Linear(4 * channels, channels)),
         )
 
 
-def silent(layer: nn.Linear) -> nn.Linear:
+def silent(layer: Linear) -> Linear:
     """The layer with weights and bias 0. As a residual branch's last layer: the network starts as its baseline."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -24,6 +24,7 @@ from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, load
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+Rows = NDArray[np.float32] | NDArray[np.uint16]  # uint16: the bits of bfloat16
 Shapes = Sequence[tuple[int, int]]
 
 _QUERIES = 64  # queries in one forward task
@@ -537,20 +538,47 @@ def _empty(shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
+def _zeros(size: int, dtype: np.dtype[Any]) -> Any:
+    """Zeros at the start of a cache line, so that rows do not straddle more lines than they must.
+
+    From numpy, whose zeros come from the system untouched; torch's are written once more.
+    """
+    line = 64 // dtype.itemsize
+    room = np.zeros(size + line, dtype)
+    return room[-(room.ctypes.data // dtype.itemsize) % line :][:size]
+
+
 def _flat(tensor: Tensor) -> Floats:
     return tensor.detach().float().contiguous().view(-1).numpy()
 
 
-def _packed(maps_BSMD: Sequence[Tensor], levels: Ints, padded: int) -> Floats:
-    """The maps side by side in the padded layout, (B, M, padded, len(maps) · D), flat."""
+class Packed(NamedTuple):
+    """Maps side by side in the padded layout, (B, M, padded, maps · D), flat: float32, or bfloat16 as it came."""
+
+    rows: Rows
+    levels: Ints
+    padded: int
+    D: int
+    dtype: torch.dtype
+
+
+def _rows(map_BSMD: Tensor, dtype: torch.dtype) -> Rows:
+    if dtype != torch.bfloat16:
+        return _flat(map_BSMD)
+    return map_BSMD.detach().to(dtype).contiguous().view(-1).view(torch.int16).numpy().view(np.uint16)
+
+
+def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
+    """Lay out value, or key and value, for :func:`sum_packed` and :func:`attend_packed`."""
     B, S, M, D = maps_BSMD[0].shape
+    levels, padded = _levels(shapes)
     width = D * len(maps_BSMD)
-    # numpy's zeros come from the system untouched; torch's are written once more.
-    packed = np.zeros(B * M * padded * width, np.float32)
-    for index, map_BSMD in enumerate(maps_BSMD):
-        arguments = (_flat(map_BSMD), levels, packed[index * D :], S, M, padded, width)
+    sources = [_rows(map_BSMD, maps_BSMD[-1].dtype) for map_BSMD in maps_BSMD]
+    packed = _zeros(B * M * padded * width, sources[0].dtype)
+    for index, (map_BSMD, source) in enumerate(zip(maps_BSMD, sources, strict=True)):
+        arguments = (source, levels, packed[index * D :], S, M, padded, width)
         _run(_kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
-    return packed
+    return Packed(packed, levels, padded, D, maps_BSMD[-1].dtype)
 
 
 def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padded: int) -> Tensor:
@@ -563,14 +591,16 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
 
 
 def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
+    return sum_packed(pack([value_BSMD], shapes), positions_BNMLK2, weights_BNMLK)
+
+
+def sum_packed(maps: Packed, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     B, N, M, L, K, _ = positions_BNMLK2.shape
-    D = value_BSMD.shape[-1]
-    levels, padded = _levels(shapes)
-    out = _empty((B, N, M, D))
-    value, positions, weights = _packed([value_BSMD], levels, padded), _flat(positions_BNMLK2), _flat(weights_BNMLK)
-    arguments = (value, levels, padded, positions, weights, _flat(out), N, M, K)
-    _run(_kernels(D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
-    return out.to(value_BSMD.dtype)
+    out = _empty((B, N, M, maps.D))
+    positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
+    arguments = (maps.rows, maps.levels, maps.padded, positions, weights, _flat(out), N, M, K)
+    _run(_kernels(maps.D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
+    return out.to(maps.dtype)
 
 
 def sum_backward(
@@ -587,7 +617,7 @@ def sum_backward(
     D = value_BSMD.shape[-1]
     levels, padded = _levels(shapes)
     positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
-    value = _packed([value_BSMD], levels, padded) if to_points else np.empty(0, np.float32)
+    value = pack([value_BSMD], shapes).rows if to_points else np.empty(0, np.float32)
     grad_value = np.zeros(B * M * padded * D if to_value else 0, np.float32)
     grad_positions = _empty(positions_BNMLK2.shape if to_points else (0,))
     grad_weights = _empty(weights_BNMLK.shape if to_points else (0,))
@@ -605,14 +635,16 @@ def sum_backward(
 def attend_forward(
     query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
+    return attend_packed(pack([key_BSMD, value_BSMD], shapes), query_BNMD, positions_BNMLK2)
+
+
+def attend_packed(maps: Packed, query_BNMD: Tensor, positions_BNMLK2: Tensor) -> Tensor:
     B, N, M, L, K, _ = positions_BNMLK2.shape
-    D = value_BSMD.shape[-1]
-    levels, padded = _levels(shapes)
-    out = _empty((B, N, M, D))
-    maps = _packed([key_BSMD, value_BSMD], levels, padded)
-    arguments = (maps, levels, padded, _flat(positions_BNMLK2), np.float32(D**-0.5), _flat(out), N, M, K)
-    _run(_kernels(D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, _flat(query_BNMD), *arguments)
-    return out.to(value_BSMD.dtype)
+    out = _empty((B, N, M, maps.D))
+    queries, positions = _flat(query_BNMD), _flat(positions_BNMLK2)
+    arguments = (queries, maps.rows, maps.levels, maps.padded, positions, np.float32(maps.D**-0.5), _flat(out))
+    _run(_kernels(maps.D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M, K)
+    return out.to(maps.dtype)
 
 
 def attend_backward(
@@ -629,7 +661,7 @@ def attend_backward(
     D = value_BSMD.shape[-1]
     levels, padded = _levels(shapes)
     grad, queries, positions = _flat(grad_BNMD), _flat(query_BNMD), _flat(positions_BNMLK2)
-    maps = _packed([key_BSMD, value_BSMD], levels, padded)
+    maps = pack([key_BSMD, value_BSMD], shapes).rows
     grad_query = _empty(query_BNMD.shape)
     grad_positions = _empty(positions_BNMLK2.shape)
     weights = np.empty(B * N * M * L * K, np.float32)
@@ -644,7 +676,7 @@ def attend_backward(
     )
     grad_key, grad_value = key_BSMD.new_empty(0), value_BSMD.new_empty(0)
     if to_maps:
-        grad_maps = np.zeros_like(maps)
+        grad_maps = np.zeros(maps.size, np.float32)
         arguments = (grad, queries, levels, padded, positions, weights, grad_logits, grad_maps, N, M, K)
         _run(_kernels(D).attend_maps, B * M * L, work, *arguments)
         grad_key = _unpacked(grad_maps, 0, key_BSMD, levels, padded)

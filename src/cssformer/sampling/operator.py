@@ -7,9 +7,9 @@ Backends: ``reference`` (the definition), ``cpu`` (numba) and ``cuda`` (Triton).
 import importlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -118,6 +118,51 @@ def sample_attend(
     if _by_definition(value_BSMD):
         return reference.sample_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
     return _sample_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
+
+
+def sampler(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`sample_sum` of one value by many runs of queries: ``sampler(value, shapes)(positions, weights)``.
+
+    Where nothing is to be differentiated a backend lays the value out once for all runs.
+    """
+    if packing := _packing(value_BSMD):
+        return partial(packing.sum_packed, packing.pack([value_BSMD], shapes))
+    return partial(sample_sum, value_BSMD, shapes)
+
+
+def attender(
+    key_BSMD: Tensor, value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`sample_attend` of one key and value by many runs of queries; see :func:`sampler`."""
+    if packing := _packing(value_BSMD):
+        return partial(packing.attend_packed, packing.pack([key_BSMD, value_BSMD], shapes))
+    return lambda query, positions: sample_attend(query, key_BSMD, value_BSMD, shapes, positions)
+
+
+def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 2048) -> Tensor:
+    """``function(slice of tokens)`` over (B, N, C), run by run: what a run needs then stays in a CPU's cache.
+
+    Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run.
+    """
+    if tokens.device.type != "cpu" or not _eager_without_gradients():
+        return function(slice(None))
+    out = torch.empty_like(tokens)
+    for start in range(0, tokens.shape[1], length):
+        run = slice(start, start + length)
+        out[:, run] = function(run)
+    return out
+
+
+def _eager_without_gradients() -> bool:
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
+
+
+def _packing(value: Tensor) -> ModuleType | None:
+    """The backend that lays maps out, if it is the one to sample with and gradients are not asked for."""
+    if not _eager_without_gradients() or _by_definition(value):
+        return None
+    backend = _fast(value)
+    return backend if hasattr(backend, "pack") else None
 
 
 def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> None:

@@ -4,8 +4,9 @@ Numba leaves vectorisation to LLVM's loop passes, which keep a row's accumulator
 of type ``<D x float>`` with D known at compile time: LLVM maps it on whatever registers the machine has (AVX-512, AVX2,
 NEON), for any D.
 
-The functions are called inside kernels only. Offsets count floats from the start of a contiguous float32 array, and are
-not checked. Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py``.
+The functions are called inside kernels only. Offsets count elements from the start of a contiguous float32 array, and
+are not checked. ``load`` and ``store`` also take bfloat16 rows, as a uint16 array of their bits. Numba's cache on disk
+watches the kernels' file alone: after a change here, touch ``cpu.py``.
 """
 
 from typing import Any
@@ -35,7 +36,8 @@ class _RowModel(models.PrimitiveModel):
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, lanes: int) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), ir.VectorType(ir.FloatType(), lanes).as_pointer())
+    element = ir.IntType(16) if array_type.dtype == types.uint16 else ir.FloatType()
+    return builder.bitcast(builder.gep(data, [offset]), ir.VectorType(element, lanes).as_pointer())
 
 
 def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
@@ -62,17 +64,27 @@ def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
-        return builder.load(pointer, align=4)
+        if array.dtype != types.uint16:
+            return builder.load(pointer, align=4)
+        # A bfloat16 is the upper half of a float32.
+        word, real = (ir.VectorType(kind, row.lanes) for kind in (ir.IntType(32), ir.FloatType()))
+        bits = builder.zext(builder.load(pointer, align=2), word)
+        return builder.bitcast(builder.shl(bits, ir.Constant(word, [16] * row.lanes)), real)
 
     return row(array, types.intp, lanes), codegen
 
 
 @_intrinsic
 def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
-    """``array[offset : offset + D] = row``."""
+    """``array[offset : offset + D] = row``; a row stored as bfloat16 must hold nothing finer, as a loaded one."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes), align=4)
+        pointer, value = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes), args[2]
+        if array.dtype == types.uint16:
+            word, half = (ir.VectorType(ir.IntType(bits), row.lanes) for bits in (32, 16))
+            bits = builder.lshr(builder.bitcast(value, word), ir.Constant(word, [16] * row.lanes))
+            value = builder.trunc(bits, half)
+        builder.store(value, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, row), codegen

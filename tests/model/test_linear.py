@@ -1,0 +1,90 @@
+"""The linear layer against ``nn.Linear``, and tokens taken in runs against all at once."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cssformer.model.enhancement import MultiScaleEnhancement
+from cssformer.model.fusion import CrossScaleFusion
+from cssformer.model.linear import Linear, use_onednn
+from cssformer.model.tokens import reference_points
+from cssformer.sampling import in_runs, use_backend
+
+sizes = st.integers(0, 5)
+
+
+@given(sizes, sizes, st.integers(1, 9), st.integers(1, 9), st.booleans(), st.booleans())
+def test_outputs_and_gradients_are_those_of_nn_linear(
+    batch: int, tokens: int, channels: int, out: int, bias: bool, transposed: bool
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Linear(channels, out, bias=bias)
+    ours = Linear(channels, out, bias=bias)
+    ours.load_state_dict(plain.state_dict())
+    given = torch.randn(tokens, batch, channels).transpose(0, 1) if transposed else torch.randn(batch, tokens, channels)
+    results = []
+    for layer in (plain, ours):
+        input = given.detach().requires_grad_()
+        product = layer(input)
+        (product**2).sum().backward()
+        results.append([product, input.grad, *(parameter.grad for parameter in layer.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_left_to_pytorch(dtype: torch.dtype) -> None:
+    plain = nn.Linear(8, 5, dtype=dtype)
+    ours = Linear(8, 5, dtype=dtype)
+    ours.load_state_dict(plain.state_dict())
+    input = torch.randn(3, 8, dtype=dtype)
+    assert torch.equal(plain(input), ours(input))
+
+
+def test_a_networks_layers_are_turned_with_their_parameters() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 2)))
+    input, names = torch.randn(5, 4), list(network.state_dict())
+    before = network(input)
+    use_onednn(network)
+    assert [type(part) for part in network.modules()].count(Linear) == 2
+    assert list(network.state_dict()) == names
+    torch.testing.assert_close(network(input), before)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_in_runs_equal_all_at_once(backend: str, dtype: torch.dtype) -> None:
+    """Without gradients MSFE and CSF go run by run over maps laid out once; 5120 tokens are three runs."""
+    torch.manual_seed(0)
+    shapes = ((64, 60), (32, 30), (16, 15), (8, 10))
+    reference = reference_points(shapes, torch.device("cpu"))
+    enhance, fuse = MultiScaleEnhancement(16, 2, 3), CrossScaleFusion(16, 2, 3)
+    for part in (enhance, fuse):
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    tokens = torch.randn(2, len(reference), 16, dtype=dtype)
+    with use_backend(backend):
+        at_once = enhance.to(dtype)(tokens, shapes, reference)
+        fused = fuse.to(dtype)(tokens, at_once, shapes, reference)
+        close = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
+        with torch.no_grad():
+            torch.testing.assert_close(enhance(tokens, shapes, reference), at_once.detach(), **close)
+            torch.testing.assert_close(fuse(tokens, at_once, shapes, reference), fused.detach(), **close)
+
+
+@given(st.integers(0, 20), st.integers(1, 7))
+def test_runs_cover_every_token_once(count: int, length: int) -> None:
+    tokens = torch.arange(2 * count, dtype=torch.float32).view(1, count, 2)
+    seen: list[slice] = []
+
+    def double(run: slice) -> torch.Tensor:
+        seen.append(run)
+        return 2 * tokens[:, run]
+
+    with torch.no_grad():
+        assert torch.equal(in_runs(double, tokens, length), 2 * tokens)
+    assert len(seen) == -(-count // length)
+    assert torch.equal(in_runs(double, tokens, length), 2 * tokens)
+    assert seen[-1] == slice(None)
