@@ -386,7 +386,10 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
         parser.add_argument("--points", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="What is compared.")
     else:
         parser.add_argument("--variants", type=str, nargs="+", help="Only these rows of the table; all by default.")
-    parser.add_argument("--parallel", type=int, default=1, help="Runs at one time, which share the cores.")
+    parser.add_argument(
+        "--parallel", type=int, default=1, help="Runs at one time, which share the cores; 0 trains nothing more."
+    )
+    parser.add_argument("--reference", type=str | None, help="Differences are taken to this variant.")
     parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
     parser.add_class_arguments(Recipe, skip={"seed"})
     parser.set_defaults(output=f"runs/{kind}")
@@ -396,8 +399,19 @@ def _study(options: "Namespace", kind: "Kind") -> int:
     from cssformer.studies.study import study
 
     options.seed = 0
-    recipe = Recipe.from_options(options)
-    study(kind, recipe, options.get("variants"), options.get("points"), options.seeds, options.parallel)
+    results = study(
+        kind,
+        Recipe.from_options(options),
+        options.seeds,
+        names=options.get("variants"),
+        points=options.get("points"),
+        parallel=options.parallel,
+        reference=options.reference,
+    )
+    heading, *rows = results.summary()
+    _show(rows, heading)
+    print(f"Study folder: {options.output} ({kind}.md, {kind}.csv, {kind}.png, {kind}_pictures.png)")
+    _write_json(options, results.as_dict())
     return 0
 
 

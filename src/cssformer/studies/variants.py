@@ -25,7 +25,7 @@ class Variant:
 
     name: str
     title: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict, hash=False)
     peer: str | None = None
 
 
@@ -44,8 +44,8 @@ DECODERS = (
     Variant("pspnet", "PSPNet", peer="pspnet"),
     Variant("deeplabv3plus", "DeepLabV3+", peer="deeplabv3plus"),
     Variant("upernet", "UPerNet", peer="upernet"),
-    Variant("upernet512", "UPerNet, width 512", peer="upernet512"),
-    Variant("segformer", "SegFormer's MLP", peer="segformer"),
+    Variant("upernet512", "UPerNet 512", peer="upernet512"),
+    Variant("segformer", "SegFormer MLP", peer="segformer"),
 )
 
 
