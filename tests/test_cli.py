@@ -458,17 +458,17 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_start_again(
     assert main(words) == 0
 
 
-def test_damaged_pictures_are_not_predicted(refused: Callable[..., str], work: Path, tmp_path: Path) -> None:
+def test_damaged_pictures_are_told_and_the_others_predicted(
+    refused: Callable[..., str], capfd: pytest.CaptureFixture[str], work: Path, tmp_path: Path
+) -> None:
     pictures = shutil.copytree(work / "source" / "pictures", tmp_path / "pictures")
     cut(pictures / "2.jpg")
     output = tmp_path / "out"
     assert "2.jpg" in refused("predict", work / "run", pictures / "2.jpg", "--output", output)
     assert not output.exists()
-    assert "2.jpg" in refused("predict", work / "run", pictures, "--output", output)
-    # What was written before is whole.
-    assert files_below(output) == ["labels/0.png", "labels/1.png"]
-    for file in files_below(output):
-        Image.open(output / file).load()
+    assert main(["predict", str(work / "run"), str(pictures), "--output", str(output)]) == 1
+    assert capfd.readouterr().err.startswith(f"error: {pictures / '2.jpg'} is truncated")
+    assert files_below(output) == [*(f"labels/{number}.png" for number in (0, 1, 3, 4, 5)), "legend.png"]
 
 
 def test_pictures_smaller_than_the_crop_just_work(work: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Command:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 `check` found errors, 2 a user's mistake, 130 interrupted."""
+    """Run one command; returns the exit code: 0 well, 1 wrong data found, 2 a user's mistake, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
         words, command = _find_command(arguments)
@@ -350,8 +350,10 @@ def _predict(options: "Namespace") -> int:
     done = predict_files(**_arguments(options))
     _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
     print(f"{done['pictures']} pictures and {done['videos']} videos written to {done['output']}")
+    for sentence in done["failed"].values():
+        print(f"error: {sentence}", file=sys.stderr)
     _write_json(options, done)
-    return 0
+    return 1 if done["failed"] else 0
 
 
 def _add_explain(parser: "ArgumentParser") -> None:

@@ -178,14 +178,53 @@ def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, picture
 
 
 @pytest.mark.parametrize("name", ["broken.jpg", "broken.png", "broken.mp4", "empty.png"])
-def test_a_damaged_file_is_named_and_leaves_nothing(name: str, model_folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_and_stops_no_other(
+    name: str, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
     whole = io.BytesIO()
     Image.fromarray(Scenes(1, (64, 64))[0].image).save(whole, "PNG" if name.endswith("png") else "JPEG")
     contents = {"empty.png": b"", "broken.mp4": b"no video"}
-    (tmp_path / name).write_bytes(contents.get(name, whole.getvalue()[:1500]))
+    (pictures / name).write_bytes(contents.get(name, whole.getvalue()[:1500]))
     with pytest.raises(UserError, match=name):
-        predict_files(str(model_folder), [tmp_path / name], tmp_path / "out", device="cpu")
-    assert not (tmp_path / "out").exists() or files_below(tmp_path / "out") == []
+        predict_files(str(model_folder), [pictures / name], tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", overlay=True, device="cpu")
+    assert list(result["failed"]) == [str(pictures / name)] and name in result["failed"][str(pictures / name)]
+    assert (result["pictures"], result["videos"]) == (3, 0)
+    assert sum(result["shares"].values()) == pytest.approx(1)
+    assert files_below(tmp_path / "out") == [
+        *("labels/a.png", "labels/b.v2.png", "labels/deep/er/c.png", "legend.png"),
+        *("overlay/a.jpg", "overlay/b.v2.jpg", "overlay/deep/er/c.jpg"),
+    ]
+
+
+def test_where_nothing_can_be_read_nothing_is_written(model_folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / "pictures" / name).write_bytes(b"words")
+    with pytest.raises(UserError, match=r"a\.png cannot be read .* Nor can 2 other files\."):
+        predict_files(str(model_folder), [tmp_path / "pictures"], tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_the_same_without_confidence(predictor: Predictor, pictures: Path) -> None:
+    with_it, without = predictor(pictures / "a.png"), predictor(pictures / "a.png", confidence=False)
+    assert without.confidence is None
+    np.testing.assert_array_equal(with_it.labels, without.labels)
+
+
+def test_overlay_by_blocks_of_rows_is_one_picture() -> None:
+    """More than a block high, with a border where two blocks meet; against the definition, all at once."""
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 3, (160, 2)), np.ones((7, 1024))).astype(np.int32)
+    image = rng.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)
+    ours = Prediction(image, labels, None, CLASSES, COLOURS).overlay(0.5)
+    expected = np.rint((image + np.array(COLOURS)[labels]) / 2).astype(np.uint8)
+    border = np.zeros(labels.shape, bool)
+    border[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    expected[border] = expected[border] // 2 + 127
+    np.testing.assert_array_equal(ours, expected)
 
 
 def test_mistakes_are_told_in_a_sentence(model_folder: Path, pictures: Path, tmp_path: Path) -> None:

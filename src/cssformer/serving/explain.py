@@ -84,6 +84,7 @@ class Explanation:
     def label(self) -> tuple[str, float]:
         """The class predicted for the pixel, and its probability."""
         here = self.y, self.x
+        assert self.prediction.confidence is not None
         return self.prediction.classes[self.prediction.labels[here]], float(self.prediction.confidence[here])
 
     def picture(self, stride: int = 4) -> Picture:

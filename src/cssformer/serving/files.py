@@ -17,7 +17,7 @@ from cssformer.errors import UserError
 from cssformer.evaluation import drawing
 from cssformer.evaluation.inference import Mode
 from cssformer.files import replacing
-from cssformer.serving.predictor import Prediction, Predictor
+from cssformer.serving.predictor import Prediction, Predictor, read_pixels
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LABELS, OVERLAY, CONFIDENCE, LEGEND = "labels", "overlay", "confidence", "legend.png"
@@ -44,6 +44,7 @@ def predict_files(
     confidence: bool = False,
     mode: Mode | None = None,
     crop: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     short_side: int | None = None,
@@ -54,7 +55,7 @@ def predict_files(
 
     Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg`` and
     ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
-    Folders are searched to the bottom and keep their layout.
+    Folders are searched to the bottom and keep their layout. A file that cannot be read does not stop the others.
 
     Args:
         model: A model folder or a model id of the Hugging Face hub.
@@ -64,6 +65,7 @@ def predict_files(
         confidence: Also write the probability of the class chosen, as grey values.
         mode: Whole pictures, or a window that slides over them; by default as the model was trained for.
         crop: Height and width of the sliding window.
+        stride: From window to window, down and across; 2/3 of the crop by default.
         scales: Average over the picture at these sizes.
         flip: Average over the mirror image too.
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
@@ -71,30 +73,47 @@ def predict_files(
         console: Where progress goes if it is a terminal; standard error by default.
 
     Returns:
-        For JSON: "output", "pictures" and "videos" (how many), "shares" (class name -> share of the pictures' pixels).
+        For JSON: "output", "pictures" and "videos" (how many were predicted), "shares" (class name -> share of the
+        pictures' pixels), "failed" (file that could not be read -> why).
 
     Raises:
-        UserError: an input or the model is missing or unreadable, two inputs have one name, or the output cannot be
-            written. Files written before that are whole.
+        UserError: an input or the model is missing, no input can be read, two inputs have one name, or the output
+            cannot be written. Files written before that are whole.
     """
     sources = _find(inputs, output)
     predictor = Predictor.from_pretrained(
-        model, device, mode=mode, crop=crop, scales=scales, flip=flip, short_side=short_side
+        model, device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side
     )
     shares: dict[str, float] = dict.fromkeys(predictor.classes, 0.0)
-    pictures = sum(not source.is_video for source in sources)
+    done = {True: 0, False: 0}
+    failed: dict[str, str] = {}
     console = console or Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         for source in progress.track(sources, description="predict"):
-            if source.is_video:
-                _predict_video(predictor, source, output, progress)
+            try:
+                content = _Video(source.path) if source.is_video else read_pixels(source.path)
+            except UserError as error:
+                failed[str(source.path)] = str(error)
                 continue
-            prediction = predictor(source.path)
-            _write(prediction, source.place, output, overlay, confidence)
-            for name, share in prediction.shares.items():
-                shares[name] += share / pictures
+            if isinstance(content, _Video):
+                _predict_video(predictor, content, source.place, output, progress)
+            else:
+                prediction = predictor(content, confidence)
+                _write(prediction, source.place, output, overlay)
+                for name, share in prediction.shares.items():
+                    shares[name] += share
+            done[source.is_video] += 1
+    if len(failed) == len(sources):
+        others = f" Nor can {len(sources) - 1} other files." if len(sources) > 1 else ""
+        raise UserError(next(iter(failed.values())) + others)
     _save(output / LEGEND, drawing.legend(list(zip(predictor.classes, predictor.colours, strict=True)), 900))
-    return {"output": str(output), "pictures": pictures, "videos": len(sources) - pictures, "shares": shares}
+    return {
+        "output": str(output),
+        "pictures": done[False],
+        "videos": done[True],
+        "shares": {name: share / max(1, done[False]) for name, share in shares.items()},
+        "failed": failed,
+    }
 
 
 def _find(inputs: Sequence[Path], output: Path) -> list[Source]:
@@ -130,43 +149,51 @@ def _is_outside(path: Path, places: set[Path]) -> bool:
     return places.isdisjoint((path, *path.parents))
 
 
-def _write(prediction: Prediction, place: Path, output: Path, overlay: bool, confidence: bool) -> None:
+def _write(prediction: Prediction, place: Path, output: Path, overlay: bool) -> None:
     prediction.save(_named(output / LABELS / place, ".png"))
     if overlay:
         _save(_named(output / OVERLAY / place, ".jpg"), prediction.overlay())
-    if confidence:
-        _save(_named(output / CONFIDENCE / place, ".png"), np.rint(prediction.confidence * 255).astype(np.uint8))
+    if prediction.confidence is not None:
+        grey = cv2.convertScaleAbs(prediction.confidence, alpha=255)
+        _save(_named(output / CONFIDENCE / place, ".png"), grey.astype(np.uint8, copy=False))
 
 
-def _predict_video(predictor: Predictor, source: Source, output: Path, progress: Progress) -> None:
+class _Video:
+    """The frames of a video, RGB uint8 (H, W, 3).
+
+    Raises:
+        UserError: there are none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.video = cv2.VideoCapture(str(path))
+        self.rate, self.count = self.video.get(cv2.CAP_PROP_FPS), int(self.video.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.there, self.frame = self.video.read()
+        if not self.there:
+            raise UserError(f"{path} cannot be read as a video: it is damaged or of another kind.")
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        while self.there:
+            yield cv2.cvtColor(self.frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+            self.there, self.frame = self.video.read()
+        self.video.release()
+
+
+def _predict_video(predictor: Predictor, video: _Video, place: Path, output: Path, progress: Progress) -> None:
     """Write the video under its classes' colours. MP4 knows even sizes only: an odd last row or column is left out."""
-    video = cv2.VideoCapture(str(source.path))
-    rate, frames = video.get(cv2.CAP_PROP_FPS), int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    task = progress.add_task(source.path.name, total=frames if frames > 0 else None)
-    with replacing(_named(output / OVERLAY / source.place, ".mp4")) as temporary:
-        writer: cv2.VideoWriter | None = None
-        for frame in _frames(video):
-            picture = predictor(frame).overlay()[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
-            if writer is None:
-                size = (picture.shape[1], picture.shape[0])
-                writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate or 25.0, size)
-                if not writer.isOpened():
-                    raise UserError(f"Cannot write a video in {output}: its folder or OpenCV's video writer fails.")
+    task = progress.add_task(video.name, total=video.count if video.count > 0 else None)
+    height, width = (side // 2 * 2 for side in video.frame.shape[:2])
+    with replacing(_named(output / OVERLAY / place, ".mp4")) as temporary:
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), video.rate or 25.0, (width, height))
+        if not writer.isOpened():
+            raise UserError(f"Cannot write a video in {output}: its folder or OpenCV's video writer fails.")
+        for frame in video:
+            picture = predictor(frame, confidence=False).overlay()[:height, :width]
             writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             progress.advance(task)
-        if writer is None:
-            raise UserError(f"{source.path} cannot be read as a video: it is damaged or of another kind.")
         writer.release()
     progress.remove_task(task)
-
-
-def _frames(video: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
-    while True:
-        there, frame = video.read()
-        if not there:
-            video.release()
-            return
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def _named(place: Path, suffix: str) -> Path:

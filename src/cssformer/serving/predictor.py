@@ -26,21 +26,24 @@ class Prediction:
     Attributes:
         image: the picture, RGB uint8 (H, W, 3).
         labels: class indices (H, W) int32.
-        confidence: probability of the class chosen, (H, W) float32 from 0 to 1.
+        confidence: probability of the class chosen, (H, W) float32 from 0 to 1; None if it was not asked for.
         classes: a name per class.
         colours: an RGB colour per class.
     """
 
     image: Picture
     labels: NDArray[np.int32]
-    confidence: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None
     classes: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
 
     @property
     def shares(self) -> dict[str, float]:
         """Class name -> share of the pixels, from 0 to 1, for the classes that occur, the largest first."""
-        pixels = np.bincount(self.labels.ravel(), minlength=len(self.classes)) / self.labels.size
+        # In blocks of rows, because numpy makes eight bytes of each label.
+        blocks = np.array_split(self.labels, -(-self.labels.size // 2**20))
+        counts = sum(np.bincount(block.ravel(), minlength=len(self.classes)) for block in blocks)
+        pixels = np.asarray(counts) / self.labels.size
         return {self.classes[index]: float(pixels[index]) for index in np.argsort(-pixels) if pixels[index]}
 
     def overlay(self, alpha: float = 0.5) -> Picture:
@@ -109,23 +112,23 @@ class Predictor:
         """
         return cls(CSSFormer.from_pretrained(source), device, **options)
 
-    def __call__(self, image: str | Path | Image.Image | Picture) -> Prediction:
+    def __call__(self, image: str | Path | Image.Image | Picture, confidence: bool = True) -> Prediction:
         """Label every pixel of a picture.
 
         Args:
             image: a file (turned upright as its EXIF data say), or pixels as they are: a PIL image or an RGB uint8
                 array (H, W, 3).
+            confidence: False saves the time and the memory of the probabilities.
 
         Raises:
             UserError: the file is missing, damaged or no picture.
             ValueError: the array is not RGB uint8.
         """
         pixels = read_pixels(image)
-        labels, confidence = predict(
-            self.model, torch.from_numpy(pixels).permute(2, 0, 1), confidence=True, **self.options
-        )
-        assert confidence is not None
-        return Prediction(pixels, labels.cpu().numpy(), confidence.cpu().numpy(), self.classes, self.colours)
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)
+        labels, probability = predict(self.model, picture, confidence=confidence, **self.options)
+        certain = None if probability is None else probability.cpu().numpy()
+        return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
 
 
 def best_device() -> str:
