@@ -48,7 +48,7 @@ def test_members_are_read_as_they_were_packed(
     pack(path, contents)
     path.mkdir(exist_ok=True) if kind == "it" else None
     with pytest.MonkeyPatch.context() as patch:
-        # A .tar.gz has checkpoints every megabyte; with small pieces a small one has many.
+        # A .tar.gz has checkpoints every 128 KB or more; with small pieces a small one has many.
         patch.setattr(archives, "_CHUNK", chunk)
         patch.setattr(archives, "_MOST_CHECKPOINTS", checkpoints)
         with open_source(path) as members:

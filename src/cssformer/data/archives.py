@@ -29,7 +29,7 @@ MOST_MEMBERS = 500_000
 """Of a .tar.gz, where a few megabytes could hold millions."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 _MOST_CHECKPOINTS = 1024
 # What the libraries raise on damaged archives; RuntimeError on a long chain of tar headers (RecursionError).
 _DAMAGE = (
