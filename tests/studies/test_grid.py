@@ -1,0 +1,192 @@
+"""The grid of runs: what is skipped, continued, refused and told; a study killed and started again."""
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from cssformer.cli import main
+from cssformer.errors import UserError
+from cssformer.evaluation.report import SCORES
+from cssformer.studies import grid
+from cssformer.studies.grid import LOG, Run, execute, plan
+from cssformer.studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
+from cssformer.training.recipe import RECIPE, Model, Recipe, Training
+from cssformer.training.run import LAST
+
+QUIET = Console(quiet=True)
+
+
+def recipe(output: Path) -> Recipe:
+    return Recipe(output=str(output), model=Model(channels=16, heads=2, points=2), training=Training(steps=4))
+
+
+def finish(run: Run) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / SCORES).write_text("{}")
+
+
+class Processes:
+    """Stands for the workers: each runs a line of Python in the run's folder."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+        self.line = line
+        self.started: list[str] = []
+        self.alive: list[subprocess.Popen[bytes]] = []
+        self.most = 0
+        monkeypatch.setattr(grid, "_start", self.start)
+        monkeypatch.setattr(grid, "POLL_SECONDS", 0.02)
+
+    def start(self, run: Run, parallel: int) -> "subprocess.Popen[bytes]":
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self.started.append(run.name)
+        self.alive = [process for process in self.alive if process.poll() is None]
+        with (run.folder / LOG).open("wb") as log:
+            command = [sys.executable, "-S", "-c", self.line, run.name]
+            process = subprocess.Popen(command, cwd=run.folder, stdout=log, stderr=log)
+        self.alive.append(process)
+        self.most = max(self.most, len(self.alive))
+        return process
+
+
+def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:
+    runs = plan(recipe(tmp_path), MODULES, [3, 1, 3])
+    assert [run.name for run in runs] == [f"{variant.name}/{seed}" for seed in (3, 1) for variant in MODULES]
+    assert all(run.folder == tmp_path / run.variant.name / str(run.recipe.seed) for run in runs)
+    switches = [(run.recipe.model.augmentation, run.recipe.model.fusion) for run in runs[:4]]
+    assert switches == [(False, False), (True, False), (False, True), (True, True)]
+    # Nothing else differs.
+    alike = {repr(dataclasses.replace(run.recipe, output="", seed=0, model=Model())) for run in runs}
+    assert len(alike) == 1
+
+
+def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_is_not(tmp_path: Path) -> None:
+    begun = plan(recipe(tmp_path), [WHOLE], [0])[0]
+    begun.recipe.save(begun.folder / RECIPE)
+    other = dataclasses.replace(recipe(tmp_path), training=Training(steps=5))
+    assert plan(other, [WHOLE], [0])  # nothing of it is done yet
+    (begun.folder / LAST).parent.mkdir()
+    (begun.folder / LAST).touch()
+    with pytest.raises(UserError, match=r"cssformer/0 was begun with training.steps 4, not 5; .*--output"):
+        plan(other, [WHOLE], [0])
+    assert plan(dataclasses.replace(recipe(tmp_path), training=Training(steps=4, workers=0, log_every=1)), [WHOLE], [0])
+
+
+def test_finished_runs_are_skipped_and_so_many_go_at_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = plan(recipe(tmp_path), MODULES, [0, 1])
+    finish(runs[2])
+    processes = Processes(monkeypatch, f"import time; time.sleep(0.2); open({SCORES!r}, 'w').close()")
+    execute(runs, 3, QUIET)
+    assert processes.started == [run.name for run in runs if run != runs[2]]
+    assert processes.most == 3
+    assert all(run.finished for run in runs)
+    execute(runs, 3, QUIET)
+    assert len(processes.started) == 7
+
+
+def test_a_failed_run_is_told_when_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = plan(recipe(tmp_path), MODULES[:2], [0])
+    line = f"import sys; open({SCORES!r}, 'w').close() if 'cia' in sys.argv[1] else sys.exit('No such weights.')"
+    Processes(monkeypatch, line)
+    with pytest.raises(UserError, match=r"1 of 2 runs failed. baseline/0: No such weights\.$"):
+        execute(runs, 1, QUIET)
+    assert runs[1].finished
+
+
+def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = (
+        "import signal, sys, time\n"
+        "def stop(*_):\n    open('stopped', 'w').close(); sys.exit(130)\n"
+        "signal.signal(signal.SIGTERM, stop)\nopen('ready', 'w').close()\ntime.sleep(60)"
+    )
+    processes = Processes(monkeypatch, line)
+    runs = plan(recipe(tmp_path), MODULES, [0])
+
+    def terminate() -> None:
+        while not all((run.folder / "ready").exists() for run in runs[:2]):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        execute(runs, 2, QUIET)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert [(run.folder / "stopped").exists() for run in runs] == [True, True, False, False]
+    assert all(process.poll() == 130 for process in processes.alive)
+
+
+def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, sentence in (
+        (["modules", "--variants", "csf"], "no variant 'csf'"),
+        (["points", "--points", "0"], "1 or more"),
+        (["decoders", "--parallel", "-1"], "--parallel is -1"),
+        (["decoders", "--parallel", "0"], "No run of this study is finished"),
+        (["decoders", "--training.step", "3"], "nearest one is 'training.steps'"),
+    ):
+        assert main(["study", *words, "--output", str(tmp_path / "study")]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+TINY = shlex.split(
+    "--model.channels 16 --model.heads 2 --model.points 2 --scenes.count 20 --scenes.val_count 3 --scenes.size [64,64] "
+    "--augment.crop [64,64] --training.steps 40 --training.batch_size 2 --training.validate_every 10 "
+    "--training.workers 0 --training.log_every 5 --seeds 0 --parallel 2 --variants cssformer fpn"
+)
+
+
+@pytest.mark.slow
+def test_a_study_killed_and_started_again_ends_with_the_same_table(tmp_path: Path) -> None:
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        program = "import sys; from cssformer.cli import main; sys.exit(main(sys.argv[1:]))"
+        words = ["study", "decoders", "--output", str(tmp_path / name), *TINY]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", program, *words], env=environment)
+
+    def wait_for(path: Path) -> None:
+        until = time.monotonic() + 200
+        while not path.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert path.exists()
+
+    assert start("whole").wait(300) == 0
+    broken = tmp_path / "broken"
+    # Killed without a chance to do anything, then asked to stop, each time with runs under way.
+    killed = start("broken")
+    wait_for(broken / "cssformer" / "0" / LAST)
+    killed.kill()
+    killed.wait()
+    stopped = start("broken")
+    time.sleep(12)
+    stopped.terminate()
+    assert stopped.wait(100) in (0, 130, -signal.SIGTERM)
+    assert start("broken").wait(300) == 0
+    whole = tmp_path / "whole"
+    for variant in choose(DECODERS, ["cssformer", "fpn"]):
+        one, other = (
+            load_file(study / variant.name / "0" / "model" / "model.safetensors") for study in (whole, broken)
+        )
+        assert all((one[name] == other[name]).all() for name in one)
+        scores = [json.loads((study / variant.name / "0" / SCORES).read_text()) for study in (whole, broken)]
+        assert scores[0] == scores[1]
+    assert scored(whole / "decoders.csv") == scored(broken / "decoders.csv")
+    assert BASELINE.name not in (whole / "decoders.md").read_text()
+    assert (broken / "decoders_pictures.png").exists() and (broken / "decoders.png").exists()
+
+
+def scored(table: Path) -> list[list[str]]:
+    """The columns of a CSV that are no times."""
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    kept = [i for i, name in enumerate(rows[0]) if name not in ("training_seconds", "milliseconds", "ratio")]
+    return [[row[i] for i in kept] for row in rows]

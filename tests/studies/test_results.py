@@ -1,0 +1,151 @@
+"""From scores to tables: hand-computed cases, scipy's own interval, pictures that are chosen by count."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from cssformer.data import IGNORE, Sample, Scenes
+from cssformer.errors import UserError
+from cssformer.evaluation.drawing import WRONG
+from cssformer.studies.grid import Run
+from cssformer.studies.measure import Cost, measure
+from cssformer.studies.peers import Peer
+from cssformer.studies.pictures import TILE, disagreement, draw
+from cssformer.studies.plots import plot
+from cssformer.studies.profile import untrained
+from cssformer.studies.results import Outcome, Results, _training_seconds
+from cssformer.studies.variants import BASELINE, DECODERS, MODULES, WHOLE, Kind, Variant, choose, points_variants
+from cssformer.training.recipe import Model, Recipe, Training
+from cssformer.training.run import METRICS
+
+FPN, PSPNET = choose(DECODERS, ["fpn", "pspnet"])
+COST = Cost(parameters=2_000_000, decoder_multiply_adds=10**9, multiply_adds=3 * 10**9, milliseconds=20.0, ratio=1.5)
+
+
+def results(kind: Kind, scores: dict[Variant, dict[int, float]], reference: str | None = None) -> Results:
+    outcomes = [
+        Outcome(variant, seed, ("a", "b"), miou, miou / 2, 0.9, (miou, math.nan), 120.0)
+        for variant, by_seed in scores.items()
+        for seed, miou in by_seed.items()
+    ]
+    return Results(kind, outcomes, {variant.name: COST for variant in scores}, reference)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    found = results("modules", {BASELINE: {0: 0.5, 1: 0.6, 2: 0.4}, WHOLE: {0: 0.53, 1: 0.62, 2: 0.44, 7: 0.99}})
+    difference = found.difference(WHOLE)
+    assert difference is not None and found.difference(BASELINE) is None
+    assert difference.mean == pytest.approx(0.03)
+    assert difference.deviation == pytest.approx(0.01)
+    low, high = scipy.stats.t.interval(0.95, 2, loc=0.03, scale=0.01 / math.sqrt(3))
+    assert (difference.low, difference.high) == pytest.approx((low, high))
+    assert found.mean(BASELINE) == pytest.approx(0.5)
+    assert found.deviation(BASELINE) == pytest.approx(0.1)
+    row = next(row for row in found.rows() if row[0] == WHOLE.title)
+    assert "+3.00 ± 1.00" in row and f"{100 * low:+.2f} to {100 * high:+.2f}" in row
+
+
+def test_a_single_seed_has_a_difference_but_no_deviation() -> None:
+    found = results("modules", {BASELINE: {0: 0.5}, WHOLE: {0: 0.53}})
+    assert "+3.00" in found.rows()[2]
+    assert found.rows()[1][1] == "50.00"
+    assert "nan" not in " ".join(map(str, found.rows()))
+    assert found.as_dict()["variants"]["cssformer"]["difference"]["deviation"] is None
+
+
+def test_the_reference_of_each_study() -> None:
+    scores = {WHOLE: {0: 0.7}, BASELINE: {0: 0.65}, FPN: {0: 0.5}, PSPNET: {0: 0.6}}
+    assert results("decoders", scores).reference == PSPNET
+    assert results("decoders", scores, "fpn").reference == FPN
+    assert results("modules", {variant: {0: 0.5} for variant in MODULES}).reference == BASELINE
+    eight, sixteen = points_variants([16, 8])
+    assert results("points", {eight: {0: 0.5}, sixteen: {0: 0.4}}).reference == sixteen
+    assert results("points", {eight: {0: 0.5}}).reference == eight
+    with pytest.raises(UserError, match="no finished run of --reference 'pfn'; there are cssformer, baseline, fpn"):
+        results("decoders", scores, "pfn")
+
+
+def test_csv_holds_every_run(tmp_path: Path) -> None:
+    found = results("modules", {BASELINE: {0: 0.5, 1: 0.6}, WHOLE: {0: 0.53, 2: 0.7}})
+    found.write_csv(tmp_path / "modules.csv")
+    with (tmp_path / "modules.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["seed"], row["miou_minus_baseline"]) for row in rows] == [
+        ("baseline", "0", "0.000000"),
+        ("baseline", "1", "0.000000"),
+        ("cssformer", "0", "0.030000"),
+        ("cssformer", "2", ""),
+    ]
+    assert rows[0]["iou a"] == "0.500000" and rows[0]["iou b"] == ""
+    assert rows[0]["multiply_adds"] == "3000000000"
+    found.write_markdown(tmp_path / "modules.md", "A note.")
+    text = (tmp_path / "modules.md").read_text()
+    assert "| b | – | – |" in text and "A note." in text
+
+
+@pytest.mark.parametrize("kind", ["decoders", "points"])
+def test_plot_is_drawn(kind: Kind, tmp_path: Path) -> None:
+    variants = points_variants([1, 4]) if kind == "points" else (WHOLE, FPN)
+    plot(results(kind, {variant: {0: 0.5, 1: 0.6} for variant in variants}), tmp_path / "plot.png")
+    assert np.asarray(Image.open(tmp_path / "plot.png").convert("L")).std() > 1
+
+
+def test_variants_that_do_not_exist() -> None:
+    with pytest.raises(UserError, match="no variant 'csf'; it has baseline, cia, msfe-csf, cssformer"):
+        choose(MODULES, ["csf"])
+    with pytest.raises(UserError, match="1 or more"):
+        points_variants([4, 0])
+
+
+def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: Path) -> None:
+    run = Run(BASELINE, Recipe(output=str(tmp_path), training=Training(steps=100, batch_size=4)))
+    # 20 steps at 8 images/s, 20 at 4, resumed at 40 and logged at 50 after 10 steps at 2; the last 50 as the mean.
+    (tmp_path / METRICS).write_text(
+        "step,loss,lr,images_per_second,mIoU\n20,1,1,8,\n20,,,,0.1\n40,1,1,4,\n50,1,1,2,\n100,,,,0.2\n"
+    )
+    assert _training_seconds(run) == pytest.approx((20 * 4 / 8 + 20 * 4 / 4 + 10 * 4 / 2) * 100 / 50)
+
+
+def test_costs_are_of_the_networks() -> None:
+    baseline, whole = (
+        untrained(Model(channels=32, heads=4, points=2, augmentation=on, fusion=on), 5) for on in (False, True)
+    )
+    peer = Peer("fpn", "resnet10t", 5)
+    costs = measure({"baseline": baseline, "cssformer": whole, "fpn": peer}, (64, 64))
+    assert costs["baseline"].ratio == 1
+    assert all(cost.milliseconds > 0 for cost in costs.values())
+    backbone = {cost.multiply_adds - cost.decoder_multiply_adds for cost in costs.values()}
+    assert len(backbone) == 1
+    assert costs["cssformer"].decoder_multiply_adds > costs["baseline"].decoder_multiply_adds
+    own = sum(p.numel() for part in (peer.backbone, peer.decoder) for p in part.parameters())
+    assert costs["fpn"].parameters == own
+
+
+def test_disagreement_is_the_share_of_pairs_that_differ_on_scored_pixels() -> None:
+    label = np.array([[0, 1], [1, IGNORE]], np.int32)
+    one, two, three = np.array([[0, 1], [1, 0]]), np.array([[0, 1], [0, 1]]), np.array([[1, 1], [0, 1]])
+    # Pairs: one-two differ on 1 of 3 scored pixels, one-three on 2, two-three on 1.
+    assert disagreement([one, two, three], label) == pytest.approx(4 / 9)
+    assert disagreement([one, one], label) == 0
+    assert disagreement([one, two], np.full((2, 2), IGNORE, np.int32)) == 0
+
+
+def test_the_sheet_stripes_what_is_wrong() -> None:
+    scenes = Scenes(1, (60, 90))
+    name, image, label = scenes[0]
+    assert label is not None
+    wrong = (label + 1) % len(scenes.info.classes)
+    tiles = [
+        draw([(Sample(name, image, label), 0.5, [label, prediction])], ["right", "other"], scenes.info)
+        for prediction in (label, wrong)
+    ]
+    height = round(TILE * 60 / 90)
+    last = (slice(34, 34 + height), slice(12 + 3 * (TILE + 12), 12 + 3 * (TILE + 12) + TILE))
+    clean, striped = (tile[last] for tile in tiles)
+    share = (striped == WRONG).all(-1).mean() - (clean == WRONG).all(-1).mean()
+    assert share == pytest.approx(2 / 9, abs=0.03)
