@@ -1,27 +1,53 @@
-"""What scoring costs beside the network: from class scores at stride 4 to a confusion matrix.
+"""What scoring costs beside the network.
 
-    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py labels
+    python benchmarks/evaluation.py share --network demo --pictures 24
+    python benchmarks/evaluation.py large
 
-For a picture of 2048x1024 pixels: time and additional memory of our up-sampling, argmax and confusion matrix against
-the plain way (``F.interpolate``, ``argmax``, ``bincount``), with 19 and 150 classes, for scores as smooth as a network
-gives and for noise, the worst case. Each measurement has a process of its own, because memory is read off its peak
-(Linux only).
+``labels``: from class scores at stride 4 to a confusion matrix. For a picture of 2048x1024 pixels: time and additional
+memory of our up-sampling, argmax and confusion matrix against the plain way (``F.interpolate``, ``argmax``,
+``bincount``), with 19 and 150 classes, for scores as smooth as a network gives and for noise, the worst case. Each
+measurement has a process of its own, because memory is read off its peak (Linux only).
+
+``share``: all that ``cssformer evaluate`` does on pictures of 2048x1024 with 19 classes (reading PNGs, network, labels,
+scores, contours), as a share of what the network alone takes for them, in turns of a few pictures each. Networks are
+untrained: ``demo`` is that of the demonstration, ``paper`` the paper's on Swin-T.
+
+``large``: seconds and peak memory of ``predict`` and ``evaluate`` for one picture of 12000x9000, the demonstration's
+network sliding over it, each in a process of its own (Linux only).
 """
 
+import argparse
 import multiprocessing
+import resource
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cssformer import CSSFormer
+from cssformer.data import DatasetInfo, SegmentationFolder
+from cssformer.data.folder import distinct_colours
+from cssformer.evaluation import Scorer, evaluate, predict
 from cssformer.evaluation.confusion import confusion
 from cssformer.evaluation.upsampling import segment_coarse
+from cssformer.serving import predict_files
 
 HEIGHT, WIDTH = 1024, 2048
 REPEATS = 5
+CLASSES = 19
+NETWORKS = {
+    "demo": {"backbone": "resnet10t", "channels": 64, "heads": 4, "points": 4},
+    "paper": {"backbone": "swin_tiny_patch4_window7_224"},
+}
+LARGE = (9000, 12000)
 
 
 def plain(coarse: Tensor, label: Tensor) -> Tensor:
@@ -70,7 +96,7 @@ def memory(field: str) -> float:
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
-def main() -> None:
+def labels() -> None:
     context = multiprocessing.get_context("spawn")
     print(f"{WIDTH}x{HEIGHT}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'':34}{'plain':>18}{'ours':>18}{'time ratio':>12}")
@@ -91,5 +117,160 @@ def main() -> None:
                 )
 
 
+def prepare(root: Path, size: tuple[int, int], count: int, regions: tuple[int, int]) -> SegmentationFolder:
+    """A validation split whose labels are ``regions`` blobs down and across, some with an ignored part."""
+    height, width = size
+    colours = np.array(distinct_colours(CLASSES), np.uint8)
+    for kind in ("images", "labels"):
+        (root / "val" / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        best, label = np.full(size, -9, np.float32), np.zeros(size, np.uint8)
+        for candidate in range(CLASSES):
+            score = cv2.resize(rng.standard_normal(regions, np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+            label[score > best] = candidate
+            np.maximum(best, score, out=best)
+        image = cv2.add(colours[label] // 2, rng.integers(0, 16, (height, width, 1), np.uint8).repeat(3, 2))
+        label[-height // 10 :] = 255
+        suffix = "jpg" if height > HEIGHT else "png"
+        cv2.imwrite(str(root / "val" / "images" / f"{index}.{suffix}"), image)
+        cv2.imwrite(str(root / "val" / "labels" / f"{index}.png"), label)
+    DatasetInfo(tuple(map(str, range(CLASSES))), distinct_colours(CLASSES)).save(root)
+    return SegmentationFolder(root, "val")
+
+
+class Part:
+    """Some pictures of a split."""
+
+    def __init__(self, whole: SegmentationFolder, first: int, count: int) -> None:
+        self.whole, self.first, self.count, self.info = whole, first, count, whole.info
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.whole[self.first + index]
+
+
+def build(network: str) -> CSSFormer:
+    torch.manual_seed(0)
+    return CSSFormer(num_classes=CLASSES, aux=False, **NETWORKS[network]).eval()
+
+
+def seconds(function: Callable[[], object]) -> np.ndarray:
+    """On the clock, and of the processor on all threads."""
+    clock, processor = time.perf_counter(), time.process_time()
+    function()
+    return np.array((time.perf_counter() - clock, time.process_time() - processor))
+
+
+def share(network: str, pictures: int, turn: int) -> None:
+    model = build(network)
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepare(Path(folder), (HEIGHT, WIDTH), pictures, (12, 24))
+        scorer = Scorer(data.info)
+
+        def alone(images: list[Tensor]) -> None:
+            with torch.inference_mode():
+                for image in images:
+                    model.coarse(image[None].float() / 255)
+
+        alone_s, all_s = [], []
+        for first in range(0, pictures, turn):
+            part = Part(data, first, min(turn, pictures - first))
+            images = [torch.from_numpy(part[index].image).permute(2, 0, 1) for index in range(len(part))]
+            if first == 0:
+                evaluate(model, Part(data, 0, 1)).as_dict()  # compiles kernels, takes memory
+            alone_s.append(seconds(lambda images=images: alone(images)))
+            all_s.append(seconds(lambda part=part: evaluate(model, part).as_dict()))
+        clock, processor = 100 * (np.sum(all_s, 0) / np.sum(alone_s, 0) - 1)
+        turns = sorted(100 * (whole[0] / only[0] - 1) for whole, only in zip(all_s, alone_s, strict=True))
+        print(
+            f"{network}: {pictures} pictures of {WIDTH}x{HEIGHT}, {CLASSES} classes, {torch.get_num_threads()} threads"
+        )
+        print(f"network alone {1000 * np.sum(alone_s, 0)[0] / pictures:8.0f} ms a picture")
+        print(f"evaluate      {1000 * np.sum(all_s, 0)[0] / pictures:8.0f} ms a picture")
+        print(f"added         {clock:8.1f} % of the clock (median turn {turns[len(turns) // 2]:.1f} %)")
+        print(f"              {processor:8.1f} % of the processor")
+        _, image, label = data[0]
+        prediction = predict(model, torch.from_numpy(image).permute(2, 0, 1)).labels.numpy()
+        distance = scorer.distance(label)
+        for title, work in (
+            ("reading picture and label", lambda: data[0]),
+            ("distances from the truth's contours", lambda: scorer.distance(label)),
+            ("counting, contours of the prediction", lambda: scorer.count(prediction, label, distance)),
+        ):
+            print(f"  {title:38}{1000 * min(seconds(work)[0] for _ in range(REPEATS)):6.1f} ms")
+
+
+def large() -> None:
+    height, width = LARGE
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder / "data", LARGE, 1, (30, 40))
+        build("demo").save_pretrained(folder / "model")
+        pixels = height * width
+        print(f"{width}x{height}: the picture takes {3 * pixels / 2**20:.0f} MB, {torch.get_num_threads()} threads")
+        context = multiprocessing.get_context("spawn")
+        for title, function in (
+            ("an empty run", nothing),
+            ("predict", predict_large),
+            ("predict --overlay --confidence", predict_large_drawn),
+            ("predict, 6 scales and mirror images, crop 1024", predict_large_many),
+            ("evaluate", evaluate_large),
+        ):
+            with context.Pool(1) as pool:
+                took, peak = pool.apply(peak_of, (function, folder))
+            print(f"{title:50}{took:8.0f} s {peak:8.0f} MB", flush=True)
+
+
+def peak_of(function: Callable[[Path], None], folder: Path) -> tuple[float, float]:
+    """Seconds, and the peak of this process's memory in MB."""
+    start = time.perf_counter()
+    function(folder)
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def nothing(folder: Path) -> None:
+    """A small picture, so that all is imported and compiled."""
+    cv2.imwrite(str(folder / "small.png"), np.zeros((64, 64, 3), np.uint8))
+    predict_files(str(folder / "model"), [folder / "small.png"], folder / "out", mode="slide", crop=(512, 512))
+
+
+def predict_large(folder: Path, **options: object) -> None:
+    predict_files(
+        str(folder / "model"),
+        [folder / "data" / "val" / "images" / "0.jpg"],
+        folder / "out",
+        **{"mode": "slide", "crop": (512, 512), **options},  # type: ignore[arg-type]
+    )
+
+
+def predict_large_drawn(folder: Path) -> None:
+    predict_large(folder, overlay=True, confidence=True)
+
+
+def predict_large_many(folder: Path) -> None:
+    predict_large(folder, crop=(1024, 1024), scales=(0.5, 0.75, 1, 1.25, 1.5, 1.75), flip=True)
+
+
+def evaluate_large(folder: Path) -> None:
+    model = CSSFormer.from_pretrained(folder / "model")
+    evaluate(model, SegmentationFolder(folder / "data", "val"), mode="slide", crop=(512, 512)).as_dict()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("labels", "share", "large"))
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="demo")
+    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--turn", type=int, default=4, help="pictures until the other one's turn comes")
+    options = parser.parse_args()
+    if options.what == "share":
+        share(options.network, options.pictures, options.turn)
+    else:
+        {"labels": labels, "large": large}[options.what]()
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
