@@ -87,6 +87,23 @@ def test_deeplab_is_the_librarys_on_a_deepest_map_enlarged_to_stride_16() -> Non
         torch.testing.assert_close(ours(features), expected)
 
 
+def test_dpt_has_the_widths_of_the_librarys_model() -> None:
+    ours = peers.dpt([192] * 4, 5)
+    theirs = smp.DPT("tu-vit_tiny_patch16_224", encoder_weights=None, decoder_readout="ignore", classes=5)
+    shapes = {name: value.shape for name, value in theirs.decoder.state_dict().items() if ".upsample." not in name}
+    assert {name: value.shape for name, value in ours.decoder.state_dict().items()} == shapes
+    ours.head.load_state_dict(theirs.segmentation_head.state_dict())
+
+
+def same_first_weights(ours: nn.Module, theirs: nn.Module) -> bool:
+    """By their deviation, which tells one initialisation from another."""
+    return all(
+        float(ours.get_parameter(name).detach().std()) == pytest.approx(float(value.detach().std()), rel=0.2)
+        for name, value in theirs.named_parameters()
+        if value.numel() > 1
+    )
+
+
 def test_upernet512_is_the_head_of_the_librarys_model_with_its_first_weights() -> None:
     from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
 
@@ -97,13 +114,25 @@ def test_upernet512_is_the_head_of_the_librarys_model_with_its_first_weights() -
     torch.manual_seed(0)
     theirs = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, num_labels=5)).eval()
     ours = peers.upernet512(channels, 5).eval()
-    for name, value in theirs.decode_head.named_parameters():
-        if value.ndim > 1:
-            assert float(ours.get_parameter(name).detach().std()) == pytest.approx(float(value.detach().std()), rel=0.1)
+    assert same_first_weights(ours, theirs.decode_head)
     ours.load_state_dict(theirs.decode_head.state_dict())
     features = pyramid(channels)
     with torch.no_grad():
         torch.testing.assert_close(ours(features), theirs.decode_head(features))
+
+
+def test_mask2former_is_the_pixel_decoder_of_the_librarys_model_with_its_first_weights() -> None:
+    from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
+
+    backbone = SwinConfig(embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, out_indices=[1, 2, 3, 4])
+    torch.manual_seed(0)
+    theirs = Mask2FormerModel(Mask2FormerConfig(backbone_config=backbone)).eval().pixel_level_module.decoder
+    ours = peers.mask2former([8, 16, 32, 64], 5).eval()
+    assert same_first_weights(ours.decoder, theirs)
+    ours.decoder.load_state_dict(theirs.state_dict())
+    features = pyramid([8, 16, 32, 64])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(features), ours.classifier(theirs(features).mask_features))
 
 
 def recipe(output: Path, **training: object) -> Recipe:
@@ -117,7 +146,11 @@ def recipe(output: Path, **training: object) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
+# Writing the checkpoints of the largest takes seconds.
+@pytest.mark.parametrize(
+    "decoder",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("upernet512", "dpt") else []) for name in DECODERS],
+)
 def test_every_peer_trains_scores_and_is_loaded_again(decoder: str, tmp_path: Path) -> None:
     evaluation = train(recipe(tmp_path, precision="bf16"), build=partial(build_peer, decoder))
     assert evaluation is not None and 0 <= evaluation.scores.miou <= 1

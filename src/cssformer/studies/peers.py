@@ -169,18 +169,67 @@ def upernet512(channels: list[int], num_classes: int) -> nn.Module:
     from transformers import UperNetConfig, UperNetPreTrainedModel
     from transformers.models.upernet.modeling_upernet import UperNetHead
 
-    class Head(UperNetPreTrainedModel):
-        """Gives the head its library's first weights."""
-
-        def __init__(self, config: UperNetConfig) -> None:
-            super().__init__(config)
-            self.head = UperNetHead(config, channels)
-            self.post_init()
-
     config = UperNetConfig()
     config.num_labels = num_classes
-    head: nn.Module = Head(config).head
-    return head
+    return _with_first_weights(UperNetHead(config, channels), UperNetPreTrainedModel(config))
+
+
+def _with_first_weights(part: nn.Module, model: Any) -> nn.Module:
+    """A part of a model of transformers with the weights that the model would give it at first."""
+    # Not by a class derived from the model's, which transformers initialises as foreign code: less.
+    model.part = part
+    model.post_init()
+    return part
+
+
+def dpt(channels: list[int], num_classes: int) -> nn.Module:
+    """DPT (Ranftl et al. 2021), fusion width 256; its logits, of stride 2, are averaged to stride 4.
+
+    Made for the maps of a plain ViT, which it brings to strides 4 to 32; a pyramid's have these strides already, and
+    there is no token of class to read out.
+    """
+    from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+    from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = DPTDecoder(
+                channels, encoder_output_strides=(4, 8, 16, 32), encoder_has_prefix_tokens=False, readout="ignore"
+            )
+            self.head = DPTSegmentationHead(256, num_classes, upsampling=1)
+            initialize_decoder(self.decoder)
+            initialize_head(self.head)
+
+        def forward(self, features: list[Tensor]) -> Tensor:
+            logits: Tensor = self.head(self.decoder(features, [None] * len(features)))
+            return logits
+
+    return Decoder()
+
+
+def mask2former(channels: list[int], num_classes: int) -> nn.Module:
+    """The pixel decoder of Mask2Former (Cheng et al. 2022), width 256; logits at stride 4.
+
+    Six layers of deformable attention over strides 8, 16 and 32, then a top-down step to stride 4. A 1x1 convolution
+    classifies the pixels, as in all the other networks; the mask queries, which need a loss of their own, are left out.
+    """
+    from transformers import Mask2FormerConfig, Mask2FormerPreTrainedModel
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            config = Mask2FormerConfig()
+            decoder = Mask2FormerPixelDecoder(config, channels)
+            self.decoder = _with_first_weights(decoder, Mask2FormerPreTrainedModel(config))
+            self.classifier = nn.Conv2d(config.mask_feature_size, num_classes, 1)
+
+        def forward(self, features: list[Tensor]) -> Tensor:
+            logits: Tensor = self.classifier(self.decoder(features).mask_features)
+            return logits
+
+    return Decoder()
 
 
 DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
@@ -190,6 +239,8 @@ DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
     "upernet": upernet,
     "segformer": segformer,
     "upernet512": upernet512,
+    "dpt": dpt,
+    "mask2former": mask2former,
 }
 """By name, what builds the decoder from the widths of the four maps and the number of classes."""
 

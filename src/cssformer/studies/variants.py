@@ -46,6 +46,8 @@ DECODERS = (
     Variant("upernet", "UPerNet", peer="upernet"),
     Variant("upernet512", "UPerNet 512", peer="upernet512"),
     Variant("segformer", "SegFormer MLP", peer="segformer"),
+    Variant("dpt", "DPT", peer="dpt"),
+    Variant("mask2former", "Mask2Former pixel decoder", peer="mask2former"),
 )
 
 
