@@ -173,12 +173,12 @@ def share(network: str, pictures: int, turn: int) -> None:
         def alone(images: list[Tensor]) -> None:
             with torch.inference_mode():
                 for image in images:
-                    model.coarse(image[None].float() / 255)
+                    model.coarse(image.float() / 255)
 
         alone_s, all_s = [], []
         for first in range(0, pictures, turn):
             part = Part(data, first, min(turn, pictures - first))
-            images = [torch.from_numpy(part[index].image).permute(2, 0, 1) for index in range(len(part))]
+            images = [torch.from_numpy(part[index].image[None]).permute(0, 3, 1, 2) for index in range(len(part))]
             if first == 0:
                 evaluate(model, Part(data, 0, 1)).as_dict()  # compiles kernels, takes memory
             alone_s.append(seconds(lambda images=images: alone(images)))
@@ -216,7 +216,6 @@ def large() -> None:
             ("an empty run", nothing),
             ("predict", predict_large),
             ("predict --overlay --confidence", predict_large_drawn),
-            ("predict, 6 scales and mirror images, crop 1024", predict_large_many),
             ("evaluate", evaluate_large),
         ):
             with context.Pool(1) as pool:
@@ -237,21 +236,14 @@ def nothing(folder: Path) -> None:
     predict_files(str(folder / "model"), [folder / "small.png"], folder / "out", mode="slide", crop=(512, 512))
 
 
-def predict_large(folder: Path, **options: object) -> None:
-    predict_files(
-        str(folder / "model"),
-        [folder / "data" / "val" / "images" / "0.jpg"],
-        folder / "out",
-        **{"mode": "slide", "crop": (512, 512), **options},  # type: ignore[arg-type]
-    )
+def predict_large(folder: Path, drawn: bool = False) -> None:
+    picture, model = folder / "data" / "val" / "images" / "0.jpg", str(folder / "model")
+    options = {"overlay": drawn, "confidence": drawn}
+    predict_files(model, [picture], folder / "out", mode="slide", crop=(512, 512), **options)
 
 
 def predict_large_drawn(folder: Path) -> None:
-    predict_large(folder, overlay=True, confidence=True)
-
-
-def predict_large_many(folder: Path) -> None:
-    predict_large(folder, crop=(1024, 1024), scales=(0.5, 0.75, 1, 1.25, 1.5, 1.75), flip=True)
+    predict_large(folder, drawn=True)
 
 
 def evaluate_large(folder: Path) -> None:
@@ -264,7 +256,7 @@ def main() -> None:
     parser.add_argument("what", choices=("labels", "share", "large"))
     parser.add_argument("--network", choices=tuple(NETWORKS), default="demo")
     parser.add_argument("--pictures", type=int, default=24)
-    parser.add_argument("--turn", type=int, default=4, help="pictures until the other one's turn comes")
+    parser.add_argument("--turn", type=int, default=8, help="pictures until the other one's turn comes")
     options = parser.parse_args()
     if options.what == "share":
         share(options.network, options.pictures, options.turn)

@@ -117,15 +117,18 @@ class _Network:
 
     def __call__(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
-        large_enough = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
+        if height < SMALLEST or width < SMALLEST:
+            images = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
+        # Convolutions on the CPU are a fifth faster so; contiguous() would leave alone what only looks so, a batch of one.
+        images = images.clone(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            coarse = self.coarse(large_enough)
+            coarse = self.coarse(images)
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
 
     def load(self, images: Tensor) -> Tensor:
         """Images as floats from 0 to 1 on the model's device."""
         images = images.to(self.device)
-        return images if images.is_floating_point() else images.float() / 255
+        return images if images.is_floating_point() else images.float().div_(255)
 
 
 def _whole_views(
