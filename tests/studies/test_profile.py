@@ -50,10 +50,16 @@ def test_counts_are_those_of_an_independent_counter(backbone: str, fuse_attentio
     assert found["pooling"] > 0 and found["decoder"] == 0
 
 
+# What fvcore does not see at 64x96: deformable convolutions on strides 4, 8 and 16; fused attention of 24 patches and 5
+# classes, two layers with two products each.
+UNSEEN = {"fapn": (16 * 24 + 8 * 12 + 4 * 6) * 256 * 256 * 9, "segmenter": 2 * 2 * (24 + 5) ** 2 * 256}
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_counts_of_peers_are_those_of_an_independent_counter(decoder: str) -> None:
     model = Peer(decoder, "resnet10t", 5)
     expected = counted_by_fvcore(model, (64, 96))
+    expected["decoder"] += UNSEEN.get(decoder, 0)
     found = multiply_adds(model, (64, 96))
     assert {part: found[part] for part in expected} == expected
     assert expected["decoder"] > 0

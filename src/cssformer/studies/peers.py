@@ -1,8 +1,8 @@
-"""Decoders of other libraries, their own code, on the product's backbone: same pyramid, auxiliary head, loss and data.
+"""Other decoders on the product's backbone: same pyramid, auxiliary head, loss and data.
 
-Each keeps the width, the dropout and the first weights its library gives it. What the pyramid decides is said where
-the decoder is built. The last up-sampling, from stride 4 to the picture, is the product's for all of them, in training
-and in scoring.
+They are other libraries' own code, with the width, the dropout and the first weights these give them; three that no
+library offers have a file each beside this one. What the pyramid decides is said where the decoder is built. The last
+up-sampling, from stride 4 to the picture, is the product's for all of them, in training and in scoring.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from cssformer.errors import UserError
 from cssformer.model import SegmentationNetwork
 from cssformer.model.head import AuxiliaryHead
+from cssformer.model.linear import use_onednn
+from cssformer.studies.fapn import AlignedPyramid
+from cssformer.studies.segmenter import MaskTransformer
+from cssformer.studies.setr_mla import MultiLevelAggregation
 from cssformer.training.recipe import Recipe
 from cssformer.training.run import Dataset
 
@@ -68,6 +72,8 @@ class Peer(SegmentationNetwork):
             raise UserError(
                 f"The decoder {decoder} needs a package that is not installed ({error.name}); install cssformer[study]."
             ) from error
+        # Times are compared: no decoder shall wait for slower products than CSSFormer's.
+        use_onednn(self.decoder)
         self.aux_head = AuxiliaryHead(self.backbone.channels[2], channels, num_classes, dropout) if aux else None
 
     def decode(self, features: list[Tensor]) -> Tensor:
@@ -232,6 +238,39 @@ def mask2former(channels: list[int], num_classes: int) -> nn.Module:
     return Decoder()
 
 
+def setr_mla(channels: list[int], num_classes: int) -> nn.Module:
+    """SETR-MLA (Zheng et al. 2021), width 256, then 128; logits at stride 4."""
+    return MultiLevelAggregation(channels, num_classes)
+
+
+def fapn(channels: list[int], num_classes: int) -> nn.Module:
+    """FaPN (Huang et al. 2021), width 256, under segmentation_models_pytorch's head of Semantic FPN."""
+    from segmentation_models_pytorch.base import SegmentationHead
+    from segmentation_models_pytorch.base.initialization import initialize_head
+    from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock, SegmentationBlock
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(SegmentationBlock(256, 128, n_upsamples=count) for count in range(4))
+            self.merge = MergeBlock("add")
+            self.dropout = nn.Dropout2d(0.2)
+            self.head = SegmentationHead(128, num_classes, kernel_size=1)
+            initialize_head(self.head)
+
+        def forward(self, maps: list[Tensor]) -> Tensor:
+            merged = self.merge([block(feature) for block, feature in zip(self.blocks, maps, strict=True)])
+            logits: Tensor = self.head(self.dropout(merged))
+            return logits
+
+    return AlignedPyramid(channels, Head())
+
+
+def segmenter(channels: list[int], num_classes: int) -> nn.Module:
+    """Segmenter's mask transformer (Strudel et al. 2021), width 256, two layers; logits at stride 16."""
+    return MaskTransformer(channels[-1], num_classes)
+
+
 DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
     "fpn": fpn,
     "pspnet": pspnet,
@@ -241,6 +280,9 @@ DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
     "upernet512": upernet512,
     "dpt": dpt,
     "mask2former": mask2former,
+    "setr_mla": setr_mla,
+    "fapn": fapn,
+    "segmenter": segmenter,
 }
 """By name, what builds the decoder from the widths of the four maps and the number of classes."""
 

@@ -215,11 +215,12 @@ def multiply_adds(model: SegmentationNetwork, size: tuple[int, int]) -> dict[str
             2 * _sampled(value, positions)
         ),
     }
+    deformable = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
     # The operator as one node; attention as the products it is made of.
     with (
         use_backend("cpu"),
         sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False, custom_mapping=sampling) as counter,
+        FlopCounterMode(display=False, custom_mapping={**sampling, **deformable}) as counter,
     ):
         shadow(images)
     found = counter.get_flop_counts()
@@ -240,6 +241,11 @@ def multiply_adds(model: SegmentationNetwork, size: tuple[int, int]) -> dict[str
 def _sampled(value: torch.Size, positions: torch.Size) -> int:
     """Multiply-adds of bilinear samples: value (B, S, M, D), positions (B, N, M, L, K, 2)."""
     return CORNERS * value[-1] * positions[:-1].numel()
+
+
+def _deformable_flops(image: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    """Of a deformable convolution, weight (O, I, h, w) and output (B, O, H, W), as of any other convolution."""
+    return 2 * out_shape.numel() * weight[1:].numel()
 
 
 def activations(model: SegmentationNetwork, images: Tensor) -> dict[str, int]:

@@ -48,6 +48,9 @@ DECODERS = (
     Variant("segformer", "SegFormer MLP", peer="segformer"),
     Variant("dpt", "DPT", peer="dpt"),
     Variant("mask2former", "Mask2Former pixel decoder", peer="mask2former"),
+    Variant("setr_mla", "SETR-MLA", peer="setr_mla"),
+    Variant("fapn", "FaPN", peer="fapn"),
+    Variant("segmenter", "Segmenter", peer="segmenter"),
 )
 
 
