@@ -19,7 +19,6 @@ network sliding over it, each in a process of its own (Linux only).
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -227,7 +226,7 @@ def peak_of(function: Callable[[Path], None], folder: Path) -> tuple[float, floa
     """Seconds, and the peak of this process's memory in MB."""
     start = time.perf_counter()
     function(folder)
-    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.perf_counter() - start, memory("VmHWM")
 
 
 def nothing(folder: Path) -> None:
