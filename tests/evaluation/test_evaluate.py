@@ -19,6 +19,7 @@ from cssformer.data import IGNORE, DatasetInfo, Sample, Scenes
 from cssformer.errors import UserError
 from cssformer.evaluation import contact_sheet, evaluate, predict, write_report
 from cssformer.evaluation.confusion import ConfusionMatrix
+from cssformer.evaluation.drawing import confusion_picture
 from cssformer.evaluation.evaluate import labels_of
 from cssformer.evaluation.scoring import Evaluation, Scorer, bootstrap_interval
 
@@ -228,3 +229,21 @@ def test_a_dilation_ratio_that_cannot_be(ratio: float) -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         Scorer(INFO).count(np.zeros((2, 3), np.int32), np.zeros((3, 2), np.int32))
+
+
+def test_the_heading_of_a_small_confusion_matrix_is_not_cut() -> None:
+    def ink(count: int) -> int:
+        """Columns from the heading's first letter to its last."""
+        picture = confusion_picture(np.eye(count, dtype=np.int64), "abcdefghijklmnop"[:count])
+        columns = np.flatnonzero((picture[:30] < 128).any(axis=(0, 2)))
+        return int(columns[-1] - columns[0])
+
+    assert ink(1) == ink(2) == ink(16) > 300
+
+
+def test_the_confusion_matrix_shows_missing_predictions_only_if_there_are_any() -> None:
+    full, missing = np.eye(9, 10, dtype=np.int64), np.eye(9, 10, dtype=np.int64)
+    missing[0, 9] = 4
+    names = [f"class number {index}" for index in range(9)]
+    assert np.array_equal(confusion_picture(full, names), confusion_picture(full[:, :9], names))
+    assert confusion_picture(missing, names).shape[1] == confusion_picture(full, names).shape[1] + 56
