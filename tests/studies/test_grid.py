@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -47,7 +48,7 @@ class Processes:
         monkeypatch.setattr(grid, "_start", self.start)
         monkeypatch.setattr(grid, "POLL_SECONDS", 0.02)
 
-    def start(self, run: Run, parallel: int) -> "subprocess.Popen[bytes]":
+    def start(self, run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         run.folder.mkdir(parents=True, exist_ok=True)
         self.started.append(run.name)
         self.alive = [process for process in self.alive if process.poll() is None]
@@ -92,6 +93,32 @@ def test_finished_runs_are_skipped_and_so_many_go_at_one_time(tmp_path: Path, mo
     assert all(run.finished for run in runs)
     execute(runs, 3, QUIET)
     assert len(processes.started) == 7
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "parallel", "shares"),
+    [
+        (None, 4, 2, ["0,2", "1,3"]),
+        (None, 2, 3, ["0", "1", "0"]),
+        ("7,5,3", 3, 2, ["7,3", "5"]),
+        ("7,5", 2, 1, ["7,5"]),
+        (None, 1, 2, [None, None]),
+    ],
+)
+def test_runs_share_cores_and_gpus(
+    visible: str | None, count: int, parallel: int, shares: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    given = [grid.environment(place, parallel) for place in range(parallel)]
+    assert [each.get("CUDA_VISIBLE_DEVICES") for each in given] == shares
+    assert {each["OMP_NUM_THREADS"] for each in given} == {str(12 // parallel)}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert grid.environment(0, parallel)["OMP_NUM_THREADS"] == "5"
 
 
 def test_a_failed_run_is_told_when_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

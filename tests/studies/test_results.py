@@ -47,6 +47,7 @@ def test_differences_are_paired_by_seed() -> None:
     assert found.mean(BASELINE) == pytest.approx(0.5)
     assert found.deviation(BASELINE) == pytest.approx(0.1)
     row = next(row for row in found.rows() if row[0] == WHOLE.title)
+    assert "+3.86" in row  # what the paper says
     assert "+3.00 ± 1.00" in row and f"{100 * low:+.2f} to {100 * high:+.2f}" in row
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -99,7 +100,7 @@ def _dotted(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
-    """Train what is not finished, ``parallel`` runs at one time, each in a process with its share of the cores.
+    """Train what is not finished, ``parallel`` runs at one time, each in a process of its own, see :func:`environment`.
 
     Ctrl-C, or a termination signal, lets each run write where it stands; the same call goes on from there.
 
@@ -111,13 +112,16 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
     console.print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished already.")
     processes: dict[str, subprocess.Popen[bytes]] = {}
     active: list[Run] = []
+    places = list(range(parallel))
+    held: dict[str, int] = {}
     failed: list[Run] = []
     with _Board(len(runs), len(runs) - len(waiting), console) as board, _termination_as_interrupt():
         try:
             while waiting or active:
                 while waiting and len(active) < parallel:
                     run = waiting.pop(0)
-                    processes[run.name] = _start(run, parallel)
+                    held[run.name] = places.pop(0)
+                    processes[run.name] = _start(run, environment(held[run.name], parallel))
                     active.append(run)
                     board.begin(run)
                 time.sleep(POLL_SECONDS)
@@ -125,6 +129,7 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
                     board.follow(run)
                     if processes[run.name].poll() is not None:
                         active.remove(run)
+                        places.append(held[run.name])
                         board.end(run)
                         if not run.finished:
                             failed.append(run)
@@ -144,11 +149,23 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed. {said}")
 
 
-def _start(run: Run, parallel: int) -> "subprocess.Popen[bytes]":
-    run.recipe.save(run.folder / RECIPE)
+def environment(place: int, parallel: int) -> dict[str, str]:
+    """The environment of one of ``parallel`` runs: its share of the cores and of the GPUs, ``place`` from 0 on.
+
+    Threads that the user has set stay as they are, and GPUs are taken from those that the user lets be seen.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // parallel))
     # GNU's OpenMP threads would otherwise spin on cores that other runs need.
-    defaults = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "GOMP_SPINCOUNT": "0"}
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "GOMP_SPINCOUNT": "0", **os.environ}
+    count = torch.cuda.device_count()
+    if parallel > 1 and count > 1:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(seen[place::parallel] or [seen[place % len(seen)]])
+    return own
+
+
+def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    run.recipe.save(run.folder / RECIPE)
     command = [sys.executable, "-m", "cssformer.studies.worker", str(run.folder)]
     command += [run.variant.peer] if run.variant.peer else []
     with (run.folder / LOG).open("ab") as log:
@@ -158,7 +175,7 @@ def _start(run: Run, parallel: int) -> "subprocess.Popen[bytes]":
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**defaults, **os.environ},
+            env=environment,
             # The terminal's Ctrl-C is for this process, which passes it on once.
             start_new_session=True,
         )

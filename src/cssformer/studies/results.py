@@ -138,44 +138,43 @@ class Results:
 
     def rows(self) -> list[tuple[str, ...]]:
         """Heading, then a row for each variant."""
-        compared = next(iter(self.costs))
-        heading = (
-            "network",
-            "mIoU",
-            "Boundary IoU",
-            "pixel accuracy",
-            f"mIoU − {self.reference.title}",
-            "95 % interval",
-            "parameters (M)",
-            "GFLOPs, decoder",
-            "GFLOPs",
-            "latency (ms)",
-            f"latency / {compared}",
-            "training (min)",
-            "seeds",
-        )
-        rows: list[tuple[str, ...]] = [heading]
-        for variant in self.variants:
-            cost = self.costs[variant.name]
-            rows.append(
-                (
-                    variant.title,
-                    *(_spread(self.mean(variant, name), self.deviation(variant, name)) for name in MEASURES),
-                    *_texts(self.difference(variant)),
-                    f"{cost.parameters / 1e6:.2f}",
-                    f"{cost.decoder_multiply_adds / 1e9:.3g}",
-                    f"{cost.multiply_adds / 1e9:.3g}",
-                    f"{cost.milliseconds:.1f}",
-                    f"{cost.ratio:.2f}",
-                    f"{self.mean(variant, 'training_seconds') / 60:.1f}",
-                    str(len(self.of(variant))),
-                )
-            )
-        return rows
+        columns = [self._columns(variant) for variant in self.variants]
+        return [tuple(columns[0]), *(tuple(row.values()) for row in columns)]
 
     def summary(self) -> list[tuple[str, ...]]:
         """The columns of :meth:`rows` that a terminal has room for."""
-        return [(row[0], row[1], row[4], row[5], row[8], row[10]) for row in self.rows()]
+        columns = [self._columns(variant) for variant in self.variants]
+        shown = ("network", "mIoU", self._minus_reference, "95 % interval", "GFLOPs", "latency ratio")
+        return [shown, *(tuple(row[name] for name in shown) for row in columns)]
+
+    @property
+    def _minus_reference(self) -> str:
+        return f"mIoU − {self.reference.title}"
+
+    def _columns(self, variant: Variant) -> dict[str, str]:
+        cost = self.costs[variant.name]
+        difference, interval = _texts(self.difference(variant))
+        scores = {
+            title: _spread(self.mean(variant, name), self.deviation(variant, name))
+            for title, name in (
+                ("mIoU", "miou"),
+                ("Boundary IoU", "mean_boundary_iou"),
+                ("pixel accuracy", "pixel_accuracy"),
+            )
+        }
+        columns = {"network": variant.title, **scores, self._minus_reference: difference, "95 % interval": interval}
+        if self.kind == "modules" and self.reference == BASELINE:
+            columns["in the paper"] = "" if variant.paper is None else f"{variant.paper:+.2f}"
+        minutes = self.mean(variant, "training_seconds") / 60
+        return columns | {
+            "parameters (M)": f"{cost.parameters / 1e6:.2f}",
+            "GFLOPs, decoder": f"{cost.decoder_multiply_adds / 1e9:.3g}",
+            "GFLOPs": f"{cost.multiply_adds / 1e9:.3g}",
+            "latency (ms)": f"{cost.milliseconds:.1f}",
+            "latency ratio": f"{cost.ratio:.2f}",
+            "training (min)": "" if math.isnan(minutes) else f"{minutes:.1f}",
+            "seeds": str(len(self.of(variant))),
+        }
 
     def class_rows(self) -> list[tuple[str, ...]]:
         """Heading, then a row for each class with its mean IoU in percent by every variant."""
@@ -223,7 +222,7 @@ class Results:
                         outcome.seed,
                         *(_plain(getattr(outcome, name)) for name in MEASURES),
                         _plain(outcome.miou - reference.get(outcome.seed, math.nan)),
-                        f"{outcome.training_seconds:.1f}",
+                        _plain(outcome.training_seconds),
                         *(f"{getattr(cost, name):.6g}" if name in costs[3:] else getattr(cost, name) for name in costs),
                         *(_plain(value) for value in outcome.iou),
                     )

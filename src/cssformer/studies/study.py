@@ -88,7 +88,8 @@ def _report(kind: Kind, runs: Sequence[Run], folder: Path, reference: str | None
         f"{recipe.training.batch_size} crops of {width}×{height}, {recipe.model.backbone}. Differences are paired by "
         "seed, the interval is Student's. Costs on one picture of the crop's size without the auxiliary head; "
         f"1 GFLOP = 10⁹ multiply-adds; latency on {best_device()}, {torch.get_num_threads()} threads, all networks in "
-        "turns in one process, its ratio the median over the rounds. Training time without validation.",
+        f"turns in one process; its ratio, to {order[0].title}, is the median over the rounds. Training time without "
+        "validation.",
     )
     plot(results, folder / f"{kind}.png")
     sheet = folder / f"{kind}_pictures.png"

@@ -21,20 +21,22 @@ class Variant:
         title: of its row.
         changes: fields of the recipe's model that make it.
         peer: whose decoder it has, see :data:`cssformer.studies.peers.DECODERS`; CSSFormer's if None.
+        paper: what the paper says it gains over the baseline, in points of mIoU.
     """
 
     name: str
     title: str
     changes: dict[str, Any] = field(default_factory=dict, hash=False)
     peer: str | None = None
+    paper: float | None = None
 
 
 BASELINE = Variant("baseline", "baseline", {"augmentation": False, "fusion": False})
-WHOLE = Variant("cssformer", "CSSFormer", {"augmentation": True, "fusion": True})
+WHOLE = Variant("cssformer", "CSSFormer", {"augmentation": True, "fusion": True}, paper=3.86)
 MODULES = (
     BASELINE,
-    Variant("cia", "+ CIA", {"augmentation": True, "fusion": False}),
-    Variant("msfe-csf", "+ MSFE-CSF", {"augmentation": False, "fusion": True}),
+    Variant("cia", "+ CIA", {"augmentation": True, "fusion": False}, paper=0.91),
+    Variant("msfe-csf", "+ MSFE-CSF", {"augmentation": False, "fusion": True}, paper=2.97),
     WHOLE,
 )
 DECODERS = (
@@ -63,7 +65,7 @@ def points_variants(points: Sequence[int]) -> tuple[Variant, ...]:
     if min(points) < 1:
         raise UserError(f"--points are 1 or more per scale, not {min(points)}.")
     return tuple(
-        Variant(f"points-{count}", f"{count} points", {**WHOLE.changes, "points": count}) for count in sorted(points)
+        Variant(f"points-{count}", f"K = {count}", {**WHOLE.changes, "points": count}) for count in sorted(points)
     )
 
 
