@@ -140,6 +140,13 @@ def test_bands_do_not_show(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (banded.labels != whole.labels).float().mean() < 1e-3
 
 
+def test_bands_follow_what_the_network_sees() -> None:
+    """3000 pixels wide, but 1500 for the network: three bands, two windows at each seam seen from both sides."""
+    model = Pooling().eval()
+    predict(model, picture(64, 3000), mode="slide", crop=64, short_side=32)
+    assert sum(batch for batch, *_ in model.seen) == len(window_offsets(1500, 64, 42)) + 2 * 2
+
+
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.data())
 def test_resampling_is_interpolation(size: int, output: int, data: st.DataObject) -> None:

@@ -161,7 +161,7 @@ def _segment_in_bands(
     confidence: bool,
 ) -> Segmentation:
     batch, _, height, width = images.shape
-    count = -(-width // (BAND_WINDOWS * window[1]))
+    count = -(-max(across for _, across in sizes) // (BAND_WINDOWS * window[1]))
     labels = torch.empty(batch, height, width, dtype=torch.int32, device=network.device)
     best = torch.empty(batch, height, width, device=network.device) if confidence else None
     for left, right in pairwise(width * band // count for band in range(count + 1)):
