@@ -122,12 +122,12 @@ def test_runs_share_cores_and_gpus(
 
 
 def test_a_failed_run_is_told_when_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = plan(recipe(tmp_path), MODULES[:2], [0])
+    runs = plan(recipe(tmp_path), MODULES[:2], [0, 1])
     line = f"import sys; open({SCORES!r}, 'w').close() if 'cia' in sys.argv[1] else sys.exit('No such weights.')"
     Processes(monkeypatch, line)
-    with pytest.raises(UserError, match=r"1 of 2 runs failed. baseline/0: No such weights\.$"):
+    with pytest.raises(UserError, match=r"2 of 4 runs failed. baseline/0, baseline/1: No such weights\.$"):
         execute(runs, 1, QUIET)
-    assert runs[1].finished
+    assert runs[1].finished and runs[3].finished
 
 
 def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +159,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         (["points", "--points", "0"], "1 or more"),
         (["decoders", "--parallel", "-1"], "--parallel is -1"),
         (["decoders", "--parallel", "0"], "No run of this study is finished"),
+        (["modules", "--reference", "fpn"], "no variant 'fpn'"),
         (["decoders", "--training.step", "3"], "nearest one is 'training.steps'"),
     ):
         assert main(["study", *words, "--output", str(tmp_path / "study")]) == 2

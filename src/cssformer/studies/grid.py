@@ -145,7 +145,10 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
                 with suppress(ProcessLookupError):
                     processes[run.name].kill()
     if failed:
-        said = "; ".join(f"{run.name}: {_last_line(run.folder / LOG)}" for run in failed)
+        names: dict[str, list[str]] = {}
+        for run in failed:
+            names.setdefault(_last_line(run.folder / LOG), []).append(run.name)
+        said = " ".join(f"{', '.join(those)}: {sentence}" for sentence, those in names.items())
         raise UserError(f"{len(failed)} of {len(runs)} runs failed. {said}")
 
 

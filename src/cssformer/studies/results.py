@@ -81,7 +81,7 @@ class Results:
             best peer among the decoders, 16 points (else the most) among the points.
 
     Raises:
-        UserError: there is no run of the reference.
+        UserError: there is no finished run of the reference.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ import torch
 from rich.console import Console
 
 from cssformer.errors import UserError
-from cssformer.evaluation.report import SCORES
 from cssformer.serving.predictor import best_device
 from cssformer.studies.grid import Run, execute, plan
 from cssformer.studies.measure import load, measured
@@ -55,6 +54,8 @@ def study(
     _require_packages()
     console = console or Console()
     variants = points_variants(points) if points else choose(MODULES if kind == "modules" else DECODERS, names)
+    if reference is not None:
+        choose(variants, [reference])
     runs = plan(recipe, variants, seeds)
     failure = None
     if parallel:
@@ -75,7 +76,8 @@ def _report(kind: Kind, runs: Sequence[Run], folder: Path, reference: str | None
     """Write table, plot and sheet of finished runs."""
     first = {run.variant: run for run in reversed(runs)}
     order = sorted({run.variant: None for run in runs}, key=lambda variant: variant != BASELINE)
-    costs = measured([first[variant] for variant in order], folder / f"{kind}_costs.json", console)
+    kept = folder / f"{kind}_costs.json"
+    costs = measured([first[variant] for variant in order], kept, console)
     variants = list(dict.fromkeys(run.variant for run in runs))
     ordered = sorted(runs, key=lambda run: (variants.index(run.variant), run.recipe.seed))
     results = Results(kind, [outcome(run) for run in ordered], costs, reference)
@@ -93,8 +95,8 @@ def _report(kind: Kind, runs: Sequence[Run], folder: Path, reference: str | None
     )
     plot(results, folder / f"{kind}.png")
     sheet = folder / f"{kind}_pictures.png"
-    newest = max((run.folder / SCORES).stat().st_mtime for run in runs)
-    if len(variants) > 1 and not (sheet.exists() and sheet.stat().st_mtime >= newest):
+    # Costs are measured anew whenever there are other networks.
+    if len(variants) > 1 and not (sheet.exists() and sheet.stat().st_mtime >= kept.stat().st_mtime):
         console.print("Looking for the pictures on which the networks disagree most.")
         models = {variant.title: load(first[variant]) for variant in variants}
         validation = datasets(first[variants[0]].recipe)[1]

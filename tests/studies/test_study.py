@@ -1,0 +1,55 @@
+"""From finished runs to what a study leaves in its folder."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cssformer.studies.grid import plan
+from cssformer.studies.peers import build_peer
+from cssformer.studies.study import study
+from cssformer.studies.variants import DECODERS, choose
+from cssformer.training.recipe import Augment, Model, Recipe, Scenes, Training
+from cssformer.training.run import train
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Of two finished runs, trained as the workers train them."""
+    recipe = Recipe(
+        output=str(tmp_path_factory.mktemp("study")),
+        model=Model(channels=16, heads=2, points=2),
+        scenes=Scenes(count=10, val_count=2, size=(64, 64)),
+        augment=Augment(crop=(64, 64)),
+        training=Training(steps=2, batch_size=2, warmup_steps=0, validate_every=2, log_every=1, workers=0),
+    )
+    for run in plan(recipe, choose(DECODERS, ["cssformer", "segformer"]), [0]):
+        train(run.recipe, console=QUIET, build=partial(build_peer, run.variant.peer) if run.variant.peer else None)
+    return recipe
+
+
+def test_a_study_leaves_tables_plot_and_sheet_and_measures_only_what_is_new(recipe: Recipe) -> None:
+    folder = Path(recipe.output)
+    tables = [folder / f"decoders{end}" for end in (".md", ".csv", ".png")]
+    measured = [folder / f"decoders{end}" for end in ("_costs.json", "_pictures.png")]
+    tell = partial(study, "decoders", recipe, [0], parallel=0, console=QUIET)
+    alone = tell(names=["segformer"])
+    assert all(file.stat().st_size > 0 for file in [*tables, measured[0]])
+    assert not measured[1].exists()
+    before = measured[0].stat().st_mtime_ns
+    # One network more, trained long before: all are measured again, and drawn.
+    results = tell(names=["cssformer", "segformer"])
+    assert measured[0].stat().st_mtime_ns > before and measured[1].stat().st_size > 0
+    assert list(alone.costs) == ["segformer"] and list(results.costs) == ["cssformer", "segformer"]
+    assert results.reference.name == "segformer"
+    scores = json.loads((folder / "cssformer" / "0" / "scores.json").read_text())
+    assert results.as_dict()["variants"]["cssformer"]["miou"] == [scores["miou"]]
+    made = [file.stat().st_mtime_ns for file in measured]
+    # What is not finished is no part of it.
+    again = study("decoders", recipe, [0, 1], parallel=0, console=QUIET)
+    assert again.rows() == results.rows()
+    assert [file.stat().st_mtime_ns for file in measured] == made
