@@ -8,8 +8,8 @@ Each network lives in a process of its own, with random weights, in eval mode. T
 a time, so that what else the machine does meets all of them; told is the best and the median time, and the best as a
 multiple of CSSFormer's. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer,
 UperNet and segmentation_models_pytorch, masks and classes of 100 queries at a quarter of the size for Mask2Former and
-MaskFormer. bfloat16 is torch.autocast, or the network cast as a whole, whichever is faster for that network. Memory is
-what the process had at its peak beyond what it held before the first picture.
+MaskFormer. bfloat16 comes in two ways, torch.autocast and the whole network cast. Memory is what the process had at its
+peak beyond what it held before the first picture.
 """
 
 import argparse
@@ -32,6 +32,8 @@ NETWORKS = {
     "smp-fpn": "FPN (segmentation_models_pytorch)",
     "smp-segformer": "Segformer (segmentation_models_pytorch)",
 }
+
+PRECISIONS = {"32": "float32", "autocast": "bfloat16 by autocast", "bf16": "all bfloat16"}
 
 
 def build(name: str, size: int):
@@ -121,27 +123,21 @@ def measure(
     names: list[str], precision: str, size: int, threads: int, rounds: int
 ) -> dict[str, tuple[float, float, float]]:
     """Best and median seconds and MiB of each network."""
-    kinds = ["32"] if precision == "32" else ["autocast", "bf16"]
-    children = [Child(name, kind, size, threads) for name in names for kind in kinds]
+    children = [Child(name, precision, size, threads) for name in names]
     for child in children:
         if child.error:
-            print(f"{NETWORKS[child.name]}, {child.precision}: does not run ({child.error.splitlines()[-1]})")
+            print(f"{NETWORKS[child.name]}, {PRECISIONS[precision]}: does not run ({child.error.splitlines()[-1]})")
     running = [child for child in children if not child.error]
     for _ in range(rounds):
         for child in running:
             child.turn()
-    results: dict[str, tuple[float, float, float]] = {}
-    for child in running:
-        result = min(child.seconds), statistics.median(child.seconds), child.memory()
-        if child.name not in results or result < results[child.name]:
-            results[child.name] = result
-    return results
+    return {child.name: (min(child.seconds), statistics.median(child.seconds), child.memory()) for child in running}
 
 
 def compare(names: list[str], size: int, threads: int, rounds: int) -> None:
-    for precision in ("32", "bf16"):
+    for precision in PRECISIONS:
         results = measure(names, precision, size, threads, rounds)
-        print(f"\n{size}x{size}, {precision}, {threads} threads, {rounds} rounds")
+        print(f"\n{size}x{size}, {PRECISIONS[precision]}, {threads} threads, {rounds} rounds")
         print(f"{'':44}{'best':>9}{'median':>9}{'memory':>11}{'CSSFormer is':>16}")
         for name, (best, median, memory) in results.items():
             ratio = f"{best / results['cssformer'][0]:.2f}x as fast" if "cssformer" in results else ""
@@ -152,8 +148,8 @@ def compare(names: list[str], size: int, threads: int, rounds: int) -> None:
 
 
 def scale(sizes: list[int], threads: int, rounds: int) -> None:
-    for precision in ("32", "bf16"):
-        print(f"\nCSSFormer, {precision}, {threads} threads: per picture, and per million pixels")
+    for precision in PRECISIONS:
+        print(f"\nCSSFormer, {PRECISIONS[precision]}, {threads} threads: per picture, and per million pixels")
         for size in sizes:
             best, _, memory = measure(["cssformer"], precision, size, threads, max(2, rounds * 512**2 // size**2))[
                 "cssformer"
