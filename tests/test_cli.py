@@ -242,6 +242,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["evaluate", "--predictions", "dir", "--data", "d", "--flip"], "leave out flip"),
         (["evaluate", "--predictions", "dir", "--data", "d", "--scales", "1", "2"], "leave out scales"),
         (["evaluate", "no/such/model"], "no model folder no/such/model"),
+        (["evaluate", "no/such/model", "--output", "/dev/null/report"], "Cannot write /dev/null/report"),
         (["evaluate", "."], r"config\.json"),
     ],
 )

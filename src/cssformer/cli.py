@@ -264,9 +264,13 @@ def _evaluate(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.evaluation import evaluate, submit
     from cssformer.evaluation.evaluate import labels_of
+    from cssformer.evaluation.report import SCORES
     from cssformer.serving import Predictor
     from cssformer.training.run import datasets
 
+    if options.output is not None:
+        # Not only after hours of work.
+        require_writable(options.output / SCORES)
     if options.predictions is not None:
         return _evaluate_predictions(options)
     if options.model is None:
