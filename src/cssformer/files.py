@@ -41,8 +41,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def unfinished(path: Path) -> Path:
-    """Where :func:`continuing` works until ``path`` is complete."""
-    return path.with_name(f"{path.name}.partial")
+    """Where :func:`continuing` works until ``path`` is complete: beside it, or beside what it is a link to."""
+    place = path.resolve()
+    return place.with_name(f"{place.name}.partial")
 
 
 @contextmanager
@@ -53,13 +54,16 @@ def continuing(path: Path) -> Iterator[Path]:
     kept when it is interrupted, killed, or the disk is full.
 
     Raises:
-        UserError: the folder cannot be made, written or renamed.
+        UserError: the folder cannot be made, written or renamed, or is the one that the command runs in.
     """
+    if Path.cwd().is_relative_to(path.resolve()):
+        # Its place would be taken by another folder of this name, and the shell be left in nowhere.
+        raise UserError(f"{path} is the folder you are in; give another output.")
     working = unfinished(path)
     try:
         working.mkdir(parents=True, exist_ok=True)
         yield working
-        os.replace(working, path)
+        os.replace(working, path.resolve())
     except UserError:
         shutil.rmtree(working, ignore_errors=True)
         raise

@@ -6,7 +6,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from PIL import Image
 
 from cssformer.cli import main
 from cssformer.data import DatasetInfo, SegmentationFolder, writer
-from cssformer.data.benchmarks import ade20k, prepare_benchmark
+from cssformer.data.archives import Member
+from cssformer.data.benchmarks import Part, ade20k, prepare_benchmark
 from cssformer.data.check import check
 from cssformer.errors import UserError
 
@@ -163,6 +164,35 @@ def test_a_folder_of_the_users_is_not_taken_for_an_unfinished_one(tmp_path: Path
     with pytest.raises(UserError, match=r"out\.partial exists already"):
         prepare_benchmark(BENCHMARK, [pack(tmp_path / "it.zip", files())], tmp_path / "out")
     assert contents(tmp_path / "out.partial") == {"precious.txt": b"1"}
+
+
+@pytest.mark.parametrize("place", ["it/images/training/out", "link"])
+def test_an_output_within_the_source_or_behind_a_link(tmp_path: Path, pack: Pack, place: str) -> None:
+    source, output = pack(tmp_path / "it", files()), tmp_path / place
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    everything: list[str] = []
+
+    def parts(members: Sequence[Member]) -> list[Part]:
+        everything[:] = [member.name for member in members]
+        return list(ade20k.parts(members))
+
+    benchmark = replace(BENCHMARK, parts=parts)
+    for already in (False, True):
+        assert prepare_benchmark(benchmark, [source], output).already == already
+        assert set(everything) == set(files())
+    assert contents(output) and (tmp_path / "link").is_symlink() and not list(tmp_path.rglob("*.partial"))
+
+
+def test_the_folder_one_is_in_is_no_output(
+    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = pack(tmp_path / "it.zip", files())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["prepare", "ade20k", "--source", str(source), "--output", ".", "--partial"]) == 2
+    assert capsys.readouterr().err == "cssformer: . is the folder you are in; give another output.\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "it.zip"]
 
 
 def bomb() -> bytes:

@@ -120,8 +120,13 @@ def prepare_benchmark(
         UserError: a source is missing, damaged, unsafe, or of another data set; pictures or labels are missing; the
             counts are not the official ones; ``output`` is something else. Nothing is left behind then.
     """
+    own = output.resolve(), unfinished(output)
     with ExitStack() as opened:
-        members = [member for path in source for member in opened.enter_context(open_source(path))]
+        members: list[Member] = []
+        for path in source:
+            root, found = path.resolve(), opened.enter_context(open_source(path))
+            # The output may lie in the source.
+            members += [each for each in found if not any((root / each.name).is_relative_to(place) for place in own)]
         if not isinstance(benchmark, Benchmark):
             benchmark = benchmark(members)
         entries = _entries(benchmark, members, source)
