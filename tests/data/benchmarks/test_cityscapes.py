@@ -95,6 +95,7 @@ def test_dummy_labels_of_the_test_split_are_left_out(tmp_path: Path, pack: Pack)
         files[f"gtFine/{split}/{city}/{city}_000000_000019_gtFine_labelTrainIds.png"] = b""
         files[f"gtFine/{split}/{city}/{city}_000000_000019_gtFine_color.png"] = b""
         files[f"gtFine/{split}/{city}/{city}_000000_000019_gtFine_polygons.json"] = b""
+        files[f"gtFine/{split}/{city}/._{city}_000000_000019_gtFine_labelIds.png"] = b"Mac OS X"
     prepare_benchmark(BENCHMARK, [pack(tmp_path / "it.zip", files)], tmp_path / "out", partial=True)
     assert SegmentationFolder(tmp_path / "out", "val")[0].label.min() == 18
     assert SegmentationFolder(tmp_path / "out", "test")[0].label is None

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from cssformer.data.archives import Member
 from cssformer.data.benchmarks.benchmark import Benchmark, Part
 
-_IMAGE = re.compile(r"(?:^|/)(train|val|test)/[^/]+/([^/]+_\d{6}_\d{6})_leftImg8bit\.png$")
-_LABEL = re.compile(r"(?:^|/)(train|val)/[^/]+/([^/]+_\d{6}_\d{6})_gtFine_labelIds\.png$")
+# What begins with a dot is macOS's own.
+_IMAGE = re.compile(r"(?:^|/)(train|val|test)/[^/]+/([^/.][^/]*_\d{6}_\d{6})_leftImg8bit\.png$")
+_LABEL = re.compile(r"(?:^|/)(train|val)/[^/]+/([^/.][^/]*_\d{6}_\d{6})_gtFine_labelIds\.png$")
 
 # Of the classes that are scored, in the order of their train ids. The id that a submission needs is the only one that
 # a class comes from.
