@@ -34,6 +34,12 @@ def test_outputs_and_gradients_are_those_of_nn_linear(
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_a_single_vector() -> None:
+    layer = Linear(4, 3)
+    input = torch.randn(4)
+    torch.testing.assert_close(layer(input), layer.weight @ input + layer.bias)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_are_left_to_pytorch(dtype: torch.dtype) -> None:
     plain = nn.Linear(8, 5, dtype=dtype)

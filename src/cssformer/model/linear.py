@@ -32,6 +32,7 @@ def _by_onednn(input: Tensor, weight: Tensor) -> bool:
     return (
         input.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
+        and input.ndim > 1
         and input.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
