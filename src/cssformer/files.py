@@ -68,7 +68,8 @@ def continuing(path: Path) -> Iterator[Path]:
         shutil.rmtree(working, ignore_errors=True)
         raise
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}; what is done stays in {working}.") from error
+        kept = f"; what is done stays in {working}" if working.is_dir() else ""
+        raise UserError(f"Cannot write {path}: {error.strerror or error}{kept}.") from error
 
 
 def require_writable(path: Path) -> None:

@@ -184,6 +184,19 @@ def test_an_output_within_the_source_or_behind_a_link(tmp_path: Path, pack: Pack
     assert contents(output) and (tmp_path / "link").is_symlink() and not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("kind", ["it", "it.zip"])
+def test_the_source_is_no_output(tmp_path: Path, pack: Pack, kind: str) -> None:
+    source = pack(tmp_path / kind, files())
+    with pytest.raises(UserError, match="exists already"):
+        prepare_benchmark(BENCHMARK, [source], source)
+
+
+def test_an_output_that_cannot_be_made(tmp_path: Path, pack: Pack) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Cannot write .*/file/out: Not a directory\.$"):
+        prepare_benchmark(BENCHMARK, [pack(tmp_path / "it.zip", files())], tmp_path / "file/out")
+
+
 def test_the_folder_one_is_in_is_no_output(
     tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

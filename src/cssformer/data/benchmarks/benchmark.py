@@ -126,7 +126,8 @@ def prepare_benchmark(
         for path in source:
             root, found = path.resolve(), opened.enter_context(open_source(path))
             # The output may lie in the source.
-            members += [each for each in found if not any((root / each.name).is_relative_to(place) for place in own)]
+            inside = [place for place in own if root in place.parents]
+            members += [each for each in found if not any((root / each.name).is_relative_to(place) for place in inside)]
         if not isinstance(benchmark, Benchmark):
             benchmark = benchmark(members)
         entries = _entries(benchmark, members, source)
