@@ -136,8 +136,8 @@ def test_tokens_contain_the_pixel_and_weights_sum_to_one(
     trained: CSSFormer, data: st.DataObject, height: int, width: int, short_side: int | None
 ) -> None:
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
-    mode = data.draw(st.sampled_from(["whole", "slide"]))
-    predictor = Predictor(trained, "cpu", short_side=short_side, mode=mode, crop=(40, 52))
+    way = data.draw(st.sampled_from([{"mode": "whole"}, {"mode": "slide", "crop": (40, 52)}]))
+    predictor = Predictor(trained, "cpu", short_side=short_side, **way)
     explanation = explain(predictor, picture(height, width), x, y)
     for look in explanation.looks:
         assert (np.abs(look.centres - (x, y)) <= explanation.cells / 2 + 1e-3).all()

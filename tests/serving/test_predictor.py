@@ -67,6 +67,13 @@ def test_options_reach_the_inference(model_folder: Path, pictures: Path) -> None
     np.testing.assert_array_equal(sliding(array).labels, expected.labels)
 
 
+@pytest.mark.parametrize("unused", [{"crop": (64, 64)}, {"stride": (32, 32)}])
+def test_a_window_that_does_not_slide_is_told(model_folder: Path, unused: dict[str, tuple[int, int]]) -> None:
+    with pytest.raises(UserError, match=f"The {min(unused)} is that of the sliding window"):
+        Predictor.from_pretrained(model_folder, "cpu", **unused)
+    assert Predictor.from_pretrained(model_folder, "cpu", mode="slide", **unused).options.items() >= unused.items()
+
+
 def test_a_photograph_is_turned_upright(predictor: Predictor, tmp_path: Path) -> None:
     stored = Image.fromarray(Scenes(1, (40, 64))[0].image)
     exif = Image.Exif()

@@ -84,7 +84,7 @@ class Predictor:
             What is not given, or None, is done as the model was trained for.
 
     Raises:
-        UserError: there is no such device.
+        UserError: there is no such device, or a crop or stride is given where no window slides.
     """
 
     def __init__(self, model: CSSFormer, device: str = "auto", **options: Any) -> None:
@@ -95,6 +95,10 @@ class Predictor:
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
         given = {name: value for name, value in options.items() if value is not None}
         self.options = {**model.inference, **given}
+        if self.options.get("mode") != "slide" and (unused := given.keys() & {"crop", "stride"}):
+            raise UserError(
+                f"The {min(unused)} is that of the sliding window; give the mode slide too or leave it out."
+            )
         self.classes = model.classes or tuple(f"class {index}" for index in range(model.num_classes))
         self.colours = model.colours or distinct_colours(model.num_classes)
 
@@ -108,7 +112,7 @@ class Predictor:
             **options: see :class:`Predictor`.
 
         Raises:
-            UserError: there is no such model or device.
+            UserError: there is no such model, or as :class:`Predictor` raises.
         """
         return cls(CSSFormer.from_pretrained(source), device, **options)
 
