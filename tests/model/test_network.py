@@ -1,6 +1,7 @@
 """The whole network: sizes, switches, precision, saving."""
 
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -239,6 +240,15 @@ def test_local_backbone_weights_are_loaded_with_their_own_normalisation() -> Non
     assert model.config["mean"] == list(half)
     with pytest.raises(UserError, match="does not fit backbone resnet18"):
         CSSFormer("resnet18", 7, weights=str(WEIGHTS))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+@pytest.mark.parametrize("content", [b"", b"<html>no such file</html>", pickle.dumps(print, protocol=2)])
+def test_what_is_no_weight_file_is_told_without_advice_to_trust_it(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} cannot be read") as caught:
+        CSSFormer("resnet18", 7, weights=str(tmp_path / name))
+    assert "weights_only" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-4), (torch.bfloat16, 0.1)])

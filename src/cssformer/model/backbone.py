@@ -107,6 +107,13 @@ def _create_from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Mo
         raise UserError(f"There is no weight file {path} for backbone {name}.")
     try:
         state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:
+        # The loaders' own words advise to load pickles without a check.
+        raise UserError(
+            f"The weight file {path} cannot be read: it is damaged, or neither .safetensors nor a file of torch with "
+            "nothing but tensors."
+        ) from error
+    try:
         known = {key.replace(".", "_") for key in state}
         overlay = {"state_dict": state}
         pyramid = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
