@@ -232,7 +232,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--model.backbone", "resnet5000"], "resnet5000.*resnet50"),
         (["train", "--model.weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["train", "--resume"], "recipe.yaml|no run to resume"),
+        (["train", "--resume"], "holds no run to resume"),
         (["evaluate", "run", "--mode", "slid"], "mode.*'slid'.*'slide'"),
         (["evaluate", "run", "--scales", "x"], "scales.*x"),
         (["evaluate"], "Give a model"),
@@ -400,6 +400,7 @@ def test_check_tells_and_training_refuses_before_it_starts(
     assert any(_matches(told, error) for error in errors)
     out = capfd.readouterr().out
     assert all(f"error: {error}\n" in out for error in errors)
+    assert _matches(r"\n(1 error|[02-9] errors|\d\d+ errors), (1 warning|[02-9] warnings|\d\d+ warnings)\.\n$", out)
     assert _matches(told, refused("train", "--data", data, "--output", tmp_path / "run", *TINY))
     assert not (tmp_path / "run").exists()
 

@@ -178,9 +178,13 @@ def _check(options: "Namespace") -> int:
         print(f"error: {sentence}")
     for sentence in report.warnings:
         print(f"warning: {sentence}")
-    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings.")
+    print(f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}.")
     _write_json(options, report.as_dict())
     return 1 if report.errors else 0
+
+
+def _count(found: Sequence[str], what: str) -> str:
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _add_train(parser: "ArgumentParser") -> None:
@@ -202,7 +206,10 @@ def _train(options: "Namespace") -> int:
     if options.resume:
         if recipe != Recipe(output=recipe.output):
             raise UserError("--resume goes on by the run's own recipe; leave out all options but --output and --json.")
-        recipe = dataclasses.replace(Recipe.load(Path(recipe.output) / RECIPE), output=recipe.output)
+        saved = Path(recipe.output) / RECIPE
+        if not saved.is_file():
+            raise UserError(f"{recipe.output} holds no run to resume; {saved} is missing.")
+        recipe = dataclasses.replace(Recipe.load(saved), output=recipe.output)
     try:
         evaluation = train(recipe, options.resume)
     except Interrupted:
@@ -217,7 +224,7 @@ def _train(options: "Namespace") -> int:
 
 
 def _show_scores(evaluation: "Evaluation") -> None:
-    _show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU", "accuracy", "pixels"))
+    _show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
     print()
     _show(evaluation.summary())
 
