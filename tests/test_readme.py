@@ -40,7 +40,7 @@ def links() -> list[tuple[str, str]]:
         for page, text in TEXTS.items()
         for match in re.finditer(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", FENCE.sub("", text))
         for target in (match[1] or match[2],)
-        if not re.match(r"[a-z]+:|#", target)
+        if not re.match(r"[a-z]+:", target)
     ]
 
 
@@ -70,6 +70,16 @@ def test_python_compiles_and_its_imports_exist(page: str, body: str) -> None:
             assert isinstance(home, ModuleType) and hasattr(home, name.split(" as ")[0].strip()), f"{module}.{name}"
 
 
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize(("page", "target"), links())
-def test_links_lead_to_files(page: str, target: str) -> None:
-    assert (ROOT / page).parent.joinpath(target.partition("#")[0]).exists(), f"{page} links to {target}"
+def test_links_lead_to_files_and_headings(page: str, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    file = (ROOT / page).parent / path if path else ROOT / page
+    assert file.exists(), f"{page} links to {target}"
+    if anchor:
+        assert anchor in anchors(file), f"{page} links to {target}"
