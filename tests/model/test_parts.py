@@ -197,3 +197,15 @@ def test_ignored_pixels_carry_no_gradient_and_all_ignored_gives_zero() -> None:
     assert coarse.grad[..., 5:].abs().max() == 0
     assert coarse.grad[..., :4].abs().min() > 0
     assert segmentation_loss(coarse, None, torch.full((1, 32, 32), -100)).item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_upsampling_without_gradients_is_the_same(dtype: torch.dtype, autocast: bool) -> None:
+    logits = torch.randn(2, 6, 9, 5).to(dtype).permute(0, 3, 1, 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = upsample(logits, 4, (23, 36))
+        with torch.no_grad():
+            full = upsample(logits, 4, (23, 36))
+    assert full.dtype == expected.dtype and full.shape == (2, 5, 23, 36)
+    torch.testing.assert_close(full, expected)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.compiled import compiled
+from cssformer.eager import fresh
 from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, load, prefetch, store, zero
 
 Floats = NDArray[np.float32]
@@ -533,11 +534,6 @@ def _levels(shapes: Shapes) -> tuple[Ints, int]:
     return np.array(rows, np.int32).reshape(-1, 4), start
 
 
-def _empty(shape: Sequence[int]) -> Tensor:
-    """Uninitialised float32; from numpy, which asks for huge pages: a fresh large result then costs few page faults."""
-    return torch.from_numpy(np.empty(shape, np.float32))
-
-
 def _zeros(size: int, dtype: np.dtype[Any]) -> Any:
     """Zeros at the start of a cache line, so that rows do not straddle more lines than they must.
 
@@ -583,7 +579,7 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
 
 def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padded: int) -> Tensor:
     B, S, M, D = like_BSMD.shape
-    target = _empty(like_BSMD.shape)
+    target = fresh(like_BSMD.shape)
     width = packed.size // (B * M * padded)
     arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
     _run(_kernels(D).unpack, B * S, target.numel(), *arguments)
@@ -596,7 +592,7 @@ def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, we
 
 def sum_packed(maps: Packed, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     B, N, M, L, K, _ = positions_BNMLK2.shape
-    out = _empty((B, N, M, maps.D))
+    out = fresh((B, N, M, maps.D))
     positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
     arguments = (maps.rows, maps.levels, maps.padded, positions, weights, _flat(out), N, M, K)
     _run(_kernels(maps.D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
@@ -619,8 +615,8 @@ def sum_backward(
     positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
     value = pack([value_BSMD], shapes).rows if to_points else np.empty(0, np.float32)
     grad_value = np.zeros(B * M * padded * D if to_value else 0, np.float32)
-    grad_positions = _empty(positions_BNMLK2.shape if to_points else (0,))
-    grad_weights = _empty(weights_BNMLK.shape if to_points else (0,))
+    grad_positions = fresh(positions_BNMLK2.shape if to_points else (0,))
+    grad_weights = fresh(weights_BNMLK.shape if to_points else (0,))
     _run(
         _kernels(D).sum_backward,
         B * M * L,
@@ -640,7 +636,7 @@ def attend_forward(
 
 def attend_packed(maps: Packed, query_BNMD: Tensor, positions_BNMLK2: Tensor) -> Tensor:
     B, N, M, L, K, _ = positions_BNMLK2.shape
-    out = _empty((B, N, M, maps.D))
+    out = fresh((B, N, M, maps.D))
     queries, positions = _flat(query_BNMD), _flat(positions_BNMLK2)
     arguments = (queries, maps.rows, maps.levels, maps.padded, positions, np.float32(maps.D**-0.5), _flat(out))
     _run(_kernels(maps.D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M, K)
@@ -662,8 +658,8 @@ def attend_backward(
     levels, padded = _levels(shapes)
     grad, queries, positions = _flat(grad_BNMD), _flat(query_BNMD), _flat(positions_BNMLK2)
     maps = pack([key_BSMD, value_BSMD], shapes).rows
-    grad_query = _empty(query_BNMD.shape)
-    grad_positions = _empty(positions_BNMLK2.shape)
+    grad_query = fresh(query_BNMD.shape)
+    grad_positions = fresh(positions_BNMLK2.shape)
     weights = np.empty(B * N * M * L * K, np.float32)
     grad_logits = np.empty_like(weights)
     work = grad.size * L * K * 2

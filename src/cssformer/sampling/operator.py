@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cssformer.eager import fresh, values_only
 from cssformer.errors import UserError
 from cssformer.sampling import reference
 
@@ -139,27 +140,23 @@ def attender(
     return lambda query, positions: sample_attend(query, key_BSMD, value_BSMD, shapes, positions)
 
 
-def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 2048) -> Tensor:
+def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:
     """``function(slice of tokens)`` over (B, N, C), run by run: what a run needs then stays in a CPU's cache.
 
     Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run.
     """
-    if tokens.device.type != "cpu" or not _eager_without_gradients():
+    if tokens.device.type != "cpu" or not values_only():
         return function(slice(None))
-    out = torch.empty_like(tokens)
+    out = fresh(tokens.shape, tokens.dtype)
     for start in range(0, tokens.shape[1], length):
         run = slice(start, start + length)
         out[:, run] = function(run)
     return out
 
 
-def _eager_without_gradients() -> bool:
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
-
-
 def _packing(value: Tensor) -> ModuleType | None:
     """The backend that lays maps out, if it is the one to sample with and gradients are not asked for."""
-    if not _eager_without_gradients() or _by_definition(value):
+    if not values_only() or _by_definition(value):
         return None
     backend = _fast(value)
     return backend if hasattr(backend, "pack") else None
