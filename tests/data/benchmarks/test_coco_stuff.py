@@ -4,9 +4,8 @@ No real archive is at hand; real label maps of COCO-Stuff 164K (PNG, the ids les
 """
 
 import io
-import tarfile
-import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.data.archives import Member
 from cssformer.data.benchmarks import coco_stuff, prepare_benchmark
 
+Pack = Callable[[Path, dict[str, bytes]], Path]
 SAMPLES = Path("../shared/samples")
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="needs ../shared/samples")
 NAMES = [f"COCO_train2014_{number:012}" for number in (77, 113, 825)]
@@ -56,25 +56,6 @@ def files(labels: dict[str, np.ndarray]) -> dict[str, bytes]:
     return found
 
 
-def pack(path: Path, contents: dict[str, bytes]) -> Path:
-    """Write files as a folder, a .zip, a .tar or a .tar.gz."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in contents.items():
-                archive.writestr(name, data)
-    elif ".tar" in path.name:
-        with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
-            for name, data in contents.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    else:
-        for name, data in contents.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-    return path
-
-
 @pytest.fixture
 def labels() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
@@ -91,7 +72,7 @@ def prepare(source: Path | list[Path], output: Path, *options: str) -> int:
 
 @needs_samples
 @pytest.mark.parametrize("classes", [171, 182])
-def test_real_label_maps_pixel_by_pixel(tmp_path: Path, classes: int) -> None:
+def test_real_label_maps_pixel_by_pixel(tmp_path: Path, pack: Pack, classes: int) -> None:
     """The reference goes by names alone: those of the official list, and those that `dataset.yaml` tells."""
     lines = (SAMPLES / "lists/coco_stuff_labels.txt").read_text().splitlines()
     name_of = {int(line.split(": ")[0]): line.split(": ")[1] for line in lines}
@@ -150,18 +131,14 @@ def test_official_lists_and_their_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "it.zip", "it.tar", "it.tar.gz", "it.tgz"])
-def test_every_form_of_the_source(tmp_path: Path, labels: dict[str, np.ndarray], kind: str) -> None:
+def test_every_form_of_the_source(tmp_path: Path, pack: Pack, labels: dict[str, np.ndarray], kind: str) -> None:
     contents = {f"cocostuff/{name}": data for name, data in files(labels).items()}
-    if kind.endswith("tgz"):
-        source = pack(tmp_path / "it.tar.gz", contents).rename(tmp_path / kind)
-    else:
-        source = pack(tmp_path / kind, contents)
-    assert prepare(source, tmp_path / "out") == 0
+    assert prepare(pack(tmp_path / kind, contents), tmp_path / "out") == 0
     train, val = SegmentationFolder(tmp_path / "out", "train"), SegmentationFolder(tmp_path / "out", "val")
     assert train.names == NAMES[:2] and val.names == NAMES[2:]
 
 
-def test_its_folders_one_by_one(tmp_path: Path, labels: dict[str, np.ndarray]) -> None:
+def test_its_folders_one_by_one(tmp_path: Path, pack: Pack, labels: dict[str, np.ndarray]) -> None:
     source = pack(tmp_path / "it", files(labels))
     parts = [source / name for name in ("images", "annotations", "imageLists")]
     assert prepare(parts, tmp_path / "out") == 0
@@ -171,7 +148,7 @@ def test_its_folders_one_by_one(tmp_path: Path, labels: dict[str, np.ndarray]) -
 @settings(max_examples=15)
 @given(arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 182)), st.data())
 def test_round_trip_to_the_raw_ids(
-    tmp_path_factory: pytest.TempPathFactory, label: np.ndarray, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, pack: Pack, label: np.ndarray, data: st.DataObject
 ) -> None:
     """What was prepared leads back to every raw id by the mapping in `dataset.yaml`."""
     classes = data.draw(st.sampled_from([171, 182]))
@@ -260,7 +237,7 @@ def corrupt(contents: dict[str, bytes], how: str) -> None:
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(
-    tmp_path: Path, labels: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str], how: str, told: str
+    tmp_path: Path, pack: Pack, labels: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str], how: str, told: str
 ) -> None:
     contents = files(labels)
     corrupt(contents, how)
@@ -272,7 +249,7 @@ def test_what_is_wrong_is_told_in_one_line(
 
 
 def test_a_part_of_the_set_only_on_request(
-    tmp_path: Path, labels: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, pack: Pack, labels: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = pack(tmp_path / "it.zip", files(labels))
     arguments = ["prepare", "coco-stuff-10k", "--source", str(source), "--output", str(tmp_path / "out")]
