@@ -396,7 +396,9 @@ def _explain(options: "Namespace") -> int:
 def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Every variant is trained with each.")
     if kind == "points":
-        parser.add_argument("--points", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="What is compared.")
+        from cssformer.studies.variants import POINTS
+
+        parser.add_argument("--points", type=int, nargs="+", default=list(POINTS), help="What is compared.")
     else:
         parser.add_argument("--variants", type=str, nargs="+", help="Only these rows of the table; all by default.")
     parser.add_argument(
