@@ -8,8 +8,9 @@ Each network lives in a process of its own, with random weights, in eval mode. T
 a time, so that what else the machine does meets all of them; told is the best and the median time, and the best as a
 multiple of CSSFormer's. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer,
 UperNet and segmentation_models_pytorch, masks and classes of 100 queries at a quarter of the size for Mask2Former and
-MaskFormer. bfloat16 comes in two ways, torch.autocast and the whole network cast. Memory is what the process had at its
-peak beyond what it held before the first picture.
+MaskFormer. bfloat16 comes in two ways, torch.autocast and the whole network cast. All the processes keep what they free
+(:mod:`cssformer.memory`), as the command line's do. Memory is what the process had at its peak beyond what it held
+before the first picture.
 """
 
 import argparse
@@ -67,6 +68,9 @@ def serve(name: str, precision: str, size: int, threads: int) -> None:
     """The child: one forward for each line on standard input, answered by its seconds; at the end its memory."""
     import torch
 
+    from cssformer.memory import keep_freed_memory
+
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network, picture = build(name, size).eval(), torch.rand(1, 3, size, size)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cssformer.errors import UserError
 from cssformer.files import require_writable
+from cssformer.memory import keep_freed_memory
 from cssformer.options import nearest, parse
 from cssformer.training.recipe import RECIPE, Recipe
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         words, command = _find_command(arguments)
         if command is None:
             return 0
+        keep_freed_memory()
         return command.run(_parse(command, " ".join(words), arguments[len(words) :]))
     except UserError as error:
         print(f"cssformer: {error}", file=sys.stderr)

@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from timm.models.swin_transformer import WindowAttention
 from torch import nn
 
 from cssformer import CSSFormer
 from cssformer.errors import UserError
 from cssformer.model import segmentation_loss
+from cssformer.model.backbone import Backbone
 
 SMALL = {"backbone": "resnet10t", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
@@ -297,3 +300,24 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch: pytest.Mon
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(CSSFormer.from_pretrained(tmp_path / "me/mine")(images), model(images))
+
+
+def test_padded_and_shifted_windows_equal_timms_and_give_no_denormals() -> None:
+    torch.manual_seed(0)
+    backbone = Backbone("swin_tiny_patch4_window7_224").eval()
+    plain = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, strict_img_size=False).eval()
+    plain.load_state_dict(backbone.pyramid.state_dict())
+    images = torch.rand(1, 3, 160, 96)
+    weights: list[torch.Tensor] = []
+    with torch.no_grad():
+        expected = plain((images - backbone.offset) * backbone.scale)
+        for part in backbone.modules():
+            if isinstance(part, WindowAttention):
+                part.fused_attn = False
+                part.attn_drop.register_forward_hook(lambda _, inputs, __: weights.append(inputs[0]))
+        features = backbone(images)
+    for feature, other in zip(features, expected, strict=True):
+        torch.testing.assert_close(feature, other, rtol=1e-4, atol=1e-5)
+    assert len(weights) == 12
+    assert any((weight == 0).any() for weight in weights)
+    assert not any(((weight > 0) & (weight < torch.finfo(weight.dtype).tiny)).any() for weight in weights)

@@ -188,6 +188,16 @@ def test_half_precision_is_rounded_once(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", ["sum", "attend"])
+@pytest.mark.parametrize("D", [1, 2, 3, 4, 6, 7, 16, 24, 32, 64])
+def test_bfloat16_rows_of_every_width(name: str, D: int) -> None:
+    inputs = {
+        key: tensor if key == "positions" else tensor.bfloat16() for key, tensor in make(THREE, B=1, D=D, M=3).items()
+    }
+    out, _ = run(name, inputs, THREE)
+    assert error(out, run(name, double(inputs), THREE)[0]) < 0.51 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize("name", ["sum", "attend"])
 def test_positions_on_integers_take_the_slope_to_the_right(name: str) -> None:
     inputs = make(THREE)
     inputs["positions"] = inputs["positions"].round()

@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import load_state_dict
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from cssformer.errors import UserError
@@ -47,6 +48,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.pyramid = _create(name, pretrained, weights, arguments)
         use_onednn(self.pyramid)
+        for block in self.pyramid.modules():
+            if type(block) is SwinTransformerBlock:
+                block.__class__ = _FullyMasked
+        # Depthwise convolutions take half as long with the channels last.
+        self.pyramid.to(memory_format=torch.channels_last)
         info, defaults = _described(self.pyramid)
         self.channels: list[int] = info.channels()
         self.channels_last = str(getattr(self.pyramid, "output_fmt", "NCHW")).endswith("NHWC")
@@ -57,8 +63,21 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1], H and W multiples of 32 -> maps (B, H/s, W/s, channels[i]), s = 4 to 32."""
-        features = self.pyramid((images - self.offset) * self.scale)
+        normalised = ((images - self.offset) * self.scale).contiguous(memory_format=torch.channels_last)
+        features = self.pyramid(normalised)
         return features if self.channels_last else [feature.permute(0, 2, 3, 1) for feature in features]
+
+
+class _FullyMasked(SwinTransformerBlock):
+    """timm's block, in which what a window may not see weighs exactly nothing.
+
+    timm adds -100 before the softmax. What is left, 1e-44, is a denormal number, and Intel's CPUs multiply those
+    forty times more slowly.
+    """
+
+    def get_attn_mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        mask: Tensor | None = super().get_attn_mask(*args, **kwargs)
+        return None if mask is None else 100 * mask
 
 
 def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[str, Any]) -> nn.Module:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cssformer.compiled import compiled
 from cssformer.eager import fresh
-from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, load, prefetch, store, zero
+from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, lay, load, prefetch, store, zero
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -167,7 +167,7 @@ def _kernels(D: int) -> _Kernels:
             y = s // levels[level, 1]
             at = b * M * padded + levels[level, 3] + s + y
             for m in range(M):
-                store(packed, (at + m * padded) * width, load(source, (pixel * M + m) * D, D))
+                lay(packed, (at + m * padded) * width, source, (pixel * M + m) * D, D)
 
     @compiled
     def unpack(

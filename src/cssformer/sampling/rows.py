@@ -5,8 +5,8 @@ of type ``<D x float>`` with D known at compile time: LLVM maps it on whatever r
 NEON), for any D.
 
 The functions are called inside kernels only. Offsets count elements from the start of a contiguous float32 array, and
-are not checked. ``load`` and ``store`` also take bfloat16 rows, as a uint16 array of their bits. Numba's cache on disk
-watches the kernels' file alone: after a change here, touch ``cpu.py``.
+are not checked. ``load`` also takes bfloat16 rows, as a uint16 array of their bits in the order of ``lay``.
+Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py``.
 """
 
 from typing import Any
@@ -46,6 +46,14 @@ def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
+def _each(vector: Any, value: int) -> Any:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
+    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
 @_intrinsic
 def zero(typingctx: Any, lanes: Any) -> Any:
     """A row of ``lanes`` zeros; ``lanes`` is a compile-time constant."""
@@ -67,27 +75,52 @@ def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
         if array.dtype != types.uint16:
             return builder.load(pointer, align=4)
         # A bfloat16 is the upper half of a float32.
-        word, real = (ir.VectorType(kind, row.lanes) for kind in (ir.IntType(32), ir.FloatType()))
-        bits = builder.zext(builder.load(pointer, align=2), word)
-        return builder.bitcast(builder.shl(bits, ir.Constant(word, [16] * row.lanes)), real)
+        real = ir.FloatType()
+        if row.lanes % 2:
+            word = ir.VectorType(ir.IntType(32), row.lanes)
+            bits = builder.zext(builder.load(pointer, align=2), word)
+            return builder.bitcast(builder.shl(bits, _each(word, 16)), ir.VectorType(real, row.lanes))
+        half = row.lanes // 2
+        word = ir.VectorType(ir.IntType(32), half)
+        pairs = builder.load(builder.bitcast(pointer, word.as_pointer()), align=2)
+        first = builder.bitcast(builder.shl(pairs, _each(word, 16)), ir.VectorType(real, half))
+        second = builder.bitcast(builder.and_(pairs, _each(word, 0xFFFF0000)), ir.VectorType(real, half))
+        return _pick(builder, first, second, list(range(row.lanes)))
 
     return row(array, types.intp, lanes), codegen
 
 
 @_intrinsic
 def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
-    """``array[offset : offset + D] = row``; a row stored as bfloat16 must hold nothing finer, as a loaded one."""
+    """``array[offset : offset + D] = row``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer, value = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes), args[2]
-        if array.dtype == types.uint16:
-            word, half = (ir.VectorType(ir.IntType(bits), row.lanes) for bits in (32, 16))
-            bits = builder.lshr(builder.bitcast(value, word), ir.Constant(word, [16] * row.lanes))
-            value = builder.trunc(bits, half)
-        builder.store(value, pointer, align=array.dtype.bitwidth // 8)
+        builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, row), codegen
+
+
+@_intrinsic
+def lay(typingctx: Any, target: Any, target_offset: Any, source: Any, source_offset: Any, lanes: Any) -> Any:
+    """``target[target_offset : + lanes] = source[source_offset : + lanes]``, the way ``load`` wants it.
+
+    bfloat16 rows are laid as pairs of their first and second half: two halves of 32-bit words then become two vectors
+    by a shift and a mask, where neighbours would have to be spread over twice the lanes first.
+    """
+    count = lanes.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to = _pointer(context, builder, signature.args[0], args[0], args[1], count)
+        origin = _pointer(context, builder, signature.args[2], args[2], args[3], count)
+        align = source.dtype.bitwidth // 8
+        row = builder.load(origin, align=align)
+        if source.dtype == types.uint16 and count % 2 == 0:
+            row = _pick(builder, row, row, [lane // 2 + lane % 2 * (count // 2) for lane in range(count)])
+        builder.store(row, to, align=align)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, lanes), codegen
 
 
 @_intrinsic
@@ -187,10 +220,6 @@ def _total(builder: Any, row: Any, lanes: int) -> Any:
         builder.module, ir.FunctionType(real, [real, row.type]), f"llvm.vector.reduce.fadd.v{lanes}f32"
     )
     return builder.call(reduce, [ir.Constant(real, 0.0), row], fastmath=("reassoc",))
-
-
-def _pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
 def _fold(builder: Any, left: Any, right: Any, sums: int) -> Any:

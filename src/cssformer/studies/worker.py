@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cssformer.errors import UserError
+from cssformer.memory import keep_freed_memory
 from cssformer.training.recipe import RECIPE, Recipe
 
 
@@ -16,6 +17,7 @@ def main(folder: Path, peer: str | None) -> int:
     from cssformer.studies.peers import build_peer
     from cssformer.training.run import LAST, Interrupted, train
 
+    keep_freed_memory()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         build = partial(build_peer, peer) if peer else None

@@ -1,0 +1,34 @@
+"""What the process keeps of the memory it has freed."""
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import torch
+from cssformer.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+def work():
+    large = torch.ones(64 << 20, dtype=torch.uint8)
+    return [torch.ones(size << 20, dtype=torch.uint8) + large[0] for size in (40, 50, 60)]
+
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_large_tensors_after_others_cost_no_page_faults() -> None:
+    faults = {
+        word: int(subprocess.run([sys.executable, "-c", FAULTS, word], capture_output=True, check=True).stdout)
+        for word in ("plain", "keep")
+    }
+    assert faults["plain"] > 1000 > 100 > faults["keep"]
