@@ -42,7 +42,7 @@ _LINE = 16  # floats in a cache line
 def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int, np.float32, np.float32]:
     """The padded pixel of the upper left corner and the fractions beyond it; pixel -1 if nothing can be sampled."""
     # Written so that NaN is outside. A branch, not a select: guessed right, it lets the gather start before the
-    # position is known, which is worth a third of the whole forward.
+    # position is known.
     if x >= -_ONE and x < np.float32(levels[level, 1]) and y >= -_ONE and y < np.float32(levels[level, 0]):
         left, top = np.floor(x), np.floor(y)
         pixel = levels[level, 3] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)
@@ -78,26 +78,29 @@ def _place(
 ) -> None:
     """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions.
 
-    Where nothing can be sampled all shares are zero and the pixel is one that may be read.
+    Where nothing can be sampled all shares are zero and the pixel is one that may be read. As :func:`_locate`, but
+    without a branch: LLVM then does many positions at a time.
     """
+    # Unsigned, because numba asks of a signed index whether it counts from the end.
+    at, weights_at = np.uintp(at), np.uintp(weights_at)
     for level in range(levels.shape[0]):
-        for p in range(level * points, (level + 1) * points):
-            pixel, fx, fy = _locate(positions[at + 2 * p], positions[at + 2 * p + 1], levels, level)
-            if pixel >= 0:
-                weight = weights[weights_at + p]
-                lower = weight * fy
-                upper = weight - lower
-                pixels[p] = pixel
-                corners[0, p] = upper - upper * fx
-                corners[1, p] = upper * fx
-                corners[2, p] = lower - lower * fx
-                corners[3, p] = lower * fx
-            else:
-                pixels[p] = levels[level, 2]
-                corners[0, p] = 0
-                corners[1, p] = 0
-                corners[2, p] = 0
-                corners[3, p] = 0
+        height, width = np.float32(levels[level, 0]), np.float32(levels[level, 1])
+        first, origin, row = levels[level, 2], levels[level, 3], levels[level, 1] + np.int32(1)
+        for p in range(np.uintp(level * points), np.uintp((level + 1) * points)):
+            x, y = positions[at + p + p], positions[at + p + p + np.uintp(1)]
+            left, top = np.floor(x), np.floor(y)
+            inside = (x >= -_ONE) & (x < width) & (y >= -_ONE) & (y < height)
+            fx = x - left if inside else np.float32(0)
+            fy = y - top if inside else np.float32(0)
+            weight = weights[weights_at + p] if inside else np.float32(0)
+            pixel = origin + np.int32(top) * row + np.int32(left)
+            lower = weight * fy
+            upper = weight - lower
+            pixels[p] = pixel if inside else first
+            corners[0, p] = upper - upper * fx
+            corners[1, p] = upper * fx
+            corners[2, p] = lower - lower * fx
+            corners[3, p] = lower * fx
 
 
 @compiled
