@@ -32,6 +32,7 @@ _QUERIES = 64  # queries in one forward task
 _WORTH_A_THREAD = 1 << 16  # channels gathered; below this, waking a thread costs more than it saves
 
 _ONE = np.float32(1)
+_FOUR = np.uintp(4)
 _LINE = 16  # floats in a cache line
 
 
@@ -128,15 +129,31 @@ def _exp(x: np.float32) -> np.float32:
 @compiled
 def _softmax(logits: Floats) -> None:
     """Softmax of one query's logits, in place. NaN gives NaN."""
-    largest = logits[0]
-    for p in range(1, logits.size):
-        largest = max(largest, logits[p])
-    total = np.float32(0)
-    for p in range(logits.size):
+    # Four maxima and sums at a time, because each waits for the one before; exp in a loop of its own, where LLVM can do
+    # many at a time.
+    count = np.uintp(logits.size)
+    whole = count - count % _FOUR
+    first = second = third = fourth = logits[0]
+    for p in range(np.uintp(0), whole, _FOUR):
+        first = max(first, logits[p])
+        second = max(second, logits[p + np.uintp(1)])
+        third = max(third, logits[p + np.uintp(2)])
+        fourth = max(fourth, logits[p + np.uintp(3)])
+    for p in range(whole, count):
+        first = max(first, logits[p])
+    largest = max(max(first, second), max(third, fourth))
+    for p in range(count):
         logits[p] = _exp(logits[p] - largest)
-        total += logits[p]
-    scale = _ONE / total
-    for p in range(logits.size):
+    first = second = third = fourth = np.float32(0)
+    for p in range(np.uintp(0), whole, _FOUR):
+        first += logits[p]
+        second += logits[p + np.uintp(1)]
+        third += logits[p + np.uintp(2)]
+        fourth += logits[p + np.uintp(3)]
+    for p in range(whole, count):
+        first += logits[p]
+    scale = _ONE / ((first + second) + (third + fourth))
+    for p in range(count):
         logits[p] *= scale
 
 
