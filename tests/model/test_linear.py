@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
-from cssformer.model.linear import Linear, use_onednn
+from cssformer.model.linear import Linear, LinearReLU, use_onednn
 from cssformer.model.tokens import reference_points
 from cssformer.sampling import in_runs, use_backend
 
@@ -24,7 +25,9 @@ def test_outputs_and_gradients_are_those_of_nn_linear(
     ours = Linear(channels, out, bias=bias)
     ours.load_state_dict(plain.state_dict())
     given = torch.randn(tokens, batch, channels).transpose(0, 1) if transposed else torch.randn(batch, tokens, channels)
-    results = []
+    results: list[list[torch.Tensor]] = []
+    with torch.no_grad():
+        torch.testing.assert_close(ours(given), plain(given), rtol=1e-5, atol=1e-5)
     for layer in (plain, ours):
         input = given.detach().requires_grad_()
         product = layer(input)
@@ -38,6 +41,24 @@ def test_a_single_vector() -> None:
     layer = Linear(4, 3)
     input = torch.randn(4)
     torch.testing.assert_close(layer(input), layer.weight @ input + layer.bias)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("way", ["float32", "bfloat16", "autocast"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_relu_of_a_linear_layer_in_every_precision(grad: bool, way: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, input = LinearReLU(64, 24, bias=bias), torch.randn(3, 5, 64)
+    exact = torch.relu(F.linear(input, layer.weight, layer.bias)).detach()
+    if way == "bfloat16":
+        layer, input = layer.bfloat16(), input.bfloat16()
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        product = layer(input)
+    assert product.shape == exact.shape and product.requires_grad == grad
+    assert product.dtype == (torch.float32 if way == "float32" else torch.bfloat16)
+    tolerance = 1e-5 if way == "float32" else 0.02
+    torch.testing.assert_close(product.detach().float(), exact, rtol=tolerance, atol=tolerance)
+    assert (product == 0).any() and (product > 0).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

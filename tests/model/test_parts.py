@@ -91,7 +91,7 @@ def test_sine_positions_tell_every_token_of_a_scale_apart() -> None:
 
 def test_offsets_start_as_a_star_around_the_token_and_learn_from_content() -> None:
     module = MultiScaleEnhancement(CHANNELS, heads=4, points=POINTS, levels=2).offsets
-    offsets = module(torch.randn(1, 5, CHANNELS), torch.zeros(5, 2, 2))
+    offsets = module(torch.randn(1, 5, CHANNELS))
     assert offsets.shape == (1, 5, 4, 2, POINTS, 2)
     torch.testing.assert_close(offsets[0, 0], offsets[0, 4])
     distance = offsets.norm(dim=-1)
@@ -107,7 +107,7 @@ def test_enhancement_equals_the_formula_written_with_loops() -> None:
     reference = reference_points(shapes, tokens.device)
 
     normed = F.layer_norm(tokens, (CHANNELS,), module.norm.weight, module.norm.bias)
-    offsets = module.offsets(normed, torch.zeros_like(reference))
+    offsets = module.offsets(normed)
     weights = module.weights(normed).view(1, -1, HEADS, 2 * POINTS).softmax(-1).view(1, -1, HEADS, 2, POINTS)
     maps = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.value(normed), shapes)]
     gathered = torch.zeros_like(tokens).view(1, -1, HEADS, CHANNELS // HEADS)
@@ -118,8 +118,9 @@ def test_enhancement_equals_the_formula_written_with_loops() -> None:
                     x, y = (reference[n, level] + offsets[0, n, m, level, k]).tolist()
                     gathered[0, n, m] += weights[0, n, m, level, k] * bilinear_at(feature[:, :, m], x, y)
     expected = tokens + module.output(gathered.flatten(2))
-    hidden = torch.relu(module.feed_forward[1](module.feed_forward[0](expected)))
-    expected = expected + module.feed_forward[3](hidden)
+    expand = module.feed_forward[1]
+    hidden = torch.relu(F.linear(module.feed_forward[0](expected), expand.weight, expand.bias))
+    expected = expected + module.feed_forward[2](hidden)
 
     torch.testing.assert_close(module(tokens, shapes, reference), expected, rtol=1e-4, atol=1e-4)
 
@@ -133,7 +134,7 @@ def test_fusion_equals_the_formula_written_with_loops() -> None:
     normed = F.layer_norm(enhanced, (CHANNELS,), module.norm.weight, module.norm.bias)
     asking = F.layer_norm(queries, (CHANNELS,), module.query_norm.weight, module.query_norm.bias)
     query = module.query(asking).view(1, -1, HEADS, CHANNELS // HEADS)
-    offsets = module.offsets(normed, torch.zeros_like(reference))
+    offsets = module.offsets(normed)
     keys = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.key(normed), shapes)]
     values = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.value(normed), shapes)]
     fused = torch.zeros_like(query)
@@ -148,8 +149,9 @@ def test_fusion_equals_the_formula_written_with_loops() -> None:
             value = torch.stack([bilinear_at(values[level][:, :, m], x, y) for level, x, y in places])
             fused[0, n, m] = (key @ query[0, n, m] / math.sqrt(CHANNELS // HEADS)).softmax(0) @ value
     expected = queries + module.output(fused.flatten(2))
-    hidden = torch.relu(module.feed_forward[1](module.feed_forward[0](expected)))
-    expected = expected + module.feed_forward[3](hidden)
+    expand = module.feed_forward[1]
+    hidden = torch.relu(F.linear(module.feed_forward[0](expected), expand.weight, expand.bias))
+    expected = expected + module.feed_forward[2](hidden)
 
     torch.testing.assert_close(module(queries, enhanced, shapes, reference), expected, rtol=1e-4, atol=1e-4)
 

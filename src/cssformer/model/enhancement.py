@@ -33,10 +33,10 @@ class MultiScaleEnhancement(nn.Module):
         sample = sampler(self.value(normed).unflatten(-1, (heads, -1)), shapes)
 
         def enhance(run: slice) -> Tensor:
-            positions_BNMLK2 = self.offsets(normed[:, run], reference_NL2[run])
-            logits = self.weights(normed[:, run]).unflatten(-1, (heads, levels * points))
-            weights_BNMLK = logits.softmax(-1, dtype=positions_BNMLK2.dtype).unflatten(-1, (levels, points))
-            gathered_BNMD = sample(positions_BNMLK2, weights_BNMLK)
+            offsets_BNMLK2 = self.offsets(normed[:, run])
+            weights_BNMLK = self.weights(normed[:, run]).unflatten(-1, (heads, levels * points)).softmax(-1)
+            weights_BNMLK = weights_BNMLK.unflatten(-1, (levels, points))
+            gathered_BNMD = sample(offsets_BNMLK2, reference_NL2[run], weights_BNMLK)
             enhanced = tokens[:, run] + self.output(gathered_BNMD.flatten(2))
             return enhanced + self.feed_forward(enhanced)
 

@@ -36,7 +36,7 @@ class CrossScaleFusion(nn.Module):
 
         def fuse(run: slice) -> Tensor:
             query_BNMD = self.query(self.query_norm(queries[:, run])).unflatten(-1, (heads, -1))
-            gathered_BNMD = attend(query_BNMD, self.offsets(normed[:, run], reference_NL2[run]))
+            gathered_BNMD = attend(query_BNMD, self.offsets(normed[:, run]), reference_NL2[run])
             fused = queries[:, run] + self.output(gathered_BNMD.flatten(2))
             return fused + self.feed_forward(fused)
 

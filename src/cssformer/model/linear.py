@@ -1,24 +1,43 @@
 """The linear layer of the whole network, backbone included."""
 
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cssformer.eager import values_only
+
 
 class Linear(nn.Linear):
-    """``nn.Linear`` whose float32 products a CPU computes with oneDNN.
+    """``nn.Linear`` whose products a CPU computes with oneDNN.
 
-    PyTorch hands them to MKL, which takes twice as long on other makers' CPUs than Intel's (docs/performance.md).
+    PyTorch hands those of float32 to MKL, which takes twice as long on other makers' CPUs than Intel's, and to those of
+    bfloat16 it adds the bias beforehand in a pass of its own (docs/performance.md).
     """
+
+    activation: ClassVar[str] = "none"
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if _by_onednn(input, self.weight):
-            product: Tensor = _Product.apply(input.flatten(0, -2), self.weight, self.bias)
+        dtype = _precision(input, self.weight)
+        if dtype is None:
+            product = F.linear(input, self.weight, self.bias)
+        elif values_only():
+            bias = None if self.bias is None else self.bias.to(dtype)
+            product = _multiply(input.to(dtype).flatten(0, -2), self.weight.to(dtype), bias, self.activation)
             return product.view(*input.shape[:-1], self.out_features)
-        return F.linear(input, self.weight, self.bias)
+        else:
+            product = _Product.apply(input.flatten(0, -2), self.weight, self.bias)
+            product = product.view(*input.shape[:-1], self.out_features)
+        return product.relu_() if self.activation == "relu" else product
+
+
+class LinearReLU(Linear):
+    """relu of a linear layer, in one pass where nothing is to be differentiated."""
+
+    activation = "relu"
 
 
 def use_onednn(module: nn.Module) -> None:
@@ -28,21 +47,29 @@ def use_onednn(module: nn.Module) -> None:
             part.__class__ = Linear
 
 
-def _by_onednn(input: Tensor, weight: Tensor) -> bool:
-    return (
-        input.device.type == "cpu"
-        and input.dtype == weight.dtype == torch.float32
-        and input.ndim > 1
-        and input.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and torch.backends.mkldnn.is_available()
-    )
+def _precision(input: Tensor, weight: Tensor) -> torch.dtype | None:
+    """In which precision oneDNN is to multiply; None leaves the product to PyTorch."""
+    if input.device.type != "cpu" or input.ndim < 2 or input.numel() == 0:
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.backends.mkldnn.is_available():
+        return None
+    autocast = torch.is_autocast_enabled("cpu")
+    if not autocast and input.dtype != weight.dtype:
+        return None
+    dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+    by_values = dtype == torch.bfloat16 and values_only() and _multiplies_bfloat16()
+    return dtype if dtype == torch.float32 or by_values else None
 
 
-def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left (m, k), right (n, k) -> left · rightᵀ + bias, (m, n)."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+@cache
+def _multiplies_bfloat16() -> bool:
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported
+
+
+def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """left (m, k), right (n, k) -> activation(left · rightᵀ + bias), (m, n)."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, activation, [], "")
     return product
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cssformer.model.linear import Linear
+from cssformer.model.linear import Linear, LinearReLU
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -68,17 +68,9 @@ class SamplingOffsets(Linear):
             self.weight.zero_()
             self.bias.copy_(start_MLK2.flatten())
 
-    def forward(self, tokens: Tensor, reference_NL2: Tensor) -> Tensor:  # type: ignore[override]
-        """Tokens (B, N, C), their places (N, L, 2) -> positions (B, N, M, L, K, 2), pixels of each scale.
-
-        Positions are float32 whatever the precision, but float64 in a float64 network.
-        """
-        offsets = super().forward(tokens)
-        offsets = offsets.to(torch.float64 if offsets.dtype == torch.float64 else torch.float32)
-        # In place, and as whole rows: the largest tensor of the network is neither made twice nor walked pairwise.
-        row_N = reference_NL2.repeat_interleave(self.points, dim=1).flatten(1)[:, None]
-        positions = offsets.unflatten(-1, (self.heads, -1)).add_(row_N)
-        return positions.unflatten(-1, (self.levels, self.points, 2))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, C) -> offsets (B, N, M, L, K, 2), pixels of each scale."""
+        return super().forward(tokens).unflatten(-1, (self.heads, self.levels, self.points, 2))
 
 
 class FeedForward(nn.Sequential):
@@ -87,8 +79,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, channels: int) -> None:
         super().__init__(
             nn.LayerNorm(channels),
-            Linear(channels, 4 * channels),
-            nn.ReLU(inplace=True),
+            LinearReLU(channels, 4 * channels),
             silent(Linear(4 * channels, channels)),
         )
 

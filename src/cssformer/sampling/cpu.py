@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cssformer.compiled import compiled
 from cssformer.eager import fresh
-from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, lay, load, prefetch, store, zero
+from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, lay, load, number, prefetch, store, zero
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -68,9 +68,11 @@ def _bilinear(
 
 @compiled
 def _place(
-    positions: Floats,
+    offsets: Rows,
     at: int,
-    weights: Floats,
+    places: Floats,
+    place: int,
+    weights: Rows,
     weights_at: int,
     levels: Ints,
     points: int,
@@ -79,6 +81,7 @@ def _place(
 ) -> None:
     """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions.
 
+    Positions are the query's place on each level plus offsets.
     Where nothing can be sampled all shares are zero and the pixel is one that may be read. As :func:`_locate`, but
     without a branch: LLVM then does many positions at a time.
     """
@@ -86,14 +89,15 @@ def _place(
     at, weights_at = np.uintp(at), np.uintp(weights_at)
     for level in range(levels.shape[0]):
         height, width = np.float32(levels[level, 0]), np.float32(levels[level, 1])
+        from_x, from_y = places[place + 2 * level], places[place + 2 * level + 1]
         first, origin, row = levels[level, 2], levels[level, 3], levels[level, 1] + np.int32(1)
         for p in range(np.uintp(level * points), np.uintp((level + 1) * points)):
-            x, y = positions[at + p + p], positions[at + p + p + np.uintp(1)]
+            x, y = from_x + number(offsets, at + p + p), from_y + number(offsets, at + p + p + np.uintp(1))
             left, top = np.floor(x), np.floor(y)
             inside = (x >= -_ONE) & (x < width) & (y >= -_ONE) & (y < height)
             fx = x - left if inside else np.float32(0)
             fy = y - top if inside else np.float32(0)
-            weight = weights[weights_at + p] if inside else np.float32(0)
+            weight = number(weights, weights_at + p) if inside else np.float32(0)
             pixel = origin + np.int32(top) * row + np.int32(left)
             lower = weight * fy
             upper = weight - lower
@@ -105,7 +109,7 @@ def _place(
 
 
 @compiled
-def _announce(floats: Floats, start: int, count: int) -> None:
+def _announce(floats: Rows, start: int, count: int) -> None:
     """Bring the next query's part nearer: heads lie a page apart, too far for the machine to guess."""
     for offset in range(start, start + count, _LINE):
         prefetch(floats, offset)
@@ -208,11 +212,13 @@ def _kernels(D: int) -> _Kernels:
 
     @compiled
     def sum_forward(
-        value: Floats,
+        value: Rows,
         levels: Ints,
         padded: int,
-        positions: Floats,
-        weights: Floats,
+        offsets: Rows,
+        places: Floats,
+        stride: int,
+        weights: Rows,
         out: Floats,
         N: int,
         M: int,
@@ -230,9 +236,10 @@ def _kernels(D: int) -> _Kernels:
             start = (task - head * runs) * _QUERIES
             for n in range(start, min(N, start + _QUERIES)):
                 query = (b * N + n) * M + head - b * M
-                _announce(positions, (query + M) * L * K * 2, L * K * 2)
-                _announce(weights, (query + M) * L * K, L * K)
-                _place(positions, query * L * K * 2, weights, query * L * K, levels, K, pixels, corners)
+                point = query * L * K
+                _announce(offsets, 2 * (point + M * L * K), L * K * 2)
+                _announce(weights, point + M * L * K, L * K)
+                _place(offsets, 2 * point, places, n * stride, weights, point, levels, K, pixels, corners)
                 upper_left, upper_right, lower_left, lower_right = zero(D), zero(D), zero(D), zero(D)
                 for level in range(L):
                     below = (levels[level, 1] + 1) * D
@@ -311,10 +318,12 @@ def _kernels(D: int) -> _Kernels:
     @compiled
     def attend_forward(
         queries: Floats,
-        maps: Floats,
+        maps: Rows,
         levels: Ints,
         padded: int,
-        positions: Floats,
+        offsets: Rows,
+        places: Floats,
+        stride: int,
         scale: np.float32,
         out: Floats,
         N: int,
@@ -336,9 +345,9 @@ def _kernels(D: int) -> _Kernels:
             start = (task - head * runs) * _QUERIES
             for n in range(start, min(N, start + _QUERIES)):
                 query = (b * N + n) * M + head - b * M
-                _announce(positions, (query + M) * L * K * 2, L * K * 2)
+                _announce(offsets, (query + M) * L * K * 2, L * K * 2)
                 _announce(queries, (query + M) * D, D)
-                _place(positions, query * L * K * 2, ones, 0, levels, K, pixels, corners)
+                _place(offsets, query * L * K * 2, places, n * stride, ones, 0, levels, K, pixels, corners)
                 q = load(queries, query * D, D)
                 for level in range(L):
                     below = (levels[level, 1] + 1) * 2 * D
@@ -584,6 +593,13 @@ def _rows(map_BSMD: Tensor, dtype: torch.dtype) -> Rows:
     return map_BSMD.detach().to(dtype).contiguous().view(-1).view(torch.int16).numpy().view(np.uint16)
 
 
+def _placed(offsets_BNMLK2: Tensor, reference_NL2: Tensor | None) -> tuple[Rows, Floats, int]:
+    """Offsets, reference points, and how many numbers of these belong to a query: 0 if all share one."""
+    L = offsets_BNMLK2.shape[3]
+    places = np.zeros(2 * L, np.float32) if reference_NL2 is None else _flat(reference_NL2)
+    return _rows(offsets_BNMLK2, offsets_BNMLK2.dtype), places, 0 if reference_NL2 is None else 2 * L
+
+
 def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
     """Lay out value, or key and value, for :func:`sum_packed` and :func:`attend_packed`."""
     B, S, M, D = maps_BSMD[0].shape
@@ -607,14 +623,15 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
 
 
 def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
-    return sum_packed(pack([value_BSMD], shapes), positions_BNMLK2, weights_BNMLK)
+    return sum_packed(pack([value_BSMD], shapes), positions_BNMLK2, None, weights_BNMLK)
 
 
-def sum_packed(maps: Packed, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
-    B, N, M, L, K, _ = positions_BNMLK2.shape
+def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | None, weights_BNMLK: Tensor) -> Tensor:
+    """Samples at the offsets from the reference points, or from 0."""
+    B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = fresh((B, N, M, maps.D))
-    positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
-    arguments = (maps.rows, maps.levels, maps.padded, positions, weights, _flat(out), N, M, K)
+    where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
+    arguments = (maps.rows, *where, _rows(weights_BNMLK, weights_BNMLK.dtype), _flat(out), N, M, K)
     _run(_kernels(maps.D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
@@ -651,14 +668,15 @@ def sum_backward(
 def attend_forward(
     query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
-    return attend_packed(pack([key_BSMD, value_BSMD], shapes), query_BNMD, positions_BNMLK2)
+    return attend_packed(pack([key_BSMD, value_BSMD], shapes), query_BNMD, positions_BNMLK2, None)
 
 
-def attend_packed(maps: Packed, query_BNMD: Tensor, positions_BNMLK2: Tensor) -> Tensor:
-    B, N, M, L, K, _ = positions_BNMLK2.shape
+def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, reference_NL2: Tensor | None) -> Tensor:
+    """See :func:`sum_packed`."""
+    B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = fresh((B, N, M, maps.D))
-    queries, positions = _flat(query_BNMD), _flat(positions_BNMLK2)
-    arguments = (queries, maps.rows, maps.levels, maps.padded, positions, np.float32(maps.D**-0.5), _flat(out))
+    where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
+    arguments = (_flat(query_BNMD), maps.rows, *where, np.float32(maps.D**-0.5), _flat(out))
     _run(_kernels(maps.D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M, K)
     return out.to(maps.dtype)
 

@@ -121,23 +121,38 @@ def sample_attend(
     return _sample_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
 
 
-def sampler(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Callable[[Tensor, Tensor], Tensor]:
-    """:func:`sample_sum` of one value by many runs of queries: ``sampler(value, shapes)(positions, weights)``.
+def sampler(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """:func:`sample_sum` of one value by many runs of queries: ``sampler(value, shapes)(offsets, reference, weights)``.
 
-    Where nothing is to be differentiated a backend lays the value out once for all runs.
+    Positions are a query's place on each scale, (N, L, 2) float32, plus offsets (B, N, M, L, K, 2) of any dtype. Where
+    nothing is to be differentiated a backend lays the value out once for all runs, and adds for itself.
     """
     if packing := _packing(value_BSMD):
         return partial(packing.sum_packed, packing.pack([value_BSMD], shapes))
-    return partial(sample_sum, value_BSMD, shapes)
+    return lambda offsets, reference, weights: sample_sum(value_BSMD, shapes, _positions(offsets, reference), weights)
 
 
 def attender(
     key_BSMD: Tensor, value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """:func:`sample_attend` of one key and value by many runs of queries; see :func:`sampler`."""
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """:func:`sample_attend` of one key and value: ``attender(key, value, shapes)(query, offsets, reference)``.
+
+    See :func:`sampler`.
+    """
     if packing := _packing(value_BSMD):
         return partial(packing.attend_packed, packing.pack([key_BSMD, value_BSMD], shapes))
-    return lambda query, positions: sample_attend(query, key_BSMD, value_BSMD, shapes, positions)
+    return lambda query, offsets, reference: sample_attend(
+        query, key_BSMD, value_BSMD, shapes, _positions(offsets, reference)
+    )
+
+
+def _positions(offsets_BNMLK2: Tensor, reference_NL2: Tensor) -> Tensor:
+    """Float32 whatever the precision of the offsets, but float64 for float64."""
+    points = offsets_BNMLK2.shape[-2]
+    offsets = offsets_BNMLK2.to(torch.float64 if offsets_BNMLK2.dtype == torch.float64 else torch.float32)
+    # In place, and as whole rows: the largest tensor of the network is neither made twice nor walked pairwise.
+    row_N = reference_NL2.repeat_interleave(points, dim=1).flatten(1)[:, None]
+    return offsets.flatten(3).add_(row_N).view_as(offsets_BNMLK2)
 
 
 def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:

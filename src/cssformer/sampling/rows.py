@@ -91,6 +91,21 @@ def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
 
 
 @_intrinsic
+def number(typingctx: Any, array: Any, offset: Any) -> Any:
+    """``array[offset]`` of float32 numbers, or of bfloat16 ones in their own order."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        value = builder.load(builder.gep(data, [args[1]]))
+        if array.dtype != types.uint16:
+            return value
+        word = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.zext(value, word), ir.Constant(word, 16)), ir.FloatType())
+
+    return types.float32(array, types.intp), codegen
+
+
+@_intrinsic
 def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
     """``array[offset : offset + D] = row``."""
 

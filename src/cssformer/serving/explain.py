@@ -20,7 +20,7 @@ from cssformer.files import replacing
 from cssformer.model.backbone import STRIDES
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.network import pad
-from cssformer.model.tokens import Shapes
+from cssformer.model.tokens import Shapes, reference_points
 from cssformer.sampling import sample_sum
 from cssformer.serving.places import draw_places
 from cssformer.serving.predictor import Picture, Prediction, Predictor, read_pixels
@@ -161,11 +161,12 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     with _outputs(layers) as outputs, torch.inference_mode():
         model.coarse(view.images.to(next(model.parameters()).device))
     # A module may take its tokens in several runs.
+    reference_NL2 = reference_points(view.shapes, next(model.parameters()).device)
     of = {layer: torch.cat(parts, dim=1)[0].float() for layer, parts in outputs.items()}
     looks = []
     for module, blocks in modules.items():
         for number, block in enumerate(blocks, 1):
-            positions_IMLK2 = of[block.offsets][tokens]
+            positions_IMLK2 = of[block.offsets][tokens] + reference_NL2[tokens][:, None, :, None]
             if isinstance(block, CrossScaleFusion):
                 logits_IMLK = _products(of[block.query][tokens], of[block.key], view.shapes, positions_IMLK2)
             else:
@@ -183,7 +184,8 @@ def _outputs(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tenso
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
 
     def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs[layer].append(output)
+        # A copy: the places are added to the offsets in place.
+        outputs[layer].append(output.clone())
 
     hooks = [layer.register_forward_hook(keep) for layer in outputs]
     try:
