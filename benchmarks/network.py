@@ -14,7 +14,6 @@ before the first picture.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -100,19 +99,18 @@ class Child:
         self.name, self.precision = name, precision
         self.seconds: list[float] = []
         command = [sys.executable, __file__, "--serve", name, precision, "--size", str(size), "--threads", str(threads)]
-        # Idle OpenMP threads of the others must not spin.
-        environment = {**os.environ, "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"}
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
         )
         self.error = "" if self.process.stdout.readline() == "ready\n" else self.process.stderr.read().strip()[-200:]
 
     def turn(self) -> None:
+        # Until the OpenMP threads of the one before have stopped spinning.
+        time.sleep(0.1)
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         self.seconds.append(float(self.process.stdout.readline()))
