@@ -16,8 +16,8 @@ def values_only() -> bool:
 def fresh(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Uninitialised memory on the CPU, row-major.
 
-    From numpy, which asks the system for huge pages: a large result then costs few page faults, which otherwise take
-    longer than the work that fills it.
+    From numpy, which asks the system for huge pages: a large result then costs few page faults, which otherwise, where
+    freed memory is not kept, take longer than the work that fills it.
     """
     count = math.prod(shape)
     # A view of no bytes as anything else is refused.

@@ -61,8 +61,15 @@ def test_relu_of_a_linear_layer_in_every_precision(grad: bool, way: str, bias: b
     assert (product == 0).any() and (product > 0).any()
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_float64_stays_float64(autocast: bool) -> None:
+    layer = Linear(8, 5, dtype=torch.float64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert layer(torch.randn(3, 8, dtype=torch.float64)).dtype == torch.float64
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions_are_left_to_pytorch(dtype: torch.dtype) -> None:
+def test_other_precisions_are_pytorchs_own_where_gradients_are_asked_for(dtype: torch.dtype) -> None:
     plain = nn.Linear(8, 5, dtype=dtype)
     ours = Linear(8, 5, dtype=dtype)
     ours.load_state_dict(plain.state_dict())

@@ -119,8 +119,6 @@ class _Network:
         height, width = images.shape[2:]
         if height < SMALLEST or width < SMALLEST:
             images = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
-        # Convolutions on the CPU are a fifth faster so. A batch of one may only look so, which contiguous() would keep.
-        images = images.clone(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             coarse = self.coarse(images)
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         for block in self.pyramid.modules():
             if type(block) is SwinTransformerBlock:
                 block.__class__ = _FullyMasked
-        # Depthwise convolutions take half as long with the channels last.
+        # On a CPU depthwise convolutions take half as long.
         self.pyramid.to(memory_format=torch.channels_last)
         info, defaults = _described(self.pyramid)
         self.channels: list[int] = info.channels()
@@ -69,10 +69,10 @@ class Backbone(nn.Module):
 
 
 class _FullyMasked(SwinTransformerBlock):
-    """timm's block, in which what a window may not see weighs exactly nothing.
+    """timm's block, in which what a token may not see weighs exactly nothing.
 
-    timm adds -100 before the softmax. What is left, 1e-44, is a denormal number, and Intel's CPUs multiply those
-    forty times more slowly.
+    timm adds -100 before the softmax. What is left, 1e-44, is a denormal number, which Intel's CPUs multiply slowly
+    (docs/performance.md).
     """
 
     def get_attn_mask(self, *args: Any, **kwargs: Any) -> Tensor | None:

@@ -14,7 +14,8 @@ class Linear(nn.Linear):
     """``nn.Linear`` whose products a CPU computes with oneDNN.
 
     PyTorch hands those of float32 to MKL, which takes twice as long on other makers' CPUs than Intel's, and to those of
-    bfloat16 it adds the bias beforehand in a pass of its own (docs/performance.md).
+    bfloat16 it adds the bias in a pass of its own (docs/performance.md). bfloat16 only where nothing is to be
+    differentiated; other precisions are left to PyTorch.
     """
 
     activation: ClassVar[str] = "none"
@@ -54,11 +55,12 @@ def _precision(input: Tensor, weight: Tensor) -> torch.dtype | None:
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.backends.mkldnn.is_available():
         return None
     autocast = torch.is_autocast_enabled("cpu")
-    if not autocast and input.dtype != weight.dtype:
+    if torch.float64 in (input.dtype, weight.dtype) or (not autocast and input.dtype != weight.dtype):
         return None
     dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
-    by_values = dtype == torch.bfloat16 and values_only() and _multiplies_bfloat16()
-    return dtype if dtype == torch.float32 or by_values else None
+    if dtype == torch.bfloat16 and values_only() and _multiplies_bfloat16():
+        return dtype
+    return dtype if dtype == torch.float32 else None
 
 
 @cache

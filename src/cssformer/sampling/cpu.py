@@ -81,9 +81,8 @@ def _place(
 ) -> None:
     """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions.
 
-    Positions are the query's place on each level plus offsets.
-    Where nothing can be sampled all shares are zero and the pixel is one that may be read. As :func:`_locate`, but
-    without a branch: LLVM then does many positions at a time.
+    Positions are the query's place on each level plus offsets. Where nothing can be sampled all shares are zero and the
+    pixel is one that may be read. As :func:`_locate`, but without a branch: LLVM then does many positions at a time.
     """
     # Unsigned, because numba asks of a signed index whether it counts from the end.
     at, weights_at = np.uintp(at), np.uintp(weights_at)
@@ -178,7 +177,7 @@ class _Kernels(NamedTuple):
 def _kernels(D: int) -> _Kernels:
     @compiled
     def pack(
-        source: Floats, levels: Ints, packed: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
+        source: Rows, levels: Ints, packed: Rows, S: int, M: int, padded: int, width: int, first: int, last: int
     ) -> None:
         """Copy pixels ``first`` to ``last`` of (B·S, M, D) into the frame of zeros, rows of ``width`` floats."""
         for pixel in range(first, last):
@@ -566,7 +565,7 @@ def _levels(shapes: Shapes) -> tuple[Ints, int]:
 def _zeros(size: int, dtype: np.dtype[Any]) -> Any:
     """Zeros at the start of a cache line, so that rows do not straddle more lines than they must.
 
-    From numpy, whose zeros come from the system untouched; torch's are written once more.
+    From numpy, whose zeros come from the system untouched unless freed memory is kept; torch's are always written.
     """
     line = 64 // dtype.itemsize
     room = np.zeros(size + line, dtype)
@@ -578,7 +577,7 @@ def _flat(tensor: Tensor) -> Floats:
 
 
 class Packed(NamedTuple):
-    """Maps side by side in the padded layout, (B, M, padded, maps · D), flat: float32, or bfloat16 as it came."""
+    """Maps side by side in the padded layout, (B, M, padded, maps · D), flat: float32, or bfloat16 laid by ``lay``."""
 
     rows: Rows
     levels: Ints

@@ -150,9 +150,9 @@ def _positions(offsets_BNMLK2: Tensor, reference_NL2: Tensor) -> Tensor:
     """Float32 whatever the precision of the offsets, but float64 for float64."""
     points = offsets_BNMLK2.shape[-2]
     offsets = offsets_BNMLK2.to(torch.float64 if offsets_BNMLK2.dtype == torch.float64 else torch.float32)
-    # In place, and as whole rows: the largest tensor of the network is neither made twice nor walked pairwise.
+    # As whole rows: the largest tensor of the network is not walked pairwise.
     row_N = reference_NL2.repeat_interleave(points, dim=1).flatten(1)[:, None]
-    return offsets.flatten(3).add_(row_N).view_as(offsets_BNMLK2)
+    return (offsets.flatten(3) + row_N).view_as(offsets_BNMLK2)
 
 
 def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:

@@ -92,7 +92,7 @@ def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
 
 @_intrinsic
 def number(typingctx: Any, array: Any, offset: Any) -> Any:
-    """``array[offset]`` of float32 numbers, or of bfloat16 ones in their own order."""
+    """``array[offset]`` of float32 numbers, or of bfloat16 ones that were not laid by :func:`lay`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data

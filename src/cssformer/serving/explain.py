@@ -158,10 +158,11 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     modules: dict[str, list[Any]] = {"MSFE": list(model.enhancement), "CSF": list(model.fusion)}
     layers = [layer for block in modules["MSFE"] for layer in (block.offsets, block.weights)]
     layers += [layer for block in modules["CSF"] for layer in (block.offsets, block.query, block.key)]
+    device = next(model.parameters()).device
     with _outputs(layers) as outputs, torch.inference_mode():
-        model.coarse(view.images.to(next(model.parameters()).device))
+        model.coarse(view.images.to(device))
+    reference_NL2 = reference_points(view.shapes, device)
     # A module may take its tokens in several runs.
-    reference_NL2 = reference_points(view.shapes, next(model.parameters()).device)
     of = {layer: torch.cat(parts, dim=1)[0].float() for layer, parts in outputs.items()}
     looks = []
     for module, blocks in modules.items():
@@ -184,8 +185,7 @@ def _outputs(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tenso
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
 
     def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        # A copy: the places are added to the offsets in place.
-        outputs[layer].append(output.clone())
+        outputs[layer].append(output)
 
     hooks = [layer.register_forward_hook(keep) for layer in outputs]
     try:
