@@ -147,12 +147,10 @@ def attender(
 
 
 def _positions(offsets_BNMLK2: Tensor, reference_NL2: Tensor) -> Tensor:
-    """Float32 whatever the precision of the offsets, but float64 for float64."""
-    points = offsets_BNMLK2.shape[-2]
-    offsets = offsets_BNMLK2.to(torch.float64 if offsets_BNMLK2.dtype == torch.float64 else torch.float32)
+    """Float32, as the places are, whatever the precision of the offsets, but float64 for float64."""
     # As whole rows: the largest tensor of the network is not walked pairwise.
-    row_N = reference_NL2.repeat_interleave(points, dim=1).flatten(1)[:, None]
-    return (offsets.flatten(3) + row_N).view_as(offsets_BNMLK2)
+    row_N = reference_NL2.repeat_interleave(offsets_BNMLK2.shape[-2], dim=1).flatten(1)[:, None]
+    return (offsets_BNMLK2.flatten(3) + row_N).view_as(offsets_BNMLK2)
 
 
 def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:
