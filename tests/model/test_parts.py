@@ -40,8 +40,9 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
+@pytest.mark.parametrize("differentiable", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 12), (33, 2)])
-def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[int, int]) -> None:
+def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[int, int], differentiable: bool) -> None:
     module = randomised(ChannelAugmentation(CHANNELS))
     feature = torch.randn(2, CHANNELS, *size)
 
@@ -54,7 +55,9 @@ def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[i
     weight = torch.sigmoid(module.gate[2](torch.relu(module.gate[0](alpha))))
     expected = feature + weight[..., None, None] * fused
 
-    torch.testing.assert_close(module(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), expected, rtol=1e-5, atol=1e-5)
+    with torch.set_grad_enabled(differentiable):
+        found = module(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(length=st.integers(1, 200), size=st.sampled_from(POOLED_SIZES))

@@ -22,23 +22,27 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        dtype = _precision(input, self.weight)
-        if dtype is None:
-            product = F.linear(input, self.weight, self.bias)
-        elif values_only():
-            bias = None if self.bias is None else self.bias.to(dtype)
-            product = _multiply(input.to(dtype).flatten(0, -2), self.weight.to(dtype), bias, self.activation)
-            return product.view(*input.shape[:-1], self.out_features)
-        else:
-            product = _Product.apply(input.flatten(0, -2), self.weight, self.bias)
-            product = product.view(*input.shape[:-1], self.out_features)
-        return product.relu_() if self.activation == "relu" else product
+        return linear(input, self.weight, self.bias, self.activation)
 
 
 class LinearReLU(Linear):
     """relu of a linear layer, in one pass where nothing is to be differentiated."""
 
     activation = "relu"
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """``F.linear``, then the activation ("none" or "relu"), with the products of :class:`Linear`."""
+    dtype = _precision(input, weight)
+    if dtype is None:
+        product = F.linear(input, weight, bias)
+    elif values_only():
+        rows = input.to(dtype).flatten(0, -2)
+        product = _multiply(rows, weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), activation)
+        return product.view(*input.shape[:-1], weight.shape[0])
+    else:
+        product = _Product.apply(input.flatten(0, -2), weight, bias).view(*input.shape[:-1], weight.shape[0])
+    return product.relu_() if activation == "relu" else product
 
 
 def use_onednn(module: nn.Module) -> None:

@@ -22,28 +22,32 @@ def unflatten(tokens: Tensor, shapes: Shapes) -> list[Tensor]:
     return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def centres(shapes: Shapes, device: torch.device) -> Tensor:
-    """Where each token's centre lies, as a share of the picture: (N, 2) float32 (x, y) in (0, 1)."""
-    parts = []
-    for height, width in shapes:
-        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-        parts.append(torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1))
-    return torch.cat(parts)
+def centres(length: int, device: torch.device) -> Tensor:
+    """Where the centres of ``length`` cells along one side lie, as a share of that side: (length,) float32."""
+    return (torch.arange(length, device=device, dtype=torch.float32) + 0.5) / length
 
 
 def reference_points(shapes: Shapes, device: torch.device) -> Tensor:
     """Each token's own place p on every scale: (N, L, 2) float32 pixels (x, y) of scale j; 0, 0 is a pixel's centre."""
+    parts = []
+    for height, width in shapes:
+        y, x = centres(height, device)[:, None].expand(-1, width), centres(width, device).expand(height, -1)
+        parts.append(torch.stack([x, y], dim=-1).flatten(0, 1))
     size_L2 = torch.tensor([(width, height) for height, width in shapes], device=device, dtype=torch.float32)
-    return centres(shapes, device)[:, None] * size_L2 - 0.5
+    return torch.cat(parts)[:, None] * size_L2 - 0.5
 
 
 def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tensor:
     """2-D sine position of every token: (N, channels), the first half for y, the second for x."""
     quarter = channels // 4
     frequency = 2 * math.pi * 10000 ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
-    x, y = (centres(shapes, device)[..., None] * frequency).unbind(1)
-    return torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1)
+    parts = []
+    for height, width in shapes:
+        y, x = (centres(length, device)[:, None] * frequency for length in (height, width))
+        rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=-1) for angle in (y, x))
+        of_rows, of_columns = rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)
+        parts.append(torch.cat([of_rows, of_columns], dim=-1).flatten(0, 1))
+    return torch.cat(parts)
 
 
 class SamplingOffsets(Linear):
