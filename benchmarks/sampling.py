@@ -133,18 +133,18 @@ def cache_bandwidth() -> float:
     from numba import njit
 
     from cssformer.sampling import cpu
-    from cssformer.sampling.rows import add, load, store, zero
+    from cssformer.sampling.rows import load, store, zero
 
     @njit(nogil=True)
     def read(floats: Any, out: Any, first: int, last: int) -> None:
         for task in range(first, last):
             a, b, c, d = zero(32), zero(32), zero(32), zero(32)
             for start in range(0, floats.size, 128):
-                a = add(a, load(floats, start, 32))
-                b = add(b, load(floats, start + 32, 32))
-                c = add(c, load(floats, start + 64, 32))
-                d = add(d, load(floats, start + 96, 32))
-            store(out, task * 32, add(add(a, b), add(c, d)))
+                a += load(floats, start, 32)
+                b += load(floats, start + 32, 32)
+                c += load(floats, start + 64, 32)
+                d += load(floats, start + 96, 32)
+            store(out, task * 32, (a + b) + (c + d))
 
     floats = np.ones(1 << 16, np.float32)  # 256 KiB: beyond the first level, well within the second
     tasks = 2048

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -198,6 +199,21 @@ def test_bfloat16_rows_of_every_width(name: str, D: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["sum", "attend"])
+@pytest.mark.parametrize("K", [16, 21])
+def test_as_many_points_as_lanes_and_more(name: str, K: int) -> None:
+    inputs = make(THREE, B=1, D=20, K=K)
+    assert error(run(name, inputs, THREE)[0], run(name, double(inputs), THREE)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_in_values_and_queries_is_seen(dtype: torch.dtype) -> None:
+    inputs = {key: tensor if key == "positions" else tensor.to(dtype) for key, tensor in make(THREE).items()}
+    inputs["positions"].zero_()
+    for key, name in (("value", "sum"), ("value", "attend"), ("query", "attend")):
+        assert run(name, {**inputs, key: torch.full_like(inputs[key], torch.nan)}, THREE)[0].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["sum", "attend"])
 def test_positions_on_integers_take_the_slope_to_the_right(name: str) -> None:
     inputs = make(THREE)
     inputs["positions"] = inputs["positions"].round()
@@ -276,13 +292,20 @@ def test_a_process_forked_after_use_works_too(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(cpu, "_WORTH_A_THREAD", 1)
     inputs = {key: tensor.detach() for key, tensor in make(THREE, N=200).items()}
-    with torch.no_grad():
-        expected = sample_sum(inputs["value"], THREE, inputs["positions"], inputs["weights"])
-    child = os.fork()
-    if child == 0:
-        out = cpu.sum_forward(inputs["value"], THREE, inputs["positions"], inputs["weights"])
-        os._exit(0 if torch.equal(out, expected) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            expected = sample_sum(inputs["value"], THREE, inputs["positions"], inputs["weights"])
+        child = os.fork()
+        if child == 0:
+            # Waiting for a thread that is not there would take for ever.
+            signal.alarm(60)
+            out = cpu.sum_forward(inputs["value"], THREE, inputs["positions"], inputs["weights"])
+            os._exit(0 if torch.equal(out, expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ["sum", "attend"])

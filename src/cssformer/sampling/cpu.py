@@ -8,9 +8,7 @@ Work is cut into tasks that write disjoint memory, whatever the number of thread
 head; backward into the maps, one head's level. So every result has the same bits for any number of threads.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +19,28 @@ from torch import Tensor
 
 from cssformer.compiled import compiled
 from cssformer.eager import fresh
-from cssformer.sampling.rows import accumulate, add, add_scaled, dot, dots, lay, load, number, prefetch, store, zero
+from cssformer.sampling.rows import (
+    LANES,
+    accumulate,
+    dots,
+    floor,
+    integers,
+    largest,
+    lay,
+    load,
+    narrow,
+    number,
+    numbers,
+    pairs,
+    power_of_two,
+    prefetch,
+    store,
+    total,
+    totals,
+    where,
+    zero,
+)
+from cssformer.sampling.team import together
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -29,11 +48,10 @@ Rows = NDArray[np.float32] | NDArray[np.uint16]  # uint16: the bits of bfloat16
 Shapes = Sequence[tuple[int, int]]
 
 _QUERIES = 64  # queries in one forward task
+_AHEAD = 3  # queries between asking memory for what belongs to one and using it, forward
 _WORTH_A_THREAD = 1 << 16  # channels gathered; below this, waking a thread costs more than it saves
 
 _ONE = np.float32(1)
-_FOUR = np.uintp(4)
-_LINE = 16  # floats in a cache line
 
 
 # ---------------------------------------------------------------- where a position falls
@@ -46,7 +64,7 @@ def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int
     # position is known.
     if x >= -_ONE and x < np.float32(levels[level, 1]) and y >= -_ONE and y < np.float32(levels[level, 0]):
         left, top = np.floor(x), np.floor(y)
-        pixel = levels[level, 3] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)
+        pixel = levels[level, 2] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)
         return pixel, x - left, y - top
     return np.int32(-1), np.float32(0), np.float32(0)
 
@@ -68,57 +86,59 @@ def _bilinear(
 
 @compiled
 def _place(
+    weights: Any,
     offsets: Rows,
     at: int,
     places: Floats,
     place: int,
-    weights: Rows,
-    weights_at: int,
     levels: Ints,
-    points: int,
+    level: int,
     pixels: Ints,
     corners: Floats,
+    to: int,
 ) -> None:
-    """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions.
+    """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions on one level.
 
-    Positions are the query's place on each level plus offsets. Where nothing can be sampled all shares are zero and the
-    pixel is one that may be read. As :func:`_locate`, but without a branch: LLVM then does many positions at a time.
+    Positions are the query's place plus offsets, as many as there are lanes of weights. Where nothing can be sampled
+    all shares are zero and the pixel is one that may be read. As :func:`_locate`, but without a branch.
     """
-    # Unsigned, because numba asks of a signed index whether it counts from the end.
-    at, weights_at = np.uintp(at), np.uintp(weights_at)
-    for level in range(levels.shape[0]):
-        height, width = np.float32(levels[level, 0]), np.float32(levels[level, 1])
-        from_x, from_y = places[place + 2 * level], places[place + 2 * level + 1]
-        first, origin, row = levels[level, 2], levels[level, 3], levels[level, 1] + np.int32(1)
-        for p in range(np.uintp(level * points), np.uintp((level + 1) * points)):
-            x, y = from_x + number(offsets, at + p + p), from_y + number(offsets, at + p + p + np.uintp(1))
-            left, top = np.floor(x), np.floor(y)
-            inside = (x >= -_ONE) & (x < width) & (y >= -_ONE) & (y < height)
-            fx = x - left if inside else np.float32(0)
-            fy = y - top if inside else np.float32(0)
-            weight = number(weights, weights_at + p) if inside else np.float32(0)
-            pixel = origin + np.int32(top) * row + np.int32(left)
-            lower = weight * fy
-            upper = weight - lower
-            pixels[p] = pixel if inside else first
-            corners[0, p] = upper - upper * fx
-            corners[1, p] = upper * fx
-            corners[2, p] = lower - lower * fx
-            corners[3, p] = lower * fx
+    x, y = pairs(offsets, at, weights)
+    x += number(places, place + 2 * level)
+    y += number(places, place + 2 * level + 1)
+    height, width = np.float32(levels[level, 0]), np.float32(levels[level, 1])
+    inside = (x >= -_ONE) & (x < width) & (y >= -_ONE) & (y < height)
+    x, y, weights = where(inside, x, -_ONE), where(inside, y, -_ONE), where(inside, weights, np.float32(0))
+    left, top = floor(x), floor(y)
+    fx, fy = x - left, y - top
+    lower = weights * fy
+    upper = weights - lower
+    upper_right, lower_right = upper * fx, lower * fx
+    store(pixels, to, integers(top) * (levels[level, 1] + np.int32(1)) + integers(left) + levels[level, 2])
+    store(corners, to, upper - upper_right)
+    store(corners, to + pixels.size, upper_right)
+    store(corners, to + 2 * pixels.size, lower - lower_right)
+    store(corners, to + 3 * pixels.size, lower_right)
+
+
+@compiled
+def _scratch(size: int) -> Floats:
+    """Zeros at the start of a cache line: what is stored across two lines can not soon be loaded again."""
+    room = np.zeros(size + 16, np.float32)
+    return room[-(room.ctypes.data // 4) % 16 :][:size]
 
 
 @compiled
 def _announce(floats: Rows, start: int, count: int) -> None:
-    """Bring the next query's part nearer: heads lie a page apart, too far for the machine to guess."""
-    for offset in range(start, start + count, _LINE):
+    """Bring a coming query's part nearer: heads lie a page apart, too far for the machine to guess."""
+    for offset in range(start, start + count, 64 // floats.itemsize):
         prefetch(floats, offset)
 
 
 @compiled
-def _exp(x: np.float32) -> np.float32:
-    """exp(x) for x <= 0 to 2 units in the last place; arithmetic alone, so that LLVM can do many at a time."""
-    x = np.float32(-87) if x < np.float32(-87) else x
-    whole = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+def _exp(x: Any) -> Any:
+    """exp(x) of a row of numbers not above 0, to 2 units in the last place."""
+    x = where(x < np.float32(-87), np.float32(-87), x)
+    whole = floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
     # ln 2 in two parts: the first has few bits, so that its product with a whole number is exact.
     x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
     series = np.float32(1 / 720) * x + np.float32(1 / 120)
@@ -126,51 +146,157 @@ def _exp(x: np.float32) -> np.float32:
     series = series * x + np.float32(1 / 6)
     series = series * x + np.float32(1 / 2)
     series = series * x * x + x + _ONE
-    return series * np.int32((np.int32(whole) + 127) << 23).view(np.float32)
+    return series * power_of_two(whole)
 
 
 @compiled
-def _softmax(logits: Floats) -> None:
-    """Softmax of one query's logits, in place. NaN gives NaN."""
-    # Four maxima and sums at a time, because each waits for the one before; exp in a loop of its own, where LLVM can do
-    # many at a time.
-    count = np.uintp(logits.size)
-    whole = count - count % _FOUR
-    first = second = third = fourth = logits[0]
-    for p in range(np.uintp(0), whole, _FOUR):
-        first = max(first, logits[p])
-        second = max(second, logits[p + np.uintp(1)])
-        third = max(third, logits[p + np.uintp(2)])
-        fourth = max(fourth, logits[p + np.uintp(3)])
-    for p in range(whole, count):
-        first = max(first, logits[p])
-    largest = max(max(first, second), max(third, fourth))
-    for p in range(count):
-        logits[p] = _exp(logits[p] - largest)
-    first = second = third = fourth = np.float32(0)
-    for p in range(np.uintp(0), whole, _FOUR):
-        first += logits[p]
-        second += logits[p + np.uintp(1)]
-        third += logits[p + np.uintp(2)]
-        fourth += logits[p + np.uintp(3)]
-    for p in range(whole, count):
-        first += logits[p]
-    scale = _ONE / ((first + second) + (third + fourth))
-    for p in range(count):
-        logits[p] *= scale
+def _softmax(logits: Floats, count: int) -> None:
+    """Softmax of the first ``count`` logits, in place; there is room for whole rows. NaN gives NaN."""
+    for p in range(count, logits.size):
+        logits[p] = -np.inf
+    most = load(logits, 0, LANES)
+    for p in range(LANES, logits.size, LANES):
+        row = load(logits, p, LANES)
+        most = where(most < row, row, most)
+    top = largest(most)
+    sums = zero(LANES)
+    for p in range(0, logits.size, LANES):
+        row = _exp(load(logits, p, LANES) - top)
+        store(logits, p, row)
+        sums += row
+    scale = _ONE / total(sums)
+    for p in range(0, logits.size, LANES):
+        store(logits, p, load(logits, p, LANES) * scale)
 
 
-# ---------------------------------------------------------------- kernels, one set for each D
+# ---------------------------------------------------------------- kernels, one set for each D, forward for each K too
 
 
 class _Kernels(NamedTuple):
     pack: Any
     unpack: Any
-    sum_forward: Any
     sum_backward: Any
-    attend_forward: Any
     attend_queries: Any
     attend_maps: Any
+
+
+class _Forward(NamedTuple):
+    sum: Any
+    attend: Any
+
+
+@cache
+def _forward(D: int, K: int) -> _Forward:
+    @compiled
+    def sum_forward(
+        value: Rows,
+        levels: Ints,
+        padded: int,
+        offsets: Rows,
+        places: Floats,
+        stride: int,
+        weights: Rows,
+        out: Rows,
+        N: int,
+        M: int,
+        first: int,
+        last: int,
+    ) -> None:
+        L = levels.shape[0]
+        pixels = _scratch(L * K).view(np.int32)
+        corners = _scratch(4 * L * K)
+        runs = (N + _QUERIES - 1) // _QUERIES
+        for task in range(first, last):
+            head = task // runs
+            b = head // M
+            start = (task - head * runs) * _QUERIES
+            for n in range(start, min(N, start + _QUERIES)):
+                query = (b * N + n) * M + head - b * M
+                ahead = query + _AHEAD * M
+                _announce(out, ahead * D, D)
+                upper_left, upper_right, lower_left, lower_right = zero(D), zero(D), zero(D), zero(D)
+                for level in range(L):
+                    at = (query * L + level) * K
+                    share = numbers(weights, at, K)
+                    _place(share, offsets, 2 * at, places, n * stride, levels, level, pixels, corners, level * K)
+                for level in range(L):
+                    _announce(offsets, 2 * (ahead * L + level) * K, 2 * K)
+                    _announce(weights, (ahead * L + level) * K, K)
+                    below = (levels[level, 1] + 1) * D
+                    for p in range(level * K, (level + 1) * K):
+                        at = (head * padded + number(pixels, p)) * D
+                        upper_left += number(corners, p) * load(value, at, D)
+                        upper_right += number(corners, L * K + p) * load(value, at + D, D)
+                        lower_left += number(corners, 2 * L * K + p) * load(value, at + below, D)
+                        lower_right += number(corners, 3 * L * K + p) * load(value, at + below + D, D)
+                store(out, query * D, (upper_left + upper_right) + (lower_left + lower_right))
+
+    @compiled
+    def attend_forward(
+        queries: Floats,
+        maps: Rows,
+        levels: Ints,
+        padded: int,
+        offsets: Rows,
+        places: Floats,
+        stride: int,
+        scale: np.float32,
+        out: Rows,
+        N: int,
+        M: int,
+        first: int,
+        last: int,
+    ) -> None:
+        L = levels.shape[0]
+        ones = zero(K) + _ONE
+        pixels = _scratch(L * K).view(np.int32)
+        corners = _scratch(4 * L * K)
+        rows = -(-L * K // LANES)
+        logits = _scratch(rows * LANES)
+        products = _scratch(rows * LANES * LANES)
+        sampled = _scratch(L * K * D)
+        runs = (N + _QUERIES - 1) // _QUERIES
+        for task in range(first, last):
+            head = task // runs
+            b = head // M
+            start = (task - head * runs) * _QUERIES
+            for n in range(start, min(N, start + _QUERIES)):
+                query = (b * N + n) * M + head - b * M
+                ahead = query + _AHEAD * M
+                _announce(queries, ahead * D, D)
+                _announce(out, ahead * D, D)
+                q = load(queries, query * D, D)
+                for level in range(L):
+                    at = (query * L + level) * K
+                    _place(ones, offsets, 2 * at, places, n * stride, levels, level, pixels, corners, level * K)
+                for level in range(L):
+                    _announce(offsets, 2 * (ahead * L + level) * K, 2 * K)
+                    below = (levels[level, 1] + 1) * 2 * D
+                    for p in range(level * K, (level + 1) * K):
+                        at = (head * padded + number(pixels, p)) * 2 * D
+                        key = number(corners, p) * load(maps, at, D)
+                        value = number(corners, p) * load(maps, at + D, D)
+                        key += number(corners, L * K + p) * load(maps, at + 2 * D, D)
+                        value += number(corners, L * K + p) * load(maps, at + 3 * D, D)
+                        at += below
+                        key += number(corners, 2 * L * K + p) * load(maps, at, D)
+                        value += number(corners, 2 * L * K + p) * load(maps, at + D, D)
+                        key += number(corners, 3 * L * K + p) * load(maps, at + 2 * D, D)
+                        value += number(corners, 3 * L * K + p) * load(maps, at + 3 * D, D)
+                        store(products, p * LANES, narrow(q * key))
+                        store(sampled, p * D, value)
+                for p in range(0, logits.size, LANES):
+                    store(logits, p, scale * totals(products, p * LANES))
+                _softmax(logits, L * K)
+                even, odd = zero(D), zero(D)
+                for p in range(0, L * K - 1, 2):
+                    even += number(logits, p) * load(sampled, p * D, D)
+                    odd += number(logits, p + 1) * load(sampled, (p + 1) * D, D)
+                if L * K % 2:
+                    even += number(logits, L * K - 1) * load(sampled, (L * K - 1) * D, D)
+                store(out, query * D, even + odd)
+
+    return _Forward(sum_forward, attend_forward)
 
 
 @cache
@@ -188,7 +314,7 @@ def _kernels(D: int) -> _Kernels:
                 s -= levels[level, 0] * levels[level, 1]
                 level += 1
             y = s // levels[level, 1]
-            at = b * M * padded + levels[level, 3] + s + y
+            at = b * M * padded + levels[level, 2] + s + y
             for m in range(M):
                 lay(packed, (at + m * padded) * width, source, (pixel * M + m) * D, D)
 
@@ -205,50 +331,9 @@ def _kernels(D: int) -> _Kernels:
                 s -= levels[level, 0] * levels[level, 1]
                 level += 1
             y = s // levels[level, 1]
-            at = b * M * padded + levels[level, 3] + s + y
+            at = b * M * padded + levels[level, 2] + s + y
             for m in range(M):
                 store(target, (pixel * M + m) * D, load(packed, (at + m * padded) * width, D))
-
-    @compiled
-    def sum_forward(
-        value: Rows,
-        levels: Ints,
-        padded: int,
-        offsets: Rows,
-        places: Floats,
-        stride: int,
-        weights: Rows,
-        out: Floats,
-        N: int,
-        M: int,
-        K: int,
-        first: int,
-        last: int,
-    ) -> None:
-        L = levels.shape[0]
-        pixels = np.empty(L * K, np.int32)
-        corners = np.empty((4, L * K), np.float32)
-        runs = (N + _QUERIES - 1) // _QUERIES
-        for task in range(first, last):
-            head = task // runs
-            b = head // M
-            start = (task - head * runs) * _QUERIES
-            for n in range(start, min(N, start + _QUERIES)):
-                query = (b * N + n) * M + head - b * M
-                point = query * L * K
-                _announce(offsets, 2 * (point + M * L * K), L * K * 2)
-                _announce(weights, point + M * L * K, L * K)
-                _place(offsets, 2 * point, places, n * stride, weights, point, levels, K, pixels, corners)
-                upper_left, upper_right, lower_left, lower_right = zero(D), zero(D), zero(D), zero(D)
-                for level in range(L):
-                    below = (levels[level, 1] + 1) * D
-                    for p in range(level * K, (level + 1) * K):
-                        at = (head * padded + pixels[p]) * D
-                        upper_left = add_scaled(upper_left, corners[0, p], load(value, at, D))
-                        upper_right = add_scaled(upper_right, corners[1, p], load(value, at + D, D))
-                        lower_left = add_scaled(lower_left, corners[2, p], load(value, at + below, D))
-                        lower_right = add_scaled(lower_right, corners[3, p], load(value, at + below + D, D))
-                store(out, query * D, add(add(upper_left, upper_right), add(lower_left, lower_right)))
 
     @compiled
     def sum_backward(
@@ -315,65 +400,6 @@ def _kernels(D: int) -> _Kernels:
                         grad_positions[2 * p + 1] = 0
 
     @compiled
-    def attend_forward(
-        queries: Floats,
-        maps: Rows,
-        levels: Ints,
-        padded: int,
-        offsets: Rows,
-        places: Floats,
-        stride: int,
-        scale: np.float32,
-        out: Floats,
-        N: int,
-        M: int,
-        K: int,
-        first: int,
-        last: int,
-    ) -> None:
-        L = levels.shape[0]
-        ones = np.ones(L * K, np.float32)
-        pixels = np.empty(L * K, np.int32)
-        corners = np.empty((4, L * K), np.float32)
-        logits = np.empty(L * K, np.float32)
-        sampled = np.empty(L * K * D, np.float32)
-        runs = (N + _QUERIES - 1) // _QUERIES
-        for task in range(first, last):
-            head = task // runs
-            b = head // M
-            start = (task - head * runs) * _QUERIES
-            for n in range(start, min(N, start + _QUERIES)):
-                query = (b * N + n) * M + head - b * M
-                _announce(offsets, (query + M) * L * K * 2, L * K * 2)
-                _announce(queries, (query + M) * D, D)
-                _place(offsets, query * L * K * 2, places, n * stride, ones, 0, levels, K, pixels, corners)
-                q = load(queries, query * D, D)
-                for level in range(L):
-                    below = (levels[level, 1] + 1) * 2 * D
-                    for p in range(level * K, (level + 1) * K):
-                        at = (head * padded + pixels[p]) * 2 * D
-                        key, value = zero(D), zero(D)
-                        key = add_scaled(key, corners[0, p], load(maps, at, D))
-                        value = add_scaled(value, corners[0, p], load(maps, at + D, D))
-                        key = add_scaled(key, corners[1, p], load(maps, at + 2 * D, D))
-                        value = add_scaled(value, corners[1, p], load(maps, at + 3 * D, D))
-                        at += below
-                        key = add_scaled(key, corners[2, p], load(maps, at, D))
-                        value = add_scaled(value, corners[2, p], load(maps, at + D, D))
-                        key = add_scaled(key, corners[3, p], load(maps, at + 2 * D, D))
-                        value = add_scaled(value, corners[3, p], load(maps, at + 3 * D, D))
-                        logits[p] = scale * dot(q, key)
-                        store(sampled, p * D, value)
-                _softmax(logits)
-                even, odd = zero(D), zero(D)
-                for p in range(0, L * K - 1, 2):
-                    even = add_scaled(even, logits[p], load(sampled, p * D, D))
-                    odd = add_scaled(odd, logits[p + 1], load(sampled, (p + 1) * D, D))
-                if L * K % 2:
-                    even = add_scaled(even, logits[L * K - 1], load(sampled, (L * K - 1) * D, D))
-                store(out, query * D, add(even, odd))
-
-    @compiled
     def attend_queries(
         grad: Floats,
         queries: Floats,
@@ -396,8 +422,8 @@ def _kernels(D: int) -> _Kernels:
         L = levels.shape[0]
         keys = np.empty((2, L * K), np.float32)  # slopes along x and y of q · key
         values = np.empty((3, L * K), np.float32)  # g · value and its slopes
-        attention = np.empty(L * K, np.float32)
-        sampled = np.empty(L * K * D, np.float32)
+        attention = _scratch(-(-L * K // LANES) * LANES)
+        sampled = _scratch(L * K * D)
         runs = (N + _QUERIES - 1) // _QUERIES
         for task in range(first, last):
             head = task // runs
@@ -429,10 +455,8 @@ def _kernels(D: int) -> _Kernels:
                             corners = dots(q, upper_left, upper_right, lower_left, lower_right)
                             logit, keys[0, p], keys[1, p] = _bilinear(*corners, fx, fy)
                             attention[p] = scale * logit
-                            key = add_scaled(zero(D), (_ONE - fx) * (_ONE - fy), upper_left)
-                            key = add_scaled(key, fx * (_ONE - fy), upper_right)
-                            key = add_scaled(key, (_ONE - fx) * fy, lower_left)
-                            store(sampled, p * D, add_scaled(key, fx * fy, lower_right))
+                            key = (_ONE - fx) * (_ONE - fy) * upper_left + fx * (_ONE - fy) * upper_right
+                            store(sampled, p * D, key + (_ONE - fx) * fy * lower_left + fx * fy * lower_right)
                             at += D
                             corners = dots(
                                 g,
@@ -447,7 +471,7 @@ def _kernels(D: int) -> _Kernels:
                             values[0, p] = values[1, p] = values[2, p] = 0
                             attention[p] = 0
                             store(sampled, p * D, zero(D))
-                _softmax(attention)
+                _softmax(attention, L * K)
                 mean = np.float32(0)
                 for p in range(L * K):
                     mean += attention[p] * values[0, p]
@@ -458,7 +482,7 @@ def _kernels(D: int) -> _Kernels:
                     grad_logits[point + p] = grad_logit
                     grad_positions[2 * (point + p)] = attention[p] * values[1, p] + grad_logit * keys[0, p]
                     grad_positions[2 * (point + p) + 1] = attention[p] * values[2, p] + grad_logit * keys[1, p]
-                    grad_query = add_scaled(grad_query, grad_logit, load(sampled, p * D, D))
+                    grad_query += grad_logit * load(sampled, p * D, D)
                 store(grad_queries, query * D, grad_query)
 
     @compiled
@@ -511,29 +535,14 @@ def _kernels(D: int) -> _Kernels:
                         accumulate(grad_maps, at + 2 * D, lower_right * of_key, q)
                         accumulate(grad_maps, at + 3 * D, lower_right * of_value, g)
 
-    return _Kernels(pack, unpack, sum_forward, sum_backward, attend_forward, attend_queries, attend_maps)
+    return _Kernels(pack, unpack, sum_backward, attend_queries, attend_maps)
 
 
 # ---------------------------------------------------------------- threads
 
 
-_threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
-
-
-def _renew_threads() -> None:
-    global _threads
-    _threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_threads)
-
-
 def _run(kernel: Any, tasks: int, work: int, *arguments: Any) -> None:
-    """``kernel(*arguments, first, last)`` over all tasks, on as many threads as torch uses.
-
-    The caller takes part, so a busy or dead pool costs speed, never progress.
-    """
+    """``kernel(*arguments, first, last)`` over all tasks, on as many threads as torch uses."""
     threads = max(1, min(torch.get_num_threads(), tasks, work // _WORTH_A_THREAD))
     pieces = min(tasks, 4 * threads) if threads > 1 else 1
     # next() on one iterator is atomic under the GIL: whoever is free takes the next piece.
@@ -543,23 +552,19 @@ def _run(kernel: Any, tasks: int, work: int, *arguments: Any) -> None:
         for first, last in ranges:
             kernel(*arguments, first, last)
 
-    helpers = [_threads.submit(take) for _ in range(threads - 1)]
-    take()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    together(take, threads)
 
 
 # ---------------------------------------------------------------- the backend's face
 
 
 def _levels(shapes: Shapes) -> tuple[Ints, int]:
-    """Rows of (H, W, first pixel, pixel (0, 0)) in the padded layout, and its number of pixels."""
+    """Rows of (H, W, pixel (0, 0)) in the padded layout, and its number of pixels."""
     rows, start = [], 0
     for height, width in shapes:
-        rows.append((height, width, start, start + width + 2))
+        rows.append((height, width, start + width + 2))
         start += (height + 2) * (width + 1) + 1
-    return np.array(rows, np.int32).reshape(-1, 4), start
+    return np.array(rows, np.int32).reshape(-1, 3), start
 
 
 def _zeros(size: int, dtype: np.dtype[Any]) -> Any:
@@ -621,6 +626,11 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
     return target.to(like_BSMD.dtype)
 
 
+def _result(maps: Packed, B: int, N: int, M: int) -> Tensor:
+    """Room for what the kernels make of the maps: they write float32 or bfloat16."""
+    return fresh((B, N, M, maps.D), torch.bfloat16 if maps.dtype == torch.bfloat16 else torch.float32)
+
+
 def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     return sum_packed(pack([value_BSMD], shapes), positions_BNMLK2, None, weights_BNMLK)
 
@@ -628,10 +638,10 @@ def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, we
 def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | None, weights_BNMLK: Tensor) -> Tensor:
     """Samples at the offsets from the reference points, or from 0."""
     B, N, M, L, K, _ = offsets_BNMLK2.shape
-    out = fresh((B, N, M, maps.D))
+    out = _result(maps, B, N, M)
     where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (maps.rows, *where, _rows(weights_BNMLK, weights_BNMLK.dtype), _flat(out), N, M, K)
-    _run(_kernels(maps.D).sum_forward, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
+    arguments = (maps.rows, *where, _rows(weights_BNMLK, weights_BNMLK.dtype), _rows(out, out.dtype), N, M)
+    _run(_forward(maps.D, K).sum, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
 
@@ -673,10 +683,10 @@ def attend_forward(
 def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, reference_NL2: Tensor | None) -> Tensor:
     """See :func:`sum_packed`."""
     B, N, M, L, K, _ = offsets_BNMLK2.shape
-    out = fresh((B, N, M, maps.D))
+    out = _result(maps, B, N, M)
     where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (_flat(query_BNMD), maps.rows, *where, np.float32(maps.D**-0.5), _flat(out))
-    _run(_kernels(maps.D).attend_forward, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M, K)
+    arguments = (_flat(query_BNMD), maps.rows, *where, np.float32(maps.D**-0.5), _rows(out, out.dtype))
+    _run(_forward(maps.D, K).attend, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M)
     return out.to(maps.dtype)
 
 

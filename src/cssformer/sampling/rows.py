@@ -4,54 +4,192 @@ Numba leaves vectorisation to LLVM's loop passes, which keep a row's accumulator
 of type ``<D x float>`` with D known at compile time: LLVM maps it on whatever registers the machine has (AVX-512, AVX2,
 NEON), for any D.
 
-The functions are called inside kernels only. Offsets count elements from the start of a contiguous float32 array, and
-are not checked. ``load`` also takes bfloat16 rows, as a uint16 array of their bits in the order of ``lay``.
+The functions are called inside kernels only, where rows also take ``+ - *``, ``>= <`` and ``&``, with rows or numbers;
+a product that is added is fused where the machine can. Offsets count elements from the start of a contiguous float32
+array, and are not checked. A uint16 array holds bits of bfloat16 numbers, which ``load`` wants in the order of ``lay``.
 Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py``.
 """
 
+import operator
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 # Numba's annotations describe an intrinsic by its implementation, not by the call a kernel makes.
 _intrinsic: Any = intrinsic(prefer_literal=True)
 
+_ELEMENTS = {types.float32: ir.FloatType(), types.int32: ir.IntType(32), types.boolean: ir.IntType(1)}
+
+LANES = 16  # of rows of numbers that are no channels; a power of two
+
 
 class Row(types.Type):
-    """``lanes`` float32 values side by side."""
+    """``lanes`` values side by side, of float32 unless said otherwise."""
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, element: Any = types.float32) -> None:
         self.lanes = lanes
-        super().__init__(name=f"Row({lanes})")
+        self.element = element
+        super().__init__(name=f"Row({lanes}, {element})")
+
+
+def _vector(row: Row) -> Any:
+    return ir.VectorType(_ELEMENTS[row.element], row.lanes)
 
 
 @register_model(Row)
 class _RowModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Row) -> None:
-        super().__init__(dmm, fe_type, ir.VectorType(ir.FloatType(), fe_type.lanes))
+        super().__init__(dmm, fe_type, _vector(fe_type))
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, lanes: int) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    element = ir.IntType(16) if array_type.dtype == types.uint16 else ir.FloatType()
+    element = ir.IntType(16) if array_type.dtype == types.uint16 else _ELEMENTS[array_type.dtype]
     return builder.bitcast(builder.gep(data, [offset]), ir.VectorType(element, lanes).as_pointer())
 
 
 def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(ir.FloatType(), lanes), ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
     single = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-def _each(vector: Any, value: int) -> Any:
+def _each(vector: Any, value: float) -> Any:
     return ir.Constant(vector, [value] * vector.count)
+
+
+def _real(builder: Any, words: Any) -> Any:
+    return builder.bitcast(words, ir.VectorType(ir.FloatType(), words.type.count))
+
+
+def _widened(builder: Any, halves: Any) -> Any:
+    """bfloat16 numbers as float32."""
+    word = ir.VectorType(ir.IntType(32), halves.type.count)
+    return _real(builder, builder.shl(builder.zext(halves, word), _each(word, 16)))
+
+
+def _rounded(builder: Any, row: Any) -> Any:
+    """float32 numbers as bfloat16, to the nearest, ties to even."""
+    word = ir.VectorType(ir.IntType(32), row.type.count)
+    bits = builder.bitcast(row, word)
+    odd = builder.and_(builder.lshr(bits, _each(word, 16)), _each(word, 1))
+    nearest = builder.add(bits, builder.add(odd, _each(word, 0x7FFF)))
+    # Rounding the bits of a NaN could make it infinite.
+    nearest = builder.select(builder.fcmp_ordered("ord", row, row), nearest, _each(word, 0x7FC00000))
+    return builder.trunc(builder.lshr(nearest, _each(word, 16)), ir.VectorType(ir.IntType(16), row.type.count))
+
+
+def _halves(builder: Any, words: Any) -> tuple[Any, Any]:
+    """The bfloat16 numbers in the lower and the upper halves of 32-bit words: they are upper halves of float32."""
+    lower, upper = builder.shl(words, _each(words.type, 16)), builder.and_(words, _each(words.type, 0xFFFF0000))
+    return _real(builder, lower), _real(builder, upper)
 
 
 def _pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+
+def _alike(context: Any, builder: Any, row: Row, kinds: Any, values: Any) -> list[Any]:
+    """Values of which some are numbers, all as rows."""
+    return [
+        value if isinstance(kind, Row) else _splat(builder, context.cast(builder, value, kind, row.element), row.lanes)
+        for value, kind in zip(values, kinds, strict=True)
+    ]
+
+
+def _operator(operation: Any, build: Callable[[Any, Any, Any, Any], Any], element: Any = None) -> None:
+    """Let kernels write ``operation`` between rows, or a row and a number; ``element`` is the result's, if another."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            row = next((kind for kind in args if isinstance(kind, Row)), None)
+            return row and signature(Row(row.lanes, element or row.element), *args)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row = next(kind for kind in signature.args if isinstance(kind, Row))
+        return build(builder, row.element, *_alike(context, builder, row, signature.args, args))
+
+    infer_global(operation)(Template)
+    for kinds in ((Row, Row), (Row, types.Number), (types.Number, Row)):
+        lower_builtin(operation, *kinds)(codegen)
+
+
+def _arithmetic(name: str) -> Callable[[Any, Any, Any, Any], Any]:
+    def build(builder: Any, element: Any, left: Any, right: Any) -> Any:
+        if element == types.float32:
+            return getattr(builder, f"f{name}")(left, right, flags=("contract",))
+        return getattr(builder, name)(left, right)
+
+    return build
+
+
+def _comparison(sign: str) -> Callable[[Any, Any, Any, Any], Any]:
+    return lambda builder, element, left, right: builder.fcmp_ordered(sign, left, right)
+
+
+_operator(operator.add, _arithmetic("add"))
+_operator(operator.iadd, _arithmetic("add"))
+_operator(operator.sub, _arithmetic("sub"))
+_operator(operator.mul, _arithmetic("mul"))
+_operator(operator.ge, _comparison(">="), types.boolean)
+_operator(operator.lt, _comparison("<"), types.boolean)
+_operator(operator.and_, lambda builder, element, left, right: builder.and_(left, right))
+
+
+@_intrinsic
+def where(typingctx: Any, truths: Any, one: Any, other: Any) -> Any:
+    """Lanes of ``one`` where true, else of ``other``; either may be a number."""
+    row = next(kind for kind in (one, other) if isinstance(kind, Row))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(args[0], *_alike(context, builder, row, signature.args[1:], args[1:]))
+
+    return row(truths, one, other), codegen
+
+
+@_intrinsic
+def floor(typingctx: Any, row: Any) -> Any:
+    """The largest whole numbers not above."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = args[0].type
+        # llvmlite's declare_intrinsic does not know vector types.
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector]), f"llvm.floor.v{row.lanes}f32"
+        )
+        return builder.call(function, args)
+
+    return row(row), codegen
+
+
+@_intrinsic
+def integers(typingctx: Any, row: Any) -> Any:
+    """Whole numbers as int32, which must be able to hold them: anything else, NaN too, is undefined."""
+    whole = Row(row.lanes, types.int32)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fptosi(args[0], _vector(whole))
+
+    return whole(row), codegen
+
+
+@_intrinsic
+def power_of_two(typingctx: Any, row: Any) -> Any:
+    """2 to the power of whole numbers from -126 to 127; of anything else, any number."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.VectorType(ir.IntType(32), row.lanes)
+        # Next to 1.5 * 2^23 the last bits of a float32 count in ones: here they hold the exponent and its bias.
+        shifted = builder.fadd(args[0], _each(args[0].type, 1.5 * 2**23 + 127))
+        return _real(builder, builder.shl(builder.bitcast(shifted, word), _each(word, 23)))
+
+    return row(row), codegen
 
 
 @_intrinsic
@@ -74,43 +212,64 @@ def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
         if array.dtype != types.uint16:
             return builder.load(pointer, align=4)
-        # A bfloat16 is the upper half of a float32.
-        real = ir.FloatType()
         if row.lanes % 2:
-            word = ir.VectorType(ir.IntType(32), row.lanes)
-            bits = builder.zext(builder.load(pointer, align=2), word)
-            return builder.bitcast(builder.shl(bits, _each(word, 16)), ir.VectorType(real, row.lanes))
-        half = row.lanes // 2
-        word = ir.VectorType(ir.IntType(32), half)
+            return _widened(builder, builder.load(pointer, align=2))
+        word = ir.VectorType(ir.IntType(32), row.lanes // 2)
         pairs = builder.load(builder.bitcast(pointer, word.as_pointer()), align=2)
-        first = builder.bitcast(builder.shl(pairs, _each(word, 16)), ir.VectorType(real, half))
-        second = builder.bitcast(builder.and_(pairs, _each(word, 0xFFFF0000)), ir.VectorType(real, half))
-        return _pick(builder, first, second, list(range(row.lanes)))
+        return _pick(builder, *_halves(builder, pairs), list(range(row.lanes)))
 
     return row(array, types.intp, lanes), codegen
 
 
 @_intrinsic
 def number(typingctx: Any, array: Any, offset: Any) -> Any:
-    """``array[offset]`` of float32 numbers, or of bfloat16 ones that were not laid by :func:`lay`."""
+    """``array[offset]``; of a plain index numba asks whether it counts from the end."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        value = builder.load(builder.gep(data, [args[1]]))
-        if array.dtype != types.uint16:
-            return value
-        word = ir.IntType(32)
-        return builder.bitcast(builder.shl(builder.zext(value, word), ir.Constant(word, 16)), ir.FloatType())
+        return builder.load(builder.gep(data, [args[1]]))
 
-    return types.float32(array, types.intp), codegen
+    return array.dtype(array, types.intp), codegen
+
+
+@_intrinsic
+def numbers(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
+    """As ``load``, but bfloat16 numbers were not laid by :func:`lay`."""
+    row = Row(lanes.literal_value)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
+        loaded = builder.load(pointer, align=array.dtype.bitwidth // 8)
+        return _widened(builder, loaded) if array.dtype == types.uint16 else loaded
+
+    return row(array, types.intp, lanes), codegen
+
+
+@_intrinsic
+def pairs(typingctx: Any, array: Any, offset: Any, like: Any) -> Any:
+    """As ``numbers``: the first of each pair as one row, the second as another, both as long as ``like``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], 2 * like.lanes)
+        if array.dtype == types.uint16:
+            word = ir.VectorType(ir.IntType(32), like.lanes)
+            split = _halves(builder, builder.load(builder.bitcast(pointer, word.as_pointer()), align=2))
+        else:
+            both = builder.load(pointer, align=4)
+            split = tuple(_pick(builder, both, both, list(range(first, 2 * like.lanes, 2))) for first in (0, 1))
+        return context.make_tuple(builder, signature.return_type, split)
+
+    return types.UniTuple(like, 2)(array, types.intp, like), codegen
 
 
 @_intrinsic
 def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
-    """``array[offset : offset + D] = row``."""
+    """``array[offset : offset + D] = row``, in plain order."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes), align=4)
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
+        value = _rounded(builder, args[2]) if array.dtype == types.uint16 else args[2]
+        builder.store(value, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, row), codegen
@@ -156,62 +315,27 @@ def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
 
 
 @_intrinsic
-def add(typingctx: Any, left: Any, right: Any) -> Any:
-    """``left + right``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], args[1])
-
-    return left(left, left), codegen
-
-
-def _multiply_add(builder: Any, scale: Any, row: Any, to: Any) -> Any:
-    vector = row.type
-    # llvmlite's declare_intrinsic does not know vector types.
-    fused = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{vector.count}f32"
-    )
-    return builder.call(fused, [_splat(builder, scale, vector.count), row, to])
-
-
-@_intrinsic
-def add_scaled(typingctx: Any, row: Any, scale: Any, other: Any) -> Any:
-    """``row + scale * other``, fused where the machine can."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _multiply_add(builder, args[1], args[2], args[0])
-
-    return row(row, types.float32, row), codegen
-
-
-@_intrinsic
 def accumulate(typingctx: Any, array: Any, offset: Any, scale: Any, row: Any) -> Any:
     """``array[offset : offset + D] += scale * row``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
-        total = _multiply_add(builder, args[2], args[3], builder.load(pointer, align=4))
-        builder.store(total, pointer, align=4)
+        vector = args[3].type
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{row.lanes}f32"
+        )
+        scale = _splat(builder, args[2], row.lanes)
+        builder.store(builder.call(fused, [scale, args[3], builder.load(pointer, align=4)]), pointer, align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.float32, row), codegen
 
 
 @_intrinsic
-def dot(typingctx: Any, left: Any, right: Any) -> Any:
-    """``Σ left * right``, summed as a tree."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _total(builder, builder.fmul(args[0], args[1]), left.lanes)
-
-    return types.float32(left, left), codegen
-
-
-@_intrinsic
 def dots(typingctx: Any, row: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
     """The dot products of ``row`` with four others, as a tuple.
 
-    The four sums are folded together, which takes a third less than four times ``dot``.
+    The four sums are folded together, which takes a third less than four times ``total``.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -229,12 +353,78 @@ def dots(typingctx: Any, row: Any, first: Any, second: Any, third: Any, fourth: 
     return types.UniTuple(types.float32, 4)(row, row, row, row, row), codegen
 
 
+@_intrinsic
+def narrow(typingctx: Any, row: Any) -> Any:
+    """``LANES`` lanes with the same total: the row cut in pieces and added up."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zeros = _each(args[0].type, 0.0)
+        pieces = [
+            _pick(builder, args[0], zeros, [min(lane, row.lanes) for lane in range(start, start + LANES)])
+            for start in range(0, row.lanes, LANES)
+        ]
+        return reduce(partial(builder.fadd, flags=("contract",)), pieces)
+
+    return Row(LANES)(row), codegen
+
+
+@_intrinsic
+def totals(typingctx: Any, array: Any, offset: Any) -> Any:
+    """The totals of ``LANES`` successive rows of ``LANES`` numbers, as one row."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        offsets = [builder.add(args[1], args[1].type(LANES * index)) for index in range(LANES)]
+        rows = [
+            builder.load(_pointer(context, builder, signature.args[0], args[0], offset, LANES), align=4)
+            for offset in offsets
+        ]
+        # Two rows become one: in each lane that of one or the other, chosen by one bit of the lane's number, plus the
+        # lane of the same row that differs in that bit.
+        bit = 1
+        while bit < LANES:
+            chosen = [lane + (LANES if lane & bit else 0) for lane in range(LANES)]
+            others = [lane ^ bit for lane in chosen]
+            rows = [
+                builder.fadd(_pick(builder, left, right, chosen), _pick(builder, left, right, others))
+                for left, right in zip(rows[::2], rows[1::2], strict=True)
+            ]
+            bit *= 2
+        return rows[0]
+
+    return Row(LANES)(array, types.intp), codegen
+
+
+@_intrinsic
+def total(typingctx: Any, row: Any) -> Any:
+    """``Σ row``, summed as a tree."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _total(builder, args[0], row.lanes)
+
+    return types.float32(row), codegen
+
+
+@_intrinsic
+def largest(typingctx: Any, row: Any) -> Any:
+    """The largest of ``LANES`` numbers; if one is NaN, any of them."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        most, bit = args[0], 1
+        while bit < LANES:
+            others = _pick(builder, most, most, [lane ^ bit for lane in range(LANES)])
+            most = builder.select(builder.fcmp_ordered("<", most, others), others, most)
+            bit *= 2
+        return builder.extract_element(most, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(row), codegen
+
+
 def _total(builder: Any, row: Any, lanes: int) -> Any:
     real = ir.FloatType()
-    reduce = cgutils.get_or_insert_function(
+    function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(real, [real, row.type]), f"llvm.vector.reduce.fadd.v{lanes}f32"
     )
-    return builder.call(reduce, [ir.Constant(real, 0.0), row], fastmath=("reassoc",))
+    return builder.call(function, [ir.Constant(real, 0.0), row], fastmath=("reassoc",))
 
 
 def _fold(builder: Any, left: Any, right: Any, sums: int) -> Any:

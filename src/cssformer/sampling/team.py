@@ -1,0 +1,66 @@
+"""One function on many threads at one time: on torch's own OpenMP threads, or on Python's where those cannot be had.
+
+OpenMP's threads spin for a while after each of torch's operations. Threads of another pool would share the cores with
+them, which takes the sampling kernels half as long again (docs/performance.md).
+"""
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _openmp() -> Any:
+    """GNU OpenMP's entry point, from the runtime that torch has loaded; None on systems that have another."""
+    try:
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+    parallel.argtypes = (_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    parallel.restype = None
+    return parallel
+
+
+_parallel = _openmp()
+_threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
+
+
+def _renew() -> None:
+    """In a forked child neither kind of thread is there any more, and OpenMP would wait for its own for ever."""
+    global _parallel, _threads
+    _parallel = None
+    _threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+def together(function: Callable[[], None], threads: int) -> None:
+    """Call ``function`` on each of ``threads`` threads, this one among them, and return when all have.
+
+    A busy or dead pool calls it less often: the callers are to share out the work among those who come.
+    """
+    if threads == 1:
+        function()
+    elif _parallel is None:
+        helpers = [_threads.submit(function) for _ in range(threads - 1)]
+        function()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    else:
+        errors: list[BaseException] = []
+
+        def call(_: int | None) -> None:
+            try:
+                function()
+            except BaseException as error:  # nothing may pass through C
+                errors.append(error)
+
+        _parallel(_Region(call), None, threads, 0)
+        if errors:
+            raise errors[0]
