@@ -313,13 +313,15 @@ def test_padded_and_shifted_windows_equal_timms_and_give_no_denormals() -> None:
     weights: list[torch.Tensor] = []
     with torch.no_grad():
         expected = plain((images - backbone.offset) * backbone.scale)
+        fused = backbone(images)
         for part in backbone.modules():
             if isinstance(part, WindowAttention):
                 part.fused_attn = False
                 part.attn_drop.register_forward_hook(lambda _, inputs, __: weights.append(inputs[0]))
         features = backbone(images)
-    for feature, other in zip(features, expected, strict=True):
-        torch.testing.assert_close(feature, other, rtol=1e-4, atol=1e-5)
+    for feature, other, truth in zip(features, fused, expected, strict=True):
+        torch.testing.assert_close(feature, truth, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other, truth, rtol=1e-4, atol=1e-5)
     assert len(weights) == 12
     assert any((weight == 0).any() for weight in weights)
     assert not any(((weight > 0) & (weight < torch.finfo(weight.dtype).tiny)).any() for weight in weights)
