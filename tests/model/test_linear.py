@@ -9,9 +9,9 @@ from torch import nn
 
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
-from cssformer.model.linear import Linear, LinearReLU, use_onednn
-from cssformer.model.tokens import reference_points
-from cssformer.sampling import in_runs, use_backend
+from cssformer.model.linear import Linear, LinearReLU, use_onednn, weights_laid_once
+from cssformer.model.tokens import in_runs, reference_points
+from cssformer.sampling import use_backend
 
 sizes = st.integers(0, 5)
 
@@ -85,6 +85,20 @@ def test_a_networks_layers_are_turned_with_their_parameters() -> None:
     assert [type(part) for part in network.modules()].count(Linear) == 2
     assert list(network.state_dict()) == names
     torch.testing.assert_close(network(input), before)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_weight_laid_out_once_gives_the_same_and_is_forgotten(autocast: bool) -> None:
+    layer, other = Linear(24, 40), Linear(24, 40)
+    inputs = [torch.randn(rows, 24) for rows in (70, 70, 3)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = [layer(input) for input in inputs]
+        with weights_laid_once():
+            for input, product in zip(inputs, expected, strict=True):
+                torch.testing.assert_close(layer(input), product)
+                torch.testing.assert_close(other(input), F.linear(input, other.weight, other.bias))
+        layer.weight.zero_()
+        assert torch.equal(layer(inputs[0]), layer.bias.to(expected[0].dtype).expand(70, -1))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

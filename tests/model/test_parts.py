@@ -86,7 +86,7 @@ def test_reference_points_of_a_scale_on_itself_are_its_pixels() -> None:
 
 
 def test_sine_positions_tell_every_token_of_a_scale_apart() -> None:
-    positions = sine_positions(((16, 16),), 64, torch.device("cpu"))
+    (positions,) = sine_positions(((16, 16),), 64, torch.device("cpu"))
     distances = torch.cdist(positions, positions) + torch.eye(256) * 1e9
     assert positions.shape == (256, 64)
     assert distances.min() > 0.1

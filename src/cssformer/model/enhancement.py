@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from cssformer.model.linear import Linear
-from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, silent
-from cssformer.sampling import in_runs, sampler
+from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, in_runs, silent
+from cssformer.sampling import sampler
 
 
 class MultiScaleEnhancement(nn.Module):

@@ -1,5 +1,8 @@
 """The linear layer of the whole network, backbone included."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, ClassVar
 
@@ -38,11 +41,37 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation
         product = F.linear(input, weight, bias)
     elif values_only():
         rows = input.to(dtype).flatten(0, -2)
-        product = _multiply(rows, weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), activation)
+        product = _multiply(rows, _laid(weight, dtype, len(rows)), None if bias is None else bias.to(dtype), activation)
         return product.view(*input.shape[:-1], weight.shape[0])
     else:
         product = _Product.apply(input.flatten(0, -2), weight, bias).view(*input.shape[:-1], weight.shape[0])
     return product.relu_() if activation == "relu" else product
+
+
+@contextmanager
+def weights_laid_once() -> Iterator[None]:
+    """Inside, a weight used again is not converted and laid out for the machine again. It must not change meanwhile."""
+    token = _laid_weights.set({})
+    try:
+        yield
+    finally:
+        _laid_weights.reset(token)
+
+
+_laid_weights: ContextVar[dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None]
+_laid_weights = ContextVar("laid_weights", default=None)
+
+
+def _laid(weight: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
+    """The weight in a precision: row-major, or for many products with about so many rows as oneDNN likes it."""
+    kept = _laid_weights.get()
+    if kept is None:
+        return weight.to(dtype).contiguous()
+    key = (id(weight), dtype)
+    if key not in kept:
+        # Beside the weight itself, whose id then stays its own.
+        kept[key] = weight, torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), rows)
+    return kept[key][1]
 
 
 def use_onednn(module: nn.Module) -> None:

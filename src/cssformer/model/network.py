@@ -207,9 +207,11 @@ class CSSFormer(SegmentationNetwork):
         """MSFE, then CSF: Q_i (B, H_i, W_i, C) -> U_i of the same shapes."""
         queries, shapes = flatten(maps)
         reference = reference_points(shapes, queries.device)
-        scales = [scale.expand(h * w, -1) for scale, (h, w) in zip(self.scale_embedding, shapes, strict=True)]
-        positions = sine_positions(shapes, queries.shape[-1], queries.device).to(self.scale_embedding.dtype)
-        enhanced = queries + positions + torch.cat(scales)
+        positions = sine_positions(shapes, queries.shape[-1], queries.device)
+        places = [
+            position.to(scale.dtype) + scale for position, scale in zip(positions, self.scale_embedding, strict=True)
+        ]
+        enhanced = queries + torch.cat(places)
         for enhance in enhancement:
             enhanced = enhance(enhanced, shapes, reference)
         for fuse in fusion:

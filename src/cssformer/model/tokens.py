@@ -1,11 +1,13 @@
 """Feature maps as one sequence of tokens: flattening, positions, reference points (paper section 3.3)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from cssformer.model.linear import Linear, LinearReLU
+from cssformer.eager import fresh, values_only
+from cssformer.model.linear import Linear, LinearReLU, weights_laid_once
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -37,8 +39,8 @@ def reference_points(shapes: Shapes, device: torch.device) -> Tensor:
     return torch.cat(parts)[:, None] * size_L2 - 0.5
 
 
-def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tensor:
-    """2-D sine position of every token: (N, channels), the first half for y, the second for x."""
+def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> list[Tensor]:
+    """2-D sine positions of each scale's tokens: (H_i·W_i, channels), the first half for y, the second for x."""
     quarter = channels // 4
     frequency = 2 * math.pi * 10000 ** -(torch.arange(quarter, device=device, dtype=torch.float32) / quarter)
     parts = []
@@ -47,7 +49,7 @@ def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> Tenso
         rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=-1) for angle in (y, x))
         of_rows, of_columns = rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)
         parts.append(torch.cat([of_rows, of_columns], dim=-1).flatten(0, 1))
-    return torch.cat(parts)
+    return parts
 
 
 class SamplingOffsets(Linear):
@@ -86,6 +88,21 @@ class FeedForward(nn.Sequential):
             LinearReLU(channels, 4 * channels),
             silent(Linear(4 * channels, channels)),
         )
+
+
+def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:
+    """``function(slice of tokens)`` over (B, N, C), run by run: what a run needs then stays in a CPU's cache.
+
+    Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run.
+    """
+    if tokens.device.type != "cpu" or not values_only():
+        return function(slice(None))
+    out = fresh(tokens.shape, tokens.dtype)
+    with weights_laid_once():
+        for start in range(0, tokens.shape[1], length):
+            run = slice(start, start + length)
+            out[:, run] = function(run)
+    return out
 
 
 def silent(layer: Linear) -> Linear:

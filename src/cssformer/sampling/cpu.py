@@ -567,14 +567,21 @@ def _levels(shapes: Shapes) -> tuple[Ints, int]:
     return np.array(rows, np.int32).reshape(-1, 3), start
 
 
-def _zeros(size: int, dtype: np.dtype[Any]) -> Any:
-    """Zeros at the start of a cache line, so that rows do not straddle more lines than they must.
+def _framed(maps: int, padded: int, width: int, levels: Ints, dtype: np.dtype[Any]) -> Any:
+    """Room for padded maps, ``width`` numbers a pixel: their frames zero, what is inside not written yet.
 
-    From numpy, whose zeros come from the system untouched unless freed memory is kept; torch's are always written.
+    It begins with a cache line, so that rows do not straddle more lines than they must.
     """
-    line = 64 // dtype.itemsize
-    room = np.zeros(size + line, dtype)
-    return room[-(room.ctypes.data // dtype.itemsize) % line :][:size]
+    line, size = 64 // dtype.itemsize, maps * padded * width
+    room = np.empty(size + line, dtype)
+    room = room[-(room.ctypes.data // dtype.itemsize) % line :][:size]
+    pixels = room.reshape(maps, padded, width)
+    for height, columns, first in levels:
+        below = first + height * (columns + 1)
+        pixels[:, first - columns - 2 : first] = 0
+        pixels[:, first + columns : below : columns + 1] = 0
+        pixels[:, below : below + columns + 1] = 0
+    return room
 
 
 def _flat(tensor: Tensor) -> Floats:
@@ -610,7 +617,7 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
     levels, padded = _levels(shapes)
     width = D * len(maps_BSMD)
     sources = [_rows(map_BSMD, maps_BSMD[-1].dtype) for map_BSMD in maps_BSMD]
-    packed = _zeros(B * M * padded * width, sources[0].dtype)
+    packed = _framed(B * M, padded, width, levels, sources[0].dtype)
     for index, (map_BSMD, source) in enumerate(zip(maps_BSMD, sources, strict=True)):
         arguments = (source, levels, packed[index * D :], S, M, padded, width)
         _run(_kernels(D).pack, B * S, map_BSMD.numel(), *arguments)

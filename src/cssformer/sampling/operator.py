@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cssformer.eager import fresh, values_only
+from cssformer.eager import values_only
 from cssformer.errors import UserError
 from cssformer.sampling import reference
 
@@ -151,20 +151,6 @@ def _positions(offsets_BNMLK2: Tensor, reference_NL2: Tensor) -> Tensor:
     # As whole rows: the largest tensor of the network is not walked pairwise.
     row_N = reference_NL2.repeat_interleave(offsets_BNMLK2.shape[-2], dim=1).flatten(1)[:, None]
     return (offsets_BNMLK2.flatten(3) + row_N).view_as(offsets_BNMLK2)
-
-
-def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:
-    """``function(slice of tokens)`` over (B, N, C), run by run: what a run needs then stays in a CPU's cache.
-
-    Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run.
-    """
-    if tokens.device.type != "cpu" or not values_only():
-        return function(slice(None))
-    out = fresh(tokens.shape, tokens.dtype)
-    for start in range(0, tokens.shape[1], length):
-        run = slice(start, start + length)
-        out[:, run] = function(run)
-    return out
 
 
 def _packing(value: Tensor) -> ModuleType | None:
