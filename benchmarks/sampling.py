@@ -132,8 +132,8 @@ def cache_bandwidth() -> float:
     import numpy as np
     from numba import njit
 
-    from cssformer.sampling import cpu
     from cssformer.sampling.rows import load, store, zero
+    from cssformer.sampling.team import run
 
     @njit(nogil=True)
     def read(floats: Any, out: Any, first: int, last: int) -> None:
@@ -149,7 +149,7 @@ def cache_bandwidth() -> float:
     floats = np.ones(1 << 16, np.float32)  # 256 KiB: beyond the first level, well within the second
     tasks = 2048
     out = np.empty(tasks * 32, np.float32)
-    return floats.nbytes * tasks / seconds(lambda: cpu._run(read, tasks, 1 << 40, floats, out), "cpu")
+    return floats.nbytes * tasks / seconds(lambda: run(read, tasks, 1 << 40, floats, out), "cpu")
 
 
 def available(device: str) -> float:

@@ -12,9 +12,10 @@ from torch import Tensor
 from cssformer.model.augmentation import POOLED_SIZES, ChannelAugmentation, pooling_matrix
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
-from cssformer.model.head import SegmentationHead, upsample
+from cssformer.model.head import SegmentationHead
 from cssformer.model.loss import segmentation_loss
 from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
+from cssformer.model.upsampling import resize, upsample
 
 CHANNELS, HEADS, POINTS = 16, 2, 3
 SHAPES = ((6, 4), (3, 2))
@@ -214,3 +215,26 @@ def test_upsampling_without_gradients_is_the_same(dtype: torch.dtype, autocast: 
             full = upsample(logits, 4, (23, 36))
     assert full.dtype == expected.dtype and full.shape == (2, 5, 23, 36)
     torch.testing.assert_close(full, expected)
+
+
+sides = st.integers(1, 9)
+
+
+@given(
+    batch=st.integers(1, 2),
+    before=st.tuples(sides, sides),
+    after=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    channels=st.integers(1, 40),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+@settings(max_examples=60, deadline=None)
+def test_resizing_without_gradients_is_interpolate(
+    batch: int, before: tuple[int, int], after: tuple[int, int], channels: int, dtype: torch.dtype
+) -> None:
+    feature = torch.randn(batch, *before, channels).to(dtype)
+    expected = F.interpolate(feature.float().permute(0, 3, 1, 2), after, mode="bilinear").permute(0, 2, 3, 1)
+    with torch.no_grad():
+        found = resize(feature, after)
+    torch.testing.assert_close(
+        found, expected.to(dtype), **({} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5})
+    )

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cssformer.sampling import operator, reference, sample_attend, sample_sum, use_backend
+from cssformer.sampling import operator, reference, sample_attend, sample_sum, team, use_backend
 
 Shapes = tuple[tuple[int, int], ...]
 THREE: Shapes = ((5, 7), (3, 3), (1, 1))
@@ -246,9 +246,7 @@ def test_a_position_that_is_not_finite_samples_zero_and_has_no_gradient(backend:
 
 @pytest.mark.parametrize("name", ["sum", "attend"])
 def test_same_bits_for_any_number_of_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cssformer.sampling import cpu
-
-    monkeypatch.setattr(cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(team, "_WORTH_A_THREAD", 1)
     inputs = make(((8, 8), (4, 4)), B=1, N=300, M=3, K=4)
     before = torch.get_num_threads()
     results = []
@@ -265,9 +263,7 @@ def test_same_bits_for_any_number_of_threads(name: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["sum", "attend"])
 def test_callers_in_many_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cssformer.sampling import cpu
-
-    monkeypatch.setattr(cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(team, "_WORTH_A_THREAD", 1)
     inputs = make(THREE, N=200)
     expected, _ = run(name, inputs, THREE)
     wrong: list[int] = []
@@ -290,7 +286,7 @@ def test_callers_in_many_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_process_forked_after_use_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
     from cssformer.sampling import cpu
 
-    monkeypatch.setattr(cpu, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(team, "_WORTH_A_THREAD", 1)
     inputs = {key: tensor.detach() for key, tensor in make(THREE, N=200).items()}
     before = torch.get_num_threads()
     torch.set_num_threads(2)

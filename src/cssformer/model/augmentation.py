@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from cssformer.eager import values_only
 from cssformer.model.linear import Linear, linear
 from cssformer.model.tokens import silent
+from cssformer.model.upsampling import resize
 
 POOLED_SIZES = (1, 2, 3, 6)
 
@@ -89,8 +90,3 @@ def upsampling_matrix(length: int, size: int, device: torch.device | None = None
     """(length, size): bilinear up-sampling from ``size`` cells along one axis, as :func:`resize` does it."""
     identity = torch.eye(size, device=device)[None]
     return F.interpolate(identity, length, mode="linear")[0].T
-
-
-def resize(feature: Tensor, size: torch.Size) -> Tensor:
-    """(B, h, w, C) -> (B, *size, C), bilinear."""
-    return F.interpolate(feature.permute(0, 3, 1, 2), list(size), mode="bilinear").permute(0, 2, 3, 1)

@@ -1,12 +1,10 @@
 """From feature maps to class scores: the decoder's head and the auxiliary one (paper section 3.5)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cssformer.eager import fresh, values_only
-from cssformer.model.augmentation import resize
 from cssformer.model.linear import Linear
+from cssformer.model.upsampling import resize
 
 
 class SegmentationHead(nn.Module):
@@ -42,24 +40,3 @@ class AuxiliaryHead(nn.Sequential):
             nn.Dropout(dropout),
             nn.Conv2d(channels, num_classes, 1),
         )
-
-
-def upsample(logits: Tensor, stride: int, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Logits (B, classes, h, w), one cell for stride x stride pixels -> (B, classes, *size): bilinear, then cropped."""
-    if logits.device.type == "cpu" and values_only():
-        full = _upsample_values(logits, stride)
-    else:
-        full = F.interpolate(logits.contiguous(), scale_factor=stride, mode="bilinear")
-    return full[..., : size[0], : size[1]]
-
-
-def _upsample_values(logits: Tensor, stride: int) -> Tensor:
-    """The same several times faster: channels last, as the head leaves them, into fresh huge pages.
-
-    Where a loss follows it is the other layout that is faster.
-    """
-    batch, classes, height, width = logits.shape
-    full = fresh((batch, height * stride, width * stride, classes), logits.dtype).permute(0, 3, 1, 2)
-    source = logits.contiguous(memory_format=torch.channels_last)
-    torch.ops.aten.upsample_bilinear2d.out(source, full.shape[2:], False, stride, stride, out=full)
-    return full

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from cssformer.model.head import upsample
+from cssformer.model.upsampling import upsample
 
 
 def segmentation_loss(

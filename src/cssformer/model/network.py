@@ -13,9 +13,10 @@ from cssformer.model.augmentation import ChannelAugmentation
 from cssformer.model.backbone import Backbone
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
-from cssformer.model.head import AuxiliaryHead, SegmentationHead, upsample
+from cssformer.model.head import AuxiliaryHead, SegmentationHead
 from cssformer.model.linear import Linear
 from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
+from cssformer.model.upsampling import upsample
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -40,7 +40,7 @@ from cssformer.sampling.rows import (
     where,
     zero,
 )
-from cssformer.sampling.team import together
+from cssformer.sampling.team import run
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -49,7 +49,6 @@ Shapes = Sequence[tuple[int, int]]
 
 _QUERIES = 64  # queries in one forward task
 _AHEAD = 3  # queries between asking memory for what belongs to one and using it, forward
-_WORTH_A_THREAD = 1 << 16  # channels gathered; below this, waking a thread costs more than it saves
 
 _ONE = np.float32(1)
 
@@ -538,23 +537,6 @@ def _kernels(D: int) -> _Kernels:
     return _Kernels(pack, unpack, sum_backward, attend_queries, attend_maps)
 
 
-# ---------------------------------------------------------------- threads
-
-
-def _run(kernel: Any, tasks: int, work: int, *arguments: Any) -> None:
-    """``kernel(*arguments, first, last)`` over all tasks, on as many threads as torch uses."""
-    threads = max(1, min(torch.get_num_threads(), tasks, work // _WORTH_A_THREAD))
-    pieces = min(tasks, 4 * threads) if threads > 1 else 1
-    # next() on one iterator is atomic under the GIL: whoever is free takes the next piece.
-    ranges = iter([(tasks * i // pieces, tasks * (i + 1) // pieces) for i in range(pieces)])
-
-    def take() -> None:
-        for first, last in ranges:
-            kernel(*arguments, first, last)
-
-    together(take, threads)
-
-
 # ---------------------------------------------------------------- the backend's face
 
 
@@ -620,7 +602,7 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
     packed = _framed(B * M, padded, width, levels, sources[0].dtype)
     for index, (map_BSMD, source) in enumerate(zip(maps_BSMD, sources, strict=True)):
         arguments = (source, levels, packed[index * D :], S, M, padded, width)
-        _run(_kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
+        run(_kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
     return Packed(packed, levels, padded, D, maps_BSMD[-1].dtype)
 
 
@@ -629,7 +611,7 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
     target = fresh(like_BSMD.shape)
     width = packed.size // (B * M * padded)
     arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
-    _run(_kernels(D).unpack, B * S, target.numel(), *arguments)
+    run(_kernels(D).unpack, B * S, target.numel(), *arguments)
     return target.to(like_BSMD.dtype)
 
 
@@ -648,7 +630,7 @@ def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | Non
     out = _result(maps, B, N, M)
     where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
     arguments = (maps.rows, *where, _rows(weights_BNMLK, weights_BNMLK.dtype), _rows(out, out.dtype), N, M)
-    _run(_forward(maps.D, K).sum, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
+    run(_forward(maps.D, K).sum, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
 
@@ -670,7 +652,7 @@ def sum_backward(
     grad_value = np.zeros(B * M * padded * D if to_value else 0, np.float32)
     grad_positions = fresh(positions_BNMLK2.shape if to_points else (0,))
     grad_weights = fresh(weights_BNMLK.shape if to_points else (0,))
-    _run(
+    run(
         _kernels(D).sum_backward,
         B * M * L,
         grad_BNMD.numel() * L * K,
@@ -693,7 +675,7 @@ def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, refe
     out = _result(maps, B, N, M)
     where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
     arguments = (_flat(query_BNMD), maps.rows, *where, np.float32(maps.D**-0.5), _rows(out, out.dtype))
-    _run(_forward(maps.D, K).attend, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M)
+    run(_forward(maps.D, K).attend, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M)
     return out.to(maps.dtype)
 
 
@@ -717,7 +699,7 @@ def attend_backward(
     weights = np.empty(B * N * M * L * K, np.float32)
     grad_logits = np.empty_like(weights)
     work = grad.size * L * K * 2
-    _run(
+    run(
         _kernels(D).attend_queries,
         B * M * -(-N // _QUERIES),
         work,
@@ -728,7 +710,7 @@ def attend_backward(
     if to_maps:
         grad_maps = np.zeros(maps.size, np.float32)
         arguments = (grad, queries, levels, padded, positions, weights, grad_logits, grad_maps, N, M, K)
-        _run(_kernels(D).attend_maps, B * M * L, work, *arguments)
+        run(_kernels(D).attend_maps, B * M * L, work, *arguments)
         grad_key = _unpacked(grad_maps, 0, key_BSMD, levels, padded)
         grad_value = _unpacked(grad_maps, 1, value_BSMD, levels, padded)
     return grad_query.to(query_BNMD.dtype), grad_key, grad_value, grad_positions

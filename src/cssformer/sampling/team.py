@@ -1,4 +1,4 @@
-"""One function on many threads at one time: on torch's own OpenMP threads, or on Python's where those cannot be had.
+"""Kernels on many threads at one time: on torch's own OpenMP threads, or on Python's where those cannot be had.
 
 OpenMP's threads spin for a while after each of torch's operations. Threads of another pool would share the cores with
 them, which takes the sampling kernels half as long again (docs/performance.md).
@@ -9,6 +9,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import torch
+
+_WORTH_A_THREAD = 1 << 16  # numbers read; below this, waking a thread costs more than it saves
 
 _Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -37,6 +41,27 @@ def _renew() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
+
+
+def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:
+    """``kernel(*arguments, first, last)`` over all tasks, on as many threads as torch uses.
+
+    Args:
+        kernel: releases the GIL, and writes for each task what it writes for no other.
+        tasks: how many there are; a call does those from ``first`` to ``last``, excluded.
+        work: how many numbers are read for all tasks together.
+        *arguments: passed on.
+    """
+    threads = max(1, min(torch.get_num_threads(), tasks, work // _WORTH_A_THREAD))
+    pieces = min(tasks, 4 * threads) if threads > 1 else 1
+    # next() on one iterator is atomic under the GIL: whoever is free takes the next piece.
+    ranges = iter([(tasks * i // pieces, tasks * (i + 1) // pieces) for i in range(pieces)])
+
+    def take() -> None:
+        for first, last in ranges:
+            kernel(*arguments, first, last)
+
+    together(take, threads)
 
 
 def together(function: Callable[[], None], threads: int) -> None:
