@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cssformer.model.augmentation import POOLED_SIZES, ChannelAugmentation, pooling_matrix
+from cssformer.model.augmentation import POOLED_SIZES, ChannelAugmentation, pooling_matrix, upsampling_matrix
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.head import SegmentationHead
@@ -61,10 +61,16 @@ def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[i
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@given(length=st.integers(1, 200), size=st.sampled_from(POOLED_SIZES))
-def test_pooling_matrix_is_adaptive_average_pooling(length: int, size: int) -> None:
-    expected = F.adaptive_avg_pool1d(torch.eye(length), size).T
-    torch.testing.assert_close(pooling_matrix(length, size), expected)
+@given(length=st.integers(1, 200))
+def test_pooling_matrix_is_adaptive_average_pooling(length: int) -> None:
+    expected = torch.cat([F.adaptive_avg_pool1d(torch.eye(length), size).T for size in POOLED_SIZES])
+    torch.testing.assert_close(pooling_matrix(length, torch.empty(0)), expected)
+
+
+@given(length=st.integers(1, 200))
+def test_upsampling_matrix_is_bilinear_interpolation(length: int) -> None:
+    pools = [F.interpolate(torch.eye(size)[None], length, mode="linear")[0].T for size in POOLED_SIZES]
+    torch.testing.assert_close(upsampling_matrix(length, torch.empty(0)), torch.cat(pools, dim=1), rtol=1e-5, atol=1e-5)
 
 
 @given(shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4))

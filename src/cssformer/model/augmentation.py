@@ -1,7 +1,6 @@
 """Channel Information Augmentation, CIA (paper section 3.2)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cssformer.eager import values_only
@@ -50,43 +49,47 @@ class ChannelAugmentation(nn.Module):
     def _fused_values(self, feature: Tensor, pooled: list[Tensor]) -> Tensor:
         batch, height, width, channels = feature.shape
         own, *others = self.fuse.weight.split([channels, *(context.shape[-1] for context in pooled)], dim=1)
-        along_y, along_x = (
-            [upsampling_matrix(length, size, feature.device) for size in POOLED_SIZES] for length in (height, width)
-        )
+        along_y, along_x = (upsampling_matrix(length, feature) for length in (height, width))
         rows_BHSC = torch.cat(
             [
-                torch.einsum("hs,bstc->bhtc", rows.to(context.dtype), linear(context, weight))
-                for rows, context, weight in zip(along_y, pooled, others, strict=True)
+                torch.einsum("hs,bstc->bhtc", rows, linear(context, weight).to(feature.dtype))
+                for rows, context, weight in zip(along_y.split(POOLED_SIZES, dim=1), pooled, others, strict=True)
             ],
             dim=2,
         )
         fused = linear(feature, own, self.fuse.bias).view(batch * height, width, channels)
-        columns = torch.cat(along_x, dim=1).to(fused.dtype).expand(batch * height, -1, -1)
-        return fused.baddbmm_(columns, rows_BHSC.flatten(0, 1)).view_as(feature)
+        columns = along_x.to(fused.dtype).expand(batch * height, -1, -1)
+        return fused.baddbmm_(columns, rows_BHSC.flatten(0, 1).to(fused.dtype)).view_as(feature)
 
 
 def pools(feature: Tensor) -> list[Tensor]:
     """(B, H, W, C) -> (B, s, s, C) for s in 1, 2, 3, 6: as ``F.adaptive_avg_pool2d``, but exportable at every H, W."""
-    height, width = feature.shape[1:3]
-    along_y, along_x = (
-        [pooling_matrix(length, size, feature.device).to(feature.dtype) for size in POOLED_SIZES]
-        for length in (height, width)
-    )
+    along_y, along_x = (pooling_matrix(length, feature) for length in feature.shape[1:3])
     # All sizes along x in one product: the map, which is large, is read once.
-    narrow = torch.matmul(torch.cat(along_x), feature).split(POOLED_SIZES, dim=2)
-    return [torch.einsum("sh,bhtc->bstc", rows, part) for rows, part in zip(along_y, narrow, strict=True)]
+    narrow = torch.matmul(along_x, feature)
+    parts = zip(along_y.split(POOLED_SIZES), narrow.split(POOLED_SIZES, dim=2), strict=True)
+    return [torch.einsum("sh,bhtc->bstc", rows, part) for rows, part in parts]
 
 
-def pooling_matrix(length: int, size: int, device: torch.device | None = None) -> Tensor:
-    """(size, length): row i averages the cells floor(i·length/size) to ceil((i+1)·length/size) - 1."""
-    row = torch.arange(size, device=device)[:, None]
-    cell = torch.arange(length, device=device)
+def pooling_matrix(length: int, like: Tensor) -> Tensor:
+    """(12, length), as many rows for each pooled size: row i averages floor(i·length/s) to ceil((i+1)·length/s) - 1."""
+    size, row = _pooled_cells(like.device)
+    cell = torch.arange(length, device=like.device)
     # In integers: floor(i·length/size) <= cell < ceil((i+1)·length/size).
-    inside = ((cell + 1) * size > row * length) & (cell * size < (row + 1) * length)
-    return inside / inside.sum(dim=1, keepdim=True)
+    inside = ((cell + 1) * size[:, None] > row[:, None] * length) & (cell * size[:, None] < (row[:, None] + 1) * length)
+    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
-def upsampling_matrix(length: int, size: int, device: torch.device | None = None) -> Tensor:
-    """(length, size): bilinear up-sampling from ``size`` cells along one axis, as :func:`resize` does it."""
-    identity = torch.eye(size, device=device)[None]
-    return F.interpolate(identity, length, mode="linear")[0].T
+def upsampling_matrix(length: int, like: Tensor) -> Tensor:
+    """(length, 12), as many columns for each pooled size: bilinear up-sampling along one axis, as by ``resize``."""
+    size, column = _pooled_cells(like.device)
+    centre = (torch.arange(length, device=like.device)[:, None] + 0.5) * (size / length) - 0.5
+    distance = torch.minimum(centre.clamp(min=0), size - 1) - column
+    return (1 - distance.abs()).clamp(min=0).to(like.dtype)
+
+
+def _pooled_cells(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pooled size of each cell along one axis, and its place there: 1 2 2 3 3 3 ... and 0 0 1 0 1 2 ..."""
+    cells = [(size, place) for size in POOLED_SIZES for place in range(size)]
+    size, place = torch.tensor(cells, device=device).unbind(1)
+    return size, place

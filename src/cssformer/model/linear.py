@@ -1,6 +1,6 @@
 """The linear layer of the whole network, backbone included."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from cssformer.eager import values_only
@@ -34,8 +35,14 @@ class LinearReLU(Linear):
     activation = "relu"
 
 
+class LinearGELU(Linear):
+    """gelu of a linear layer, likewise."""
+
+    activation = "gelu"
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    """``F.linear``, then the activation ("none" or "relu"), with the products of :class:`Linear`."""
+    """``F.linear``, then the activation ("none", "relu" or "gelu"), with the products of :class:`Linear`."""
     dtype = _precision(input, weight)
     if dtype is None:
         product = F.linear(input, weight, bias)
@@ -45,7 +52,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation
         return product.view(*input.shape[:-1], weight.shape[0])
     else:
         product = _Product.apply(input.flatten(0, -2), weight, bias).view(*input.shape[:-1], weight.shape[0])
-    return product.relu_() if activation == "relu" else product
+    return _ACTIVATIONS[activation](product)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda product: product, "relu": F.relu_, "gelu": F.gelu}
 
 
 @contextmanager
@@ -75,10 +85,17 @@ def _laid(weight: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
 
 
 def use_onednn(module: nn.Module) -> None:
-    """Turn every ``nn.Linear`` inside into :class:`Linear`, which has the same parameters."""
+    """Turn every ``nn.Linear`` inside into :class:`Linear`, which has the same parameters.
+
+    In timm's Transformers the GELU after it becomes part of it.
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
             part.__class__ = Linear
+    for part in module.modules():
+        exact = isinstance(part, Mlp) and type(part.act) is nn.GELU and part.act.approximate == "none"
+        if exact and type(part.fc1) is Linear:
+            part.fc1.__class__, part.act = LinearGELU, nn.Identity()
 
 
 def _precision(input: Tensor, weight: Tensor) -> torch.dtype | None:
@@ -104,7 +121,8 @@ def _multiplies_bfloat16() -> bool:
 
 def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """left (m, k), right (n, k) -> activation(left · rightᵀ + bias), (m, n)."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, activation, [], "")
+    # Of gelu, the exact one.
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, activation, [], "none")
     return product
 
 

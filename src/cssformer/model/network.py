@@ -209,8 +209,10 @@ class CSSFormer(SegmentationNetwork):
         queries, shapes = flatten(maps)
         reference = reference_points(shapes, queries.device)
         positions = sine_positions(shapes, queries.shape[-1], queries.device)
+        # In the tokens' precision, which autocast may have lowered: E is to have it too.
         places = [
-            position.to(scale.dtype) + scale for position, scale in zip(positions, self.scale_embedding, strict=True)
+            (position + scale).to(queries.dtype)
+            for position, scale in zip(positions, self.scale_embedding, strict=True)
         ]
         enhanced = queries + torch.cat(places)
         for enhance in enhancement:
