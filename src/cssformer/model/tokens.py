@@ -90,7 +90,7 @@ class FeedForward(nn.Sequential):
         )
 
 
-def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 4096) -> Tensor:
+def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 6144) -> Tensor:
     """``function(slice of tokens)`` over (B, N, C), run by run: what a run needs then stays in a CPU's cache.
 
     Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run.
