@@ -1,15 +1,18 @@
 """The linear layer against ``nn.Linear``, and tokens taken in runs against all at once."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import Mlp
 from torch import nn
 
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
-from cssformer.model.linear import Linear, LinearReLU, use_onednn, weights_laid_once
+from cssformer.model.linear import Linear, LinearGELU, LinearReLU, use_onednn, weights_laid_once
 from cssformer.model.tokens import in_runs, reference_points
 from cssformer.sampling import use_backend
 
@@ -46,10 +49,13 @@ def test_a_single_vector() -> None:
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("way", ["float32", "bfloat16", "autocast"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_relu_of_a_linear_layer_in_every_precision(grad: bool, way: str, bias: bool) -> None:
+@pytest.mark.parametrize(("kind", "activation"), [(LinearReLU, F.relu), (LinearGELU, F.gelu)])
+def test_activation_of_a_linear_layer_in_every_precision(
+    grad: bool, way: str, bias: bool, kind: type[Linear], activation: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     torch.manual_seed(0)
-    layer, input = LinearReLU(64, 24, bias=bias), torch.randn(3, 5, 64)
-    exact = torch.relu(F.linear(input, layer.weight, layer.bias)).detach()
+    layer, input = kind(64, 24, bias=bias), torch.randn(3, 5, 64)
+    exact = activation(F.linear(input, layer.weight, layer.bias)).detach()
     if way == "bfloat16":
         layer, input = layer.bfloat16(), input.bfloat16()
     with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
@@ -58,7 +64,18 @@ def test_relu_of_a_linear_layer_in_every_precision(grad: bool, way: str, bias: b
     assert product.dtype == (torch.float32 if way == "float32" else torch.bfloat16)
     tolerance = 1e-5 if way == "float32" else 0.02
     torch.testing.assert_close(product.detach().float(), exact, rtol=tolerance, atol=tolerance)
-    assert (product == 0).any() and (product > 0).any()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_the_mlp_of_timms_transformers_keeps_its_activation(approximate: str) -> None:
+    mlp = Mlp(16, 32, act_layer=lambda: nn.GELU(approximate=approximate))
+    input = torch.randn(3, 5, 16)
+    expected = mlp(input)
+    use_onednn(mlp)
+    assert type(mlp.fc1) is (LinearGELU if approximate == "none" else Linear)
+    torch.testing.assert_close(mlp(input), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(input), expected.detach())
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -304,6 +304,32 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch: pytest.Mon
         assert torch.equal(CSSFormer.from_pretrained(tmp_path / "me/mine")(images), model(images))
 
 
+def test_fused_windows_have_the_gradients_of_timms() -> None:
+    torch.manual_seed(0)
+    blocks = Backbone("swin_tiny_patch4_window7_224").pyramid.layers_0.blocks
+    tokens = torch.randn(1, 16, 24, 96)
+    gradients = []
+    for fused in (True, False):
+        for block in blocks:
+            block.attn.fused_attn = fused
+        leaf = tokens.clone().requires_grad_()
+        tables = [block.attn.relative_position_bias_table for block in blocks]
+        gradients.append(torch.autograd.grad(blocks(leaf).square().sum(), [leaf, *tables]))
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_enhanced_tokens_have_the_precision_of_the_queries(grad: bool) -> None:
+    model = CSSFormer(**SMALL)
+    assert model.enhancement is not None
+    seen: list[torch.dtype] = []
+    model.enhancement[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        model(torch.rand(1, 3, 64, 64))
+    assert seen == [torch.bfloat16]
+
+
 def test_padded_and_shifted_windows_equal_timms_and_give_no_denormals() -> None:
     torch.manual_seed(0)
     backbone = Backbone("swin_tiny_patch4_window7_224").eval()

@@ -61,6 +61,17 @@ def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[i
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
+def test_augmentation_without_gradients_in_other_precisions(dtype: torch.dtype, tolerance: float) -> None:
+    module = randomised(ChannelAugmentation(CHANNELS)).to(dtype)
+    feature = torch.randn(2, 9, 14, CHANNELS).to(dtype)
+    expected = module.double()(feature.double()).detach()
+    with torch.inference_mode():
+        found = module.to(dtype)(feature)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 @given(length=st.integers(1, 200))
 def test_pooling_matrix_is_adaptive_average_pooling(length: int) -> None:
     expected = torch.cat([F.adaptive_avg_pool1d(torch.eye(length), size).T for size in POOLED_SIZES])
@@ -223,12 +234,22 @@ def test_upsampling_without_gradients_is_the_same(dtype: torch.dtype, autocast: 
     torch.testing.assert_close(full, expected)
 
 
-sides = st.integers(1, 9)
+def test_resizing_on_several_threads_and_from_any_layout() -> None:
+    feature = torch.randn(40, 64, 48, 2).permute(3, 1, 2, 0)
+    expected = F.interpolate(feature.permute(0, 3, 1, 2), (256, 192), mode="bilinear").permute(0, 2, 3, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            found = resize(feature, (256, 192))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @given(
     batch=st.integers(1, 2),
-    before=st.tuples(sides, sides),
+    before=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     after=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     channels=st.integers(1, 40),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),

@@ -95,6 +95,13 @@ def test_the_papers_cost_over_the_baseline() -> None:
     assert modules / 1e9 == pytest.approx(42.3, rel=0.06)
 
 
+def test_counts_are_the_formulas_with_and_without_gradients() -> None:
+    model = untrained(Model("resnet10t", **SMALL), 5)
+    with torch.no_grad():
+        found = multiply_adds(model, (64, 96))
+    assert found == multiply_adds(model, (64, 96))
+
+
 def test_activations_are_what_autograd_keeps() -> None:
     model = untrained(Model(channels=32, heads=4, points=2, augmentation=False, fusion=False), 5)
     kept = activations(model, torch.rand(1, 3, 64, 64))

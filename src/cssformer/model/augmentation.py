@@ -47,6 +47,7 @@ class ChannelAugmentation(nn.Module):
         return fused
 
     def _fused_values(self, feature: Tensor, pooled: list[Tensor]) -> Tensor:
+        """The same without maps of 2C channels; values only."""
         batch, height, width, channels = feature.shape
         own, *others = self.fuse.weight.split([channels, *(context.shape[-1] for context in pooled)], dim=1)
         along_y, along_x = (upsampling_matrix(length, feature) for length in (height, width))
@@ -77,13 +78,15 @@ def pooling_matrix(length: int, like: Tensor) -> Tensor:
     cell = torch.arange(length, device=like.device)
     # In integers: floor(i·length/size) <= cell < ceil((i+1)·length/size).
     inside = ((cell + 1) * size[:, None] > row[:, None] * length) & (cell * size[:, None] < (row[:, None] + 1) * length)
-    return (inside / inside.sum(dim=1, keepdim=True)).to(like.dtype)
+    share = 1 / inside.sum(dim=1, keepdim=True, dtype=torch.promote_types(like.dtype, torch.float32))
+    return (inside * share).to(like.dtype)
 
 
 def upsampling_matrix(length: int, like: Tensor) -> Tensor:
     """(length, 12), as many columns for each pooled size: bilinear up-sampling along one axis, as by ``resize``."""
     size, column = _pooled_cells(like.device)
-    centre = (torch.arange(length, device=like.device)[:, None] + 0.5) * (size / length) - 0.5
+    cell = torch.arange(length, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    centre = (cell[:, None] + 0.5) * size / length - 0.5
     distance = torch.minimum(centre.clamp(min=0), size - 1) - column
     return (1 - distance.abs()).clamp(min=0).to(like.dtype)
 

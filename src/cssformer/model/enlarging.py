@@ -62,10 +62,10 @@ def _kernel(lanes: int) -> Any:
 
 
 def enlarge(feature: Tensor, height: int, width: int) -> Tensor:
-    """Float32 or bfloat16 (B, h, w, C) on the CPU -> (B, height, width, C)."""
+    """Float32 or bfloat16 (B, h, w, C) on the CPU, h and w at least 1 -> (B, height, width, C)."""
     batch, h, w, channels = feature.shape
     full = fresh((batch, height, width, channels), feature.dtype)
-    if full.numel():
+    if feature.numel() and full.numel():
         kernel = _kernel(min(channels, LANES))
         numbers_read = 4 * full.numel()
         run(kernel, batch * height, numbers_read, _flat(feature), _flat(full), h, w, height, width, channels)

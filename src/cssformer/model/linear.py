@@ -87,7 +87,7 @@ def _laid(weight: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
 def use_onednn(module: nn.Module) -> None:
     """Turn every ``nn.Linear`` inside into :class:`Linear`, which has the same parameters.
 
-    In timm's Transformers the GELU after it becomes part of it.
+    In timm's Transformers the GELU after ``fc1`` becomes part of ``fc1``, and ``act`` the identity.
     """
     for part in module.modules():
         if type(part) is nn.Linear:

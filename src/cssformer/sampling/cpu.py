@@ -136,7 +136,8 @@ def _announce(floats: Rows, start: int, count: int) -> None:
 @compiled
 def _exp(x: Any) -> Any:
     """exp(x) of a row of numbers not above 0, to 2 units in the last place."""
-    x = where(x < np.float32(-87), np.float32(-87), x)
+    # Small enough not to count, and large enough that scaling the result leaves no denormal number.
+    x = where(x < np.float32(-80), np.float32(-80), x)
     whole = floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
     # ln 2 in two parts: the first has few bits, so that its product with a whole number is exact.
     x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
@@ -628,8 +629,8 @@ def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | Non
     """Samples at the offsets from the reference points, or from 0."""
     B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = _result(maps, B, N, M)
-    where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (maps.rows, *where, _rows(weights_BNMLK, weights_BNMLK.dtype), _rows(out, out.dtype), N, M)
+    layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
+    arguments = (maps.rows, *layout, _rows(weights_BNMLK, weights_BNMLK.dtype), _rows(out, out.dtype), N, M)
     run(_forward(maps.D, K).sum, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
@@ -673,8 +674,8 @@ def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, refe
     """See :func:`sum_packed`."""
     B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = _result(maps, B, N, M)
-    where = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (_flat(query_BNMD), maps.rows, *where, np.float32(maps.D**-0.5), _rows(out, out.dtype))
+    layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
+    arguments = (_flat(query_BNMD), maps.rows, *layout, np.float32(maps.D**-0.5), _rows(out, out.dtype))
     run(_forward(maps.D, K).attend, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M)
     return out.to(maps.dtype)
 

@@ -5,9 +5,9 @@ of type ``<D x float>`` with D known at compile time: LLVM maps it on whatever r
 NEON), for any D.
 
 The functions are called inside kernels only, where rows also take ``+ - *``, ``>= <`` and ``&``, with rows or numbers;
-a product that is added is fused where the machine can. Offsets count elements from the start of a contiguous float32
-array, and are not checked. A uint16 array holds bits of bfloat16 numbers, which ``load`` wants in the order of ``lay``.
-Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py``.
+a product that is added is fused where the machine can. Offsets count elements from the start of a contiguous array, and
+are not checked. A uint16 array holds bits of bfloat16 numbers, which ``load`` wants in the order of ``lay``.
+Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py`` and ``model/enlarging.py``.
 """
 
 import operator
@@ -26,7 +26,7 @@ _intrinsic: Any = intrinsic(prefer_literal=True)
 
 _ELEMENTS = {types.float32: ir.FloatType(), types.int32: ir.IntType(32), types.boolean: ir.IntType(1)}
 
-LANES = 16  # of rows of numbers that are no channels; a power of two
+LANES = 16  # of rows whose length nothing else decides; a power of two
 
 
 class Row(types.Type):

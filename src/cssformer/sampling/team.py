@@ -18,7 +18,7 @@ _Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _openmp() -> Any:
-    """GNU OpenMP's entry point, from the runtime that torch has loaded; None on systems that have another."""
+    """GNU OpenMP's entry point in the runtime that torch has loaded, which others offer too; None if there is none."""
     try:
         parallel = ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):
@@ -52,7 +52,8 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
         work: how many numbers are read for all tasks together.
         *arguments: passed on.
     """
-    threads = max(1, min(torch.get_num_threads(), tasks, work // _WORTH_A_THREAD))
+    # All of torch's or one: OpenMP ends what a smaller team leaves over, and torch would have to start it again.
+    threads = torch.get_num_threads() if tasks > 1 and work > _WORTH_A_THREAD else 1
     pieces = min(tasks, 4 * threads) if threads > 1 else 1
     # next() on one iterator is atomic under the GIL: whoever is free takes the next piece.
     ranges = iter([(tasks * i // pieces, tasks * (i + 1) // pieces) for i in range(pieces)])
@@ -61,6 +62,8 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
         for first, last in ranges:
             kernel(*arguments, first, last)
 
+    # Compiled here, if it is not yet: OpenMP's threads may have small stacks.
+    kernel(*arguments, 0, 0)
     together(take, threads)
 
 
@@ -73,10 +76,12 @@ def together(function: Callable[[], None], threads: int) -> None:
         function()
     elif _parallel is None:
         helpers = [_threads.submit(function) for _ in range(threads - 1)]
-        function()
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        try:
+            function()
+        finally:
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
     else:
         errors: list[BaseException] = []
 

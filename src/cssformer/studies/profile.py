@@ -218,6 +218,7 @@ def multiply_adds(model: SegmentationNetwork, size: tuple[int, int]) -> dict[str
     deformable = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
     # The operator as one node; attention as the products it is made of.
     with (
+        torch.enable_grad(),  # without, the network takes ways that do less than the formulas say
         use_backend("cpu"),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False, custom_mapping={**sampling, **deformable}) as counter,
