@@ -1,7 +1,7 @@
 """Kernels on many threads at one time: on torch's own OpenMP threads, or on Python's where those cannot be had.
 
 OpenMP's threads spin for a while after each of torch's operations. Threads of another pool would share the cores with
-them, which takes the sampling kernels half as long again (docs/performance.md).
+them, and the sampling kernels took up to 1.4 times as long (docs/performance.md).
 """
 
 import ctypes
