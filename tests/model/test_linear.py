@@ -64,6 +64,8 @@ def test_activation_of_a_linear_layer_in_every_precision(
     assert product.dtype == (torch.float32 if way == "float32" else torch.bfloat16)
     tolerance = 1e-5 if way == "float32" else 0.02
     torch.testing.assert_close(product.detach().float(), exact, rtol=tolerance, atol=tolerance)
+    assert (product > 0).any()
+    assert (product == 0).any() if kind is LinearReLU else (product < 0).any()
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

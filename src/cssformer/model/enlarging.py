@@ -4,13 +4,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.compiled import compiled
 from cssformer.eager import fresh
-from cssformer.sampling.rows import LANES, numbers, store
+from cssformer.sampling.rows import LANES, elements, numbers, store
 from cssformer.sampling.team import run
 
 _HALF, _ONE = np.float32(0.5), np.float32(1)
@@ -62,16 +61,10 @@ def _kernel(lanes: int) -> Any:
 
 
 def enlarge(feature: Tensor, height: int, width: int) -> Tensor:
-    """Float32 or bfloat16 (B, h, w, C) on the CPU, h and w at least 1 -> (B, height, width, C)."""
+    """Float32 or bfloat16 (B, h, w, C) on the CPU, not empty -> (B, height, width, C)."""
     batch, h, w, channels = feature.shape
     full = fresh((batch, height, width, channels), feature.dtype)
-    if feature.numel() and full.numel():
-        kernel = _kernel(min(channels, LANES))
-        numbers_read = 4 * full.numel()
-        run(kernel, batch * height, numbers_read, _flat(feature), _flat(full), h, w, height, width, channels)
+    source, target = (elements(tensor, feature.dtype) for tensor in (feature, full))
+    kernel, numbers_read = _kernel(min(channels, LANES)), 4 * full.numel()
+    run(kernel, batch * height, numbers_read, source, target, h, w, height, width, channels)
     return full
-
-
-def _flat(tensor: Tensor) -> NDArray[Any]:
-    flat = tensor.detach().contiguous().view(-1)
-    return flat.view(torch.int16).numpy().view(np.uint16) if flat.dtype == torch.bfloat16 else flat.numpy()

@@ -9,7 +9,8 @@ from cssformer.eager import values_only
 
 def resize(feature: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """(B, h, w, C) -> (B, *size, C), bilinear."""
-    if feature.device.type == "cpu" and feature.dtype in (torch.float32, torch.bfloat16) and values_only():
+    on_cpu = feature.device.type == "cpu" and feature.dtype in (torch.float32, torch.bfloat16)
+    if values_only() and on_cpu and feature.numel():
         from cssformer.model.enlarging import enlarge
 
         return enlarge(feature, *size)

@@ -23,6 +23,7 @@ from cssformer.sampling.rows import (
     LANES,
     accumulate,
     dots,
+    elements,
     floor,
     integers,
     largest,
@@ -568,7 +569,7 @@ def _framed(maps: int, padded: int, width: int, levels: Ints, dtype: np.dtype[An
 
 
 def _flat(tensor: Tensor) -> Floats:
-    return tensor.detach().float().contiguous().view(-1).numpy()
+    return elements(tensor, torch.float32)
 
 
 class Packed(NamedTuple):
@@ -581,17 +582,11 @@ class Packed(NamedTuple):
     dtype: torch.dtype
 
 
-def _rows(map_BSMD: Tensor, dtype: torch.dtype) -> Rows:
-    if dtype != torch.bfloat16:
-        return _flat(map_BSMD)
-    return map_BSMD.detach().to(dtype).contiguous().view(-1).view(torch.int16).numpy().view(np.uint16)
-
-
 def _placed(offsets_BNMLK2: Tensor, reference_NL2: Tensor | None) -> tuple[Rows, Floats, int]:
     """Offsets, reference points, and how many numbers of these belong to a query: 0 if all share one."""
     L = offsets_BNMLK2.shape[3]
     places = np.zeros(2 * L, np.float32) if reference_NL2 is None else _flat(reference_NL2)
-    return _rows(offsets_BNMLK2, offsets_BNMLK2.dtype), places, 0 if reference_NL2 is None else 2 * L
+    return elements(offsets_BNMLK2, offsets_BNMLK2.dtype), places, 0 if reference_NL2 is None else 2 * L
 
 
 def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
@@ -599,7 +594,7 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
     B, S, M, D = maps_BSMD[0].shape
     levels, padded = _levels(shapes)
     width = D * len(maps_BSMD)
-    sources = [_rows(map_BSMD, maps_BSMD[-1].dtype) for map_BSMD in maps_BSMD]
+    sources = [elements(map_BSMD, maps_BSMD[-1].dtype) for map_BSMD in maps_BSMD]
     packed = _framed(B * M, padded, width, levels, sources[0].dtype)
     for index, (map_BSMD, source) in enumerate(zip(maps_BSMD, sources, strict=True)):
         arguments = (source, levels, packed[index * D :], S, M, padded, width)
@@ -630,7 +625,7 @@ def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | Non
     B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = _result(maps, B, N, M)
     layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (maps.rows, *layout, _rows(weights_BNMLK, weights_BNMLK.dtype), _rows(out, out.dtype), N, M)
+    arguments = (maps.rows, *layout, elements(weights_BNMLK, weights_BNMLK.dtype), elements(out, out.dtype), N, M)
     run(_forward(maps.D, K).sum, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
@@ -675,7 +670,7 @@ def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, refe
     B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = _result(maps, B, N, M)
     layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (_flat(query_BNMD), maps.rows, *layout, np.float32(maps.D**-0.5), _rows(out, out.dtype))
+    arguments = (_flat(query_BNMD), maps.rows, *layout, np.float32(maps.D**-0.5), elements(out, out.dtype))
     run(_forward(maps.D, K).attend, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M)
     return out.to(maps.dtype)
 

@@ -15,11 +15,14 @@ from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
+import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+from torch import Tensor
 
 # Numba's annotations describe an intrinsic by its implementation, not by the call a kernel makes.
 _intrinsic: Any = intrinsic(prefer_literal=True)
@@ -27,6 +30,16 @@ _intrinsic: Any = intrinsic(prefer_literal=True)
 _ELEMENTS = {types.float32: ir.FloatType(), types.int32: ir.IntType(32), types.boolean: ir.IntType(1)}
 
 LANES = 16  # of rows whose length nothing else decides; a power of two
+
+
+def elements(tensor: Tensor, dtype: torch.dtype) -> Any:
+    """The tensor's numbers as kernels take them, flat: the bits of bfloat16 if ``dtype`` is that, else float32.
+
+    They share the memory of a contiguous tensor that has this precision already.
+    """
+    if dtype == torch.bfloat16:
+        return tensor.detach().to(dtype).contiguous().view(-1).view(torch.int16).numpy().view(np.uint16)
+    return tensor.detach().float().contiguous().view(-1).numpy()
 
 
 class Row(types.Type):
