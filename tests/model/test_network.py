@@ -125,7 +125,7 @@ def test_parameter_counts_follow_from_the_formulas(swin: CSSFormer) -> None:
     gate = C * C // 2 + C // 2 + C // 2 * C + C
     assert parameters(swin.augmentation) == 4 * (4 * (C * C // 4 + C // 4) + 2 * C * C + C + gate)
     assert parameters(swin.lateral) == sum(2 * c + c * C + C for c in (96, 192, 384, 768))
-    assert parameters(swin.head) == 4 * C * C + C + 2 * C + C * 19 + 19
+    assert parameters(swin.head) == 4 * C * C + 2 * C + C * 19 + 19
 
 
 @pytest.mark.parametrize(("augmentation", "fusion"), [(False, False), (True, False), (False, True), (True, True)])

@@ -184,10 +184,20 @@ def test_head_equals_concatenation_before_one_convolution() -> None:
 
     grown = [F.interpolate(m.permute(0, 3, 1, 2), (24, 16), mode="bilinear") for m in maps]
     weight = torch.cat([fuse.weight for fuse in head.fuse], dim=1)
-    fused = F.conv2d(torch.cat(grown, dim=1), weight[..., None, None], head.fuse[0].bias)
-    expected = head.classify(torch.relu(head.norm(fused.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+    fused = F.conv2d(torch.cat(grown, dim=1), weight[..., None, None])
+    normed = F.group_norm(fused, CHANNELS // 8, head.norm.weight, head.norm.bias)
+    expected = F.conv2d(normed.relu(), head.classify.weight[..., None, None], head.classify.bias)
 
     torch.testing.assert_close(head(maps), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_head_starts_as_one_convolution_after_he() -> None:
+    torch.manual_seed(0)
+    channels = 128
+    weight = torch.cat([fuse.weight for fuse in SegmentationHead(channels, num_classes=5).fuse], dim=1).detach()
+    expected = torch.nn.init.kaiming_uniform_(torch.empty(channels, 4 * channels), nonlinearity="relu")
+    assert weight.abs().max() == pytest.approx(expected.abs().max().item(), rel=1e-3)
+    assert weight.std() == pytest.approx(expected.std().item(), rel=0.02)
 
 
 def test_upsample_keeps_one_geometry_for_every_size() -> None:

@@ -105,7 +105,7 @@ def test_counts_are_the_formulas_with_and_without_gradients() -> None:
 def test_activations_are_what_autograd_keeps() -> None:
     model = untrained(Model(channels=32, heads=4, points=2, augmentation=False, fusion=False), 5)
     kept = activations(model, torch.rand(1, 3, 64, 64))
-    # A lateral keeps its input, LayerNorm's mean and deviation, and what the linear layer takes.
+    # A lateral keeps its input, the norm's mean and deviation, and what the linear layer takes.
     tokens = [16 * 16, 8 * 8, 4 * 4, 2 * 2]
     widths = model.backbone.channels
     linear = sum(4 * count * width for count, width in zip(tokens, widths, strict=True))

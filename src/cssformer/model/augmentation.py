@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cssformer.eager import values_only
-from cssformer.model.linear import Linear, linear
-from cssformer.model.tokens import silent
+from cssformer.model.linear import Linear, linear, silent
 from cssformer.model.upsampling import resize
 
 POOLED_SIZES = (1, 2, 3, 6)

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from cssformer.model.linear import Linear
-from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, in_runs, silent
+from cssformer.model.linear import Linear, silent
+from cssformer.model.tokens import FeedForward, SamplingOffsets, Shapes, in_runs
 from cssformer.sampling import attender
 
 

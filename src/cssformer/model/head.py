@@ -1,9 +1,12 @@
 """From feature maps to class scores: the decoder's head and the auxiliary one (paper section 3.5)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from cssformer.model.linear import Linear
+from cssformer.model.linear import Linear, glorot
+from cssformer.model.norm import MapNorm
 from cssformer.model.upsampling import resize
 
 
@@ -15,10 +18,15 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, levels: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
-        self.fuse = nn.ModuleList(Linear(channels, channels, bias=level == 0) for level in range(levels))
-        self.norm = nn.LayerNorm(channels)
+        quarters = [Linear(channels, channels, bias=False) for _ in range(levels)]
+        for quarter in quarters:
+            # Uniform after He (ReLU) for all the inputs of the one conv these are.
+            bound = math.sqrt(6 / (levels * channels))
+            nn.init.uniform_(quarter.weight, -bound, bound)
+        self.fuse = nn.ModuleList(quarters)
+        self.norm = MapNorm(channels // 8, channels)
         self.dropout = nn.Dropout(dropout)
-        self.classify = Linear(channels, num_classes)
+        self.classify = glorot(Linear(channels, num_classes))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, H_i, W_i, C), the finest first -> logits (B, classes, H_1, W_1)."""

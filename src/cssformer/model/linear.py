@@ -41,6 +41,20 @@ class LinearGELU(Linear):
     activation = "gelu"
 
 
+def glorot(layer: Linear) -> Linear:
+    """The layer with weights uniform after Glorot and Bengio, and bias 0."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def silent(layer: Linear) -> Linear:
+    """The layer with weights and bias 0. As a residual branch's last layer: the network starts as its baseline."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """``F.linear``, then the activation ("none", "relu" or "gelu"), with the products of :class:`Linear`."""
     dtype = _precision(input, weight)

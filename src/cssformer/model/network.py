@@ -14,7 +14,8 @@ from cssformer.model.backbone import Backbone
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.head import AuxiliaryHead, SegmentationHead
-from cssformer.model.linear import Linear
+from cssformer.model.linear import Linear, glorot
+from cssformer.model.norm import MapNorm
 from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
 from cssformer.model.upsampling import upsample
 
@@ -182,7 +183,7 @@ class CSSFormer(SegmentationNetwork):
             "dropout": dropout,
         }
         in_channels = self.backbone.channels
-        self.lateral = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), Linear(c, channels)) for c in in_channels)
+        self.lateral = nn.ModuleList(nn.Sequential(MapNorm(1, c), glorot(Linear(c, channels))) for c in in_channels)
         self.augmentation = nn.ModuleList(ChannelAugmentation(channels) for _ in in_channels) if augmentation else None
         self.enhancement: nn.ModuleList | None = None
         self.fusion: nn.ModuleList | None = None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cssformer.eager import fresh, values_only
-from cssformer.model.linear import Linear, LinearReLU, weights_laid_once
+from cssformer.model.linear import Linear, LinearReLU, silent, weights_laid_once
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -103,10 +103,3 @@ def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 6
             run = slice(start, start + length)
             out[:, run] = function(run)
     return out
-
-
-def silent(layer: Linear) -> Linear:
-    """The layer with weights and bias 0. As a residual branch's last layer: the network starts as its baseline."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
