@@ -377,7 +377,9 @@ def _add_explain(parser: "ArgumentParser") -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="The PNG to write.")
     parser.add_argument(
-        "--stride", type=Literal[4, 8, 16, 32], default=4, help="Draw what the token of this stride looks at."
+        "--stride",
+        type=Literal[4, 8, 16, 32] | None,
+        help="Draw what the token of this stride looks at; the finest by default.",
     )
     parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps; the best there is by default.")
 

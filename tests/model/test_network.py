@@ -138,6 +138,27 @@ def test_a_module_switched_off_costs_nothing(augmentation: bool, fusion: bool) -
     assert ("scale_embedding" in dict(model.named_parameters())) == fusion
 
 
+def test_fusion_from_a_coarser_scale_leaves_the_finer_maps_alone() -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL, augmentation=False, fusion_stride=8).eval()
+    assert model.fusion_strides == (8, 16, 32)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    taken: list[list[torch.Tensor]] = []
+    model.head.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    features = [torch.randn(1, 32 // s, 32 // s, c) for s, c in zip((1, 2, 4, 8), model.backbone.channels, strict=True)]
+    model.decode(features)
+    alone = [lateral(feature) for lateral, feature in zip(model.lateral, features, strict=True)]
+    assert [torch.equal(*pair) for pair in zip(taken[0], alone, strict=True)] == [True, False, False, False]
+    # 16² + 8² + 4² of 32² + 16² + 8² + 4² tokens, and no fourth scale to look at.
+    light = multiply_adds(CSSFormer(**SMALL, fusion_stride=8).eval(), torch.rand(1, 3, 128, 128))
+    whole = multiply_adds(CSSFormer(**SMALL).eval(), torch.rand(1, 3, 128, 128))
+    for part in ("enhancement", "fusion"):
+        assert light[part] < whole[part] * 336 / 1360
+    with pytest.raises(ValueError, match=r"fusion_stride \(2\) must be one of \(4, 8, 16, 32\)"):
+        CSSFormer(**SMALL, fusion_stride=2)
+
+
 def test_depths_are_parameters() -> None:
     model = CSSFormer(**SMALL, enhancement_depth=2, fusion_depth=3)
     assert len(model.enhancement) == 2

@@ -130,6 +130,24 @@ def test_an_untrained_network_looks_along_a_star(untrained: CSSFormer) -> None:
     np.testing.assert_allclose(msfe.outside(60, 100), [8 / 24, 8 / 24, 8 / 24, (12 + 2 + 1 + 1 + 1) / 24], rtol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def light() -> CSSFormer:
+    torch.manual_seed(0)
+    return CSSFormer(**TINY, fusion_stride=8).eval()
+
+
+def test_a_network_that_looks_from_stride_8_on(light: CSSFormer) -> None:
+    explanation = explain(Predictor(light, "cpu"), picture(192, 320), 270, 101)
+    assert explanation.strides == (8, 16, 32)
+    np.testing.assert_allclose(explanation.cells, [(8, 8), (16, 16), (32, 32)])
+    for look in explanation.looks:
+        assert look.weights.shape == (3, 2, 3, 3)
+        np.testing.assert_allclose(look.centres, [(267.5, 99.5), (263.5, 103.5), (271.5, 111.5)])
+    assert np.array_equal(explanation.picture(), explanation.picture(8))
+    with pytest.raises(UserError, match="no tokens of stride 4; choose one of 8, 16, 32"):
+        explanation.picture(4)
+
+
 @settings(deadline=None, max_examples=20)
 @given(data=st.data(), height=st.integers(8, 90), width=st.integers(8, 90), short_side=st.sampled_from([None, 20, 70]))
 def test_tokens_contain_the_pixel_and_weights_sum_to_one(
@@ -184,7 +202,7 @@ def made_by_hand() -> Explanation:
     weights = np.zeros((4, 1, 4, 1), np.float32)
     weights[:, :, 1] = 1
     look = Look("MSFE", places, weights, np.array([(101.5, 89.5), (99.5, 91.5), (103.5, 87.5), (111.5, 79.5)]))
-    return Explanation(prediction, 100, 90, (look,), np.array(STRIDES)[:, None] * np.ones(2))
+    return Explanation(prediction, 100, 90, (look,), STRIDES, np.array(STRIDES)[:, None] * np.ones(2))
 
 
 def test_figures_by_hand() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cssformer.model import pretrained as store
 from cssformer.model.augmentation import ChannelAugmentation
-from cssformer.model.backbone import Backbone
+from cssformer.model.backbone import STRIDES, Backbone
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.head import AuxiliaryHead, SegmentationHead
@@ -119,6 +119,8 @@ class CSSFormer(SegmentationNetwork):
         points: K, sampled places per head and scale.
         augmentation: CIA on or off.
         fusion: MSFE and CSF, on or off together (the paper's switch). Without both this is the paper's baseline.
+        fusion_stride: of the finest scale in MSFE and CSF, 4 as in the paper, 8, 16 or 32. Finer maps go to the head
+            as they are: with 8, a quarter of the tokens is left.
         enhancement_depth: how many MSFE blocks follow each other.
         fusion_depth: how many CSF blocks follow each other.
         aux: the auxiliary head on the stride-16 backbone map, used by the loss.
@@ -146,6 +148,7 @@ class CSSFormer(SegmentationNetwork):
         points: int = 16,
         augmentation: bool = True,
         fusion: bool = True,
+        fusion_stride: int = 4,
         enhancement_depth: int = 1,
         fusion_depth: int = 1,
         aux: bool = True,
@@ -159,6 +162,8 @@ class CSSFormer(SegmentationNetwork):
     ) -> None:
         if channels % heads or channels % 8:
             raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8")
+        if fusion_stride not in STRIDES:
+            raise ValueError(f"fusion_stride ({fusion_stride}) must be one of {STRIDES}")
         super().__init__(
             backbone,
             num_classes,
@@ -177,6 +182,7 @@ class CSSFormer(SegmentationNetwork):
             "points": points,
             "augmentation": augmentation,
             "fusion": fusion,
+            "fusion_stride": fusion_stride,
             "enhancement_depth": enhancement_depth,
             "fusion_depth": fusion_depth,
             "aux": aux,
@@ -188,13 +194,19 @@ class CSSFormer(SegmentationNetwork):
         self.enhancement: nn.ModuleList | None = None
         self.fusion: nn.ModuleList | None = None
         if fusion:
-            self.scale_embedding = nn.Parameter(torch.empty(len(in_channels), channels).normal_(std=0.02))
+            levels = len(self.fusion_strides)
+            self.scale_embedding = nn.Parameter(torch.empty(levels, channels).normal_(std=0.02))
             self.enhancement = nn.ModuleList(
-                MultiScaleEnhancement(channels, heads, points) for _ in range(enhancement_depth)
+                MultiScaleEnhancement(channels, heads, points, levels) for _ in range(enhancement_depth)
             )
-            self.fusion = nn.ModuleList(CrossScaleFusion(channels, heads, points) for _ in range(fusion_depth))
+            self.fusion = nn.ModuleList(CrossScaleFusion(channels, heads, points, levels) for _ in range(fusion_depth))
         self.head = SegmentationHead(channels, num_classes, dropout=dropout)
         self.aux_head = AuxiliaryHead(in_channels[2], channels, num_classes, dropout) if aux else None
+
+    @property
+    def fusion_strides(self) -> tuple[int, ...]:
+        """Of the scales in MSFE and CSF."""
+        return STRIDES[STRIDES.index(self.config["fusion_stride"]) :]
 
     def decode(self, features: list[Tensor]) -> Tensor:
         """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1)."""
@@ -202,7 +214,8 @@ class CSSFormer(SegmentationNetwork):
         if self.augmentation is not None:
             maps = [augment(feature) for augment, feature in zip(self.augmentation, maps, strict=True)]
         if self.enhancement is not None and self.fusion is not None:
-            maps = self.look_across_scales(maps, self.enhancement, self.fusion)
+            finer = len(maps) - len(self.fusion_strides)
+            maps[finer:] = self.look_across_scales(maps[finer:], self.enhancement, self.fusion)
         return self.head(maps)
 
     def look_across_scales(self, maps: list[Tensor], enhancement: nn.ModuleList, fusion: nn.ModuleList) -> list[Tensor]:

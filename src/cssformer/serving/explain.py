@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from cssformer.errors import UserError
 from cssformer.evaluation.inference import SMALLEST
 from cssformer.files import replacing
-from cssformer.model.backbone import STRIDES
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.network import pad
 from cssformer.model.tokens import Shapes, reference_points
@@ -30,10 +29,10 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Look:
-    """What one module samples for the I = 4 tokens, one of each stride, that contain a pixel.
+    """What one module samples for the I = L tokens, one of each stride, that contain a pixel.
 
-    A token has M heads, each of which looks at K points on every one of L = 4 scales. Places are (x, y) in pixels of
-    the picture; (0, 0) is the centre of its first pixel.
+    A token has M heads, each of which looks at K points on every one of L scales, four in the paper. Places are (x, y)
+    in pixels of the picture; (0, 0) is the centre of its first pixel.
 
     Attributes:
         module: "MSFE" or "CSF", numbered if the network has several.
@@ -71,6 +70,7 @@ class Explanation:
         prediction: of the whole picture.
         x, y: the pixel, counted from 0, 0 at the picture's top left.
         looks: of each MSFE, then of each CSF.
+        strides: of the L scales, the finest first.
         cells: (width, height) of a cell of each stride in pixels of the picture, (L, 2).
     """
 
@@ -78,6 +78,7 @@ class Explanation:
     x: int
     y: int
     looks: tuple[Look, ...]
+    strides: tuple[int, ...]
     cells: Array
 
     @property
@@ -87,20 +88,32 @@ class Explanation:
         assert self.prediction.confidence is not None
         return self.prediction.classes[self.prediction.labels[here]], float(self.prediction.confidence[here])
 
-    def picture(self, stride: int = 4) -> Picture:
-        """The places of the token of this stride, a row for each module: RGB uint8 (height, width, 3)."""
-        return draw_places(self, STRIDES.index(stride))
+    def picture(self, stride: int | None = None) -> Picture:
+        """The places of the token of this stride, by default the finest, a row for each module.
 
-    def save(self, path: str | Path, stride: int = 4) -> None:
+        Returns:
+            RGB uint8 (height, width, 3).
+
+        Raises:
+            UserError: MSFE and CSF have no tokens of this stride.
+        """
+        stride = stride or self.strides[0]
+        if stride not in self.strides:
+            own = ", ".join(map(str, self.strides))
+            raise UserError(f"MSFE and CSF of this model have no tokens of stride {stride}; choose one of {own}.")
+        return draw_places(self, self.strides.index(stride))
+
+    def save(self, path: str | Path, stride: int | None = None) -> None:
         """Write :meth:`picture` as a PNG.
 
         Raises:
-            UserError: the name does not end in .png, or the file cannot be written.
+            UserError: the name does not end in .png, the file cannot be written, or as :meth:`picture`.
         """
         if Path(path).suffix.lower() != ".png":
             raise UserError(f"An explanation is written as a PNG picture; give a name that ends in .png, not {path}.")
+        picture = self.picture(stride)
         with replacing(path) as temporary:
-            Image.fromarray(self.picture(stride)).save(temporary, optimize=True)
+            Image.fromarray(picture).save(temporary, optimize=True)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the pixel, its class, and a row of figures for each module and token."""
@@ -108,16 +121,22 @@ class Explanation:
         rows = []
         for look in self.looks:
             outside = look.outside(*self.prediction.labels.shape[:2]).tolist()
-            figures = zip(STRIDES, look.shares().tolist(), outside, look.reach().tolist(), strict=True)
+            figures = zip(self.strides, look.shares().tolist(), outside, look.reach().tolist(), strict=True)
             for stride, shares, beyond, reach in figures:
-                by_scale = dict(zip(map(str, STRIDES), shares, strict=True))
+                by_scale = dict(zip(map(str, self.strides), shares, strict=True))
                 row = {"module": look.module, "stride": stride, "shares": by_scale, "outside": beyond, "reach": reach}
                 rows.append(row)
         return {"at": [self.x, self.y], "class": name, "confidence": confidence, "looks": rows}
 
     def table(self) -> list[tuple[str, ...]]:
         """:meth:`as_dict` as rows of text, the heading first."""
-        heading = ("module", "token of stride", *(f"on {stride}" for stride in STRIDES), "outside", "mean distance")
+        heading = (
+            "module",
+            "token of stride",
+            *(f"on {stride}" for stride in self.strides),
+            "outside",
+            "mean distance",
+        )
         rows = [
             (
                 row["module"],
@@ -132,7 +151,7 @@ class Explanation:
 
 
 def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: int, y: int) -> Explanation:
-    """Find the places that a network samples for the four tokens, one of each stride, that contain a pixel.
+    """Find the places that a network samples for the tokens, one of each stride, that contain a pixel.
 
     The network sees the picture once, resized as the predictor does; where the predictor slides a window, it sees one
     window with the pixel as near to its middle as the picture's border allows.
@@ -152,7 +171,7 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     height, width = pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
-    view = _View.around(pixels, x, y, predictor.options)
+    view = _View.around(pixels, x, y, predictor.options, model.fusion_strides)
     tokens, centres = view.tokens(x, y)
 
     modules: dict[str, list[Any]] = {"MSFE": list(model.enhancement), "CSF": list(model.fusion)}
@@ -176,7 +195,7 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
             name = module if len(blocks) == 1 else f"{module} {number}"
             places = view.to_picture(positions_IMLK2.cpu().numpy())
             looks.append(Look(name, places, weights_IMLK.cpu().numpy(), centres))
-    return Explanation(predictor(pixels), x, y, tuple(looks), view.cells)
+    return Explanation(predictor(pixels), x, y, tuple(looks), view.strides, view.cells)
 
 
 @contextmanager
@@ -221,14 +240,16 @@ class _View:
         images: (1, 3, H, W) in [0, 1], padded to multiples of 32 as the network would.
         zoom: pixels of the view per pixel of the picture, (x, y).
         corner: the view's left and top edge in the resized picture.
+        strides: of the scales looked at.
     """
 
     images: Tensor
     zoom: Array
     corner: Array
+    strides: tuple[int, ...]
 
     @classmethod
-    def around(cls, pixels: Picture, x: int, y: int, options: dict[str, Any]) -> "_View":
+    def around(cls, pixels: Picture, x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "_View":
         """The view that holds the pixel under a predictor's options."""
         height, width = pixels.shape[:2]
         fit = options["short_side"] / min(height, width) if options.get("short_side") else 1.0
@@ -247,22 +268,22 @@ class _View:
         # As `predict` does for pictures that are too small, then as the network does.
         missing = [max(0, SMALLEST - side) for side in images.shape[2:]]
         images = F.pad(images, (0, missing[1], 0, missing[0]), mode="replicate")
-        return cls(pad(images), zoom, corner)
+        return cls(pad(images), zoom, corner, strides)
 
     @property
     def shapes(self) -> Shapes:
         """(H, W) of each scale."""
-        return tuple((self.images.shape[2] // stride, self.images.shape[3] // stride) for stride in STRIDES)
+        return tuple((self.images.shape[2] // stride, self.images.shape[3] // stride) for stride in self.strides)
 
     @property
     def cells(self) -> Array:
         """(width, height) of each scale's cell in pixels of the picture, (L, 2)."""
-        return np.array(STRIDES)[:, None] / self.zoom
+        return np.array(self.strides)[:, None] / self.zoom
 
     def tokens(self, x: int, y: int) -> tuple[list[int], Array]:
         """The index of the token of each scale over a pixel of the picture, and these tokens' places there, (I, 2)."""
         u, v = (np.array((x, y)) + 0.5) * self.zoom - self.corner
-        cells = [(int(u // stride), int(v // stride)) for stride in STRIDES]
+        cells = [(int(u // stride), int(v // stride)) for stride in self.strides]
         starts = [0, *itertools.accumulate(height * width for height, width in self.shapes)]
         tokens = [
             start + row * width + column
@@ -272,5 +293,5 @@ class _View:
 
     def to_picture(self, positions: Array) -> Array:
         """Positions (..., L, K, 2) in pixels of each scale -> places in pixels of the picture."""
-        strides = np.array(STRIDES)[:, None, None]
+        strides = np.array(self.strides)[:, None, None]
         return (((positions + 0.5) * strides + self.corner) / self.zoom - 0.5).astype(np.float32)

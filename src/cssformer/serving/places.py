@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from cssformer.data.folder import distinct_colours
 from cssformer.evaluation import drawing
 from cssformer.evaluation.drawing import FAINT, INK, PAPER, Picture
-from cssformer.model.backbone import STRIDES
 
 if TYPE_CHECKING:
     from cssformer.serving.explain import Explanation, Look
@@ -75,8 +74,10 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
             row.append(marked(frame, canvas, f"{100 * share:.0f} % of the weight"))
         rows.append(row)
         captions.append(MODULES[look.module.split()[0]])
-    heads = ["picture, prediction", "all scales", *(f"stride {stride}" for stride in STRIDES)]
-    return drawing.sheet(rows, heads, captions, _foot(colours, token, drawing.sheet_width(TILE, len(heads))))
+    heads = ["picture, prediction", "all scales", *(f"stride {stride}" for stride in explanation.strides)]
+    return drawing.sheet(
+        rows, heads, captions, _foot(colours, explanation.strides[token], drawing.sheet_width(TILE, len(heads)))
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _enlarged(
     return _Panel.holding(centre, half * aspect, size)
 
 
-def _foot(colours: drawing.Colours, token: int, width: int) -> Picture:
+def _foot(colours: drawing.Colours, stride: int, width: int) -> Picture:
     """What colours, circles, lines and marks mean."""
     heads = drawing.legend([(f"head {index}", colour) for index, colour in enumerate(colours, 1)], width)
     strip = np.full((48, width, 3), PAPER, np.uint8)
@@ -169,6 +170,6 @@ def _foot(colours: drawing.Colours, token: int, width: int) -> Picture:
         cv2.circle(strip, (left, 24), round(RADIUS * weight**0.5), FAINT, cv2.FILLED, cv2.LINE_AA)
         strip = drawing.written(strip, f"{100 * weight:.0f} %", left + 24, 24)
         left += 90
-    words = f"of a head's weight     cross: the pixel     square: its token, of stride {STRIDES[token]}"
+    words = f"of a head's weight     cross: the pixel     square: its token, of stride {stride}"
     words += "     lines: cells of the scale looked at     grey: outside the picture"
     return np.concatenate((heads, drawing.written(strip, words, left - 20, 24)))

@@ -81,6 +81,8 @@ class Model:
     """CIA, Channel Information Augmentation."""
     fusion: bool = True
     """MSFE and CSF: Multi-Scale Feature Enhancement and Cross-Scale Fusion."""
+    fusion_stride: Literal[4, 8, 16, 32] = 4
+    """Stride of the finest scale in MSFE and CSF; 8 leaves a quarter of the work."""
     enhancement_depth: int = 1
     """How many MSFE blocks follow each other."""
     fusion_depth: int = 1
