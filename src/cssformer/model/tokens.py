@@ -93,9 +93,9 @@ class FeedForward(nn.Sequential):
 def in_runs(function: Callable[[slice], Tensor], tokens: Tensor, length: int = 6144) -> Tensor:
     """``function(slice of tokens)`` over (B, N, C), run by run: what a run needs then stays in a CPU's cache.
 
-    Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run.
+    Only where nothing is to be differentiated, and on a CPU; elsewhere all tokens are one run, as few tokens are.
     """
-    if tokens.device.type != "cpu" or not values_only():
+    if tokens.device.type != "cpu" or not values_only() or tokens.shape[1] <= length:
         return function(slice(None))
     out = fresh(tokens.shape, tokens.dtype)
     with weights_laid_once():
