@@ -372,3 +372,24 @@ def test_padded_and_shifted_windows_equal_timms_and_give_no_denormals() -> None:
     assert len(weights) == 12
     assert any((weight == 0).any() for weight in weights)
     assert not any(((weight > 0) & (weight < torch.finfo(weight.dtype).tiny)).any() for weight in weights)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"pad_type": "same"}])
+def test_depthwise_convolutions_are_trained_in_float32_under_autocast(arguments: dict) -> None:
+    torch.manual_seed(0)
+    pyramid = Backbone("mobilenetv2_100", **arguments).pyramid
+    convolutions = [part for part in pyramid.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
+    assert {part.stride for part in convolutions} == {(1, 1), (2, 2)}
+    for part in {part.stride: part for part in convolutions}.values():
+        image = torch.randn(1, part.in_channels, 9, 12).bfloat16()
+        weight = part.weight.detach().requires_grad_()
+        padded = F.pad(image.float(), (1 if part.stride == (1, 1) or not arguments else 0, 1, 1, 1))
+        expected = F.conv2d(padded, weight, stride=part.stride, groups=part.groups)
+        slope = torch.randn(expected.shape).bfloat16()
+        expected.backward(slope.float())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = part(image)
+        found.backward(slope)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), expected, rtol=0.004, atol=0.004)
+        torch.testing.assert_close(part.weight.grad, weight.grad)

@@ -7,11 +7,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import use_fused_attn
+from timm.layers import Conv2dSame, use_fused_attn
 from timm.models import load_state_dict
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
+from cssformer.eager import values_only
 from cssformer.errors import UserError
 from cssformer.model.linear import use_onednn
 
@@ -55,6 +56,8 @@ class Backbone(nn.Module):
             elif type(part) is WindowAttention:
                 # As timm's other attentions: without gradients it takes a third of the time.
                 part.fused_attn = use_fused_attn()  # type: ignore[misc]  # final for TorchScript only
+            elif isinstance(part, nn.Conv2d) and type(part) in _DEPTHWISE and 1 < part.in_channels == part.groups:
+                part.__class__ = _DEPTHWISE[type(part)]
         # On a CPU depthwise convolutions take half as long.
         self.pyramid.to(memory_format=torch.channels_last)
         info, defaults = _described(self.pyramid)
@@ -82,6 +85,27 @@ class _FullyMasked(SwinTransformerBlock):
     def get_attn_mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
         mask: Tensor | None = super().get_attn_mask(*args, **kwargs)
         return None if mask is None else 100 * mask
+
+
+class _Depthwise(nn.Conv2d):
+    """A depthwise convolution that a CPU trains in float32 under autocast too.
+
+    oneDNN differentiates those of bfloat16 that have strides many times slower (docs/performance.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        lowered = torch.is_autocast_enabled("cpu") and input.device.type == "cpu" and not values_only()
+        if not lowered or self.weight.dtype != torch.float32:
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float()).to(input.dtype)
+
+
+class _DepthwiseSame(_Depthwise, Conv2dSame):
+    """The same with TensorFlow's padding."""
+
+
+_DEPTHWISE: dict[type[nn.Module], type[_Depthwise]] = {nn.Conv2d: _Depthwise, Conv2dSame: _DepthwiseSame}
 
 
 def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[str, Any]) -> nn.Module:

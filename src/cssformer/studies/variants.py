@@ -33,6 +33,9 @@ class Variant:
 
 BASELINE = Variant("baseline", "baseline", {"augmentation": False, "fusion": False})
 WHOLE = Variant("cssformer", "CSSFormer", {"augmentation": True, "fusion": True}, paper=3.86)
+LIGHT = Variant(
+    "light", "CSSFormer light", {**WHOLE.changes, "channels": 128, "heads": 8, "points": 4, "fusion_stride": 8}
+)
 MODULES = (
     BASELINE,
     Variant("cia", "+ CIA", {"augmentation": True, "fusion": False}, paper=0.91),
@@ -41,6 +44,7 @@ MODULES = (
 )
 DECODERS = (
     WHOLE,
+    LIGHT,
     BASELINE,
     Variant("fpn", "Semantic FPN", peer="fpn"),
     Variant("pspnet", "PSPNet", peer="pspnet"),
