@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -17,6 +18,7 @@ from cssformer import CSSFormer
 from cssformer.errors import UserError
 from cssformer.model import segmentation_loss
 from cssformer.model.backbone import Backbone
+from cssformer.model.network import pad
 
 SMALL = {"backbone": "resnet10t", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
@@ -66,6 +68,16 @@ def test_forward_is_the_upsampled_coarse_logits() -> None:
     with torch.no_grad():
         grown = F.interpolate(model.coarse(images), scale_factor=4, mode="bilinear")[..., :50, :70]
         torch.testing.assert_close(model(images), grown)
+
+
+@pytest.mark.parametrize(
+    ("size", "padded", "mode"),
+    [((227, 320), (256, 320), "reflect"), ((33, 34), (64, 64), "reflect"), ((32, 90), (64, 96), "edge")],
+)
+def test_images_are_padded_with_what_they_hold(size: tuple[int, int], padded: tuple[int, int], mode: str) -> None:
+    images = torch.rand(1, 3, *size)
+    added = [(0, 0), (0, 0), *((0, more - side) for side, more in zip(size, padded, strict=True))]
+    assert torch.equal(pad(images), torch.from_numpy(np.pad(images.numpy(), added, mode=mode)))
 
 
 def multiply_adds(model: CSSFormer, images: torch.Tensor) -> dict[str, float]:

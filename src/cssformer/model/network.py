@@ -241,7 +241,7 @@ class CSSFormer(SegmentationNetwork):
 
 
 def pad(images: Tensor) -> Tensor:
-    """Pad (B, 3, H, W) below and to the right, with its own edge, to multiples of 32, which every stride divides.
+    """Pad (B, 3, H, W) below and to the right, with its mirror image, to multiples of 32, which every stride divides.
 
     To 64 at least: a single cell at stride 32 would leave a backbone's BatchNorm nothing to normalise by.
     """
@@ -251,7 +251,9 @@ def pad(images: Tensor) -> Tensor:
     if height < 32 or width < 32:
         raise ValueError(f"images must be at least 32 pixels high and wide, these are {height} and {width}")
     right, below = (max(-side % 32, 64 - side) for side in (width, height))
-    return F.pad(images, (0, right, 0, below), mode="replicate")
+    # A side of 32 is one pixel too short to be mirrored.
+    mode = "reflect" if min(height, width) > 32 else "replicate"
+    return F.pad(images, (0, right, 0, below), mode=mode)
 
 
 def crop(coarse: Tensor, images: Tensor) -> Tensor:
