@@ -1,6 +1,7 @@
 """The whole network: sizes, switches, precision, saving."""
 
 import json
+import math
 import pickle
 import shutil
 import sys
@@ -169,6 +170,43 @@ def test_fusion_from_a_coarser_scale_leaves_the_finer_maps_alone() -> None:
         assert light[part] < whole[part] * 336 / 1360
     with pytest.raises(ValueError, match=r"fusion_stride \(2\) must be one of \(4, 8, 16, 32\)"):
         CSSFormer(**SMALL, fusion_stride=2)
+
+
+@pytest.mark.parametrize("stride", [16, 32])
+def test_fusion_of_few_scales_is_saved_with_the_network(stride: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL, fusion_stride=stride).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path)
+    loaded = CSSFormer.from_pretrained(tmp_path)
+    assert loaded.fusion_strides == (16, 32)[stride // 32 :]
+    images = torch.rand(1, 3, 70, 64)
+    with torch.no_grad():
+        assert torch.equal(model(images), loaded(images))
+
+
+def test_lateral_layers_and_classifier_start_after_glorot() -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL)
+    layers = [lateral[1] for lateral in model.lateral] + [model.head.classify]
+    for layer in layers:
+        bound = math.sqrt(6 / sum(layer.weight.shape))
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+        assert not layer.bias.any()
+
+
+def test_lateral_layers_norm_the_whole_map() -> None:
+    torch.manual_seed(0)
+    model = CSSFormer(**SMALL)
+    for lateral, channels in zip(model.lateral, model.backbone.channels, strict=True):
+        norm, linear = lateral
+        nn.init.normal_(norm.weight)
+        feature = torch.randn(2, 6, 5, channels) * torch.rand(2, 6, 5, 1)
+        centred = feature - feature.mean(dim=(1, 2, 3), keepdim=True)
+        normed = centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+        expected = F.conv2d(normed.permute(0, 3, 1, 2), linear.weight[..., None, None], linear.bias)
+        torch.testing.assert_close(lateral(feature), expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_depths_are_parameters() -> None:
@@ -387,16 +425,18 @@ def test_padded_and_shifted_windows_equal_timms_and_give_no_denormals() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"pad_type": "same"}])
-def test_depthwise_convolutions_are_trained_in_float32_under_autocast(arguments: dict) -> None:
+def test_depthwise_convolutions_with_strides_are_trained_in_float32_under_autocast(arguments: dict) -> None:
     torch.manual_seed(0)
     pyramid = Backbone("mobilenetv2_100", **arguments).pyramid
     convolutions = [part for part in pyramid.modules() if isinstance(part, nn.Conv2d) and part.groups > 1]
-    assert {part.stride for part in convolutions} == {(1, 1), (2, 2)}
-    for part in {part.stride: part for part in convolutions}.values():
-        image = torch.randn(1, part.in_channels, 9, 12).bfloat16()
+    strided = [part for part in convolutions if part.stride == (2, 2)]
+    assert len(strided) == 4
+    for part, dtype in zip(strided, (torch.bfloat16, torch.float32) * 2, strict=True):
+        # Of values that bfloat16 holds.
+        image = torch.randn(1, part.in_channels, 9, 12).bfloat16().to(dtype)
         weight = part.weight.detach().requires_grad_()
-        padded = F.pad(image.float(), (1 if part.stride == (1, 1) or not arguments else 0, 1, 1, 1))
-        expected = F.conv2d(padded, weight, stride=part.stride, groups=part.groups)
+        padded = F.pad(image.float(), (0 if arguments else 1, 1, 1, 1))
+        expected = F.conv2d(padded, weight, stride=2, groups=part.groups)
         slope = torch.randn(expected.shape).bfloat16()
         expected.backward(slope.float())
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -148,6 +148,19 @@ def test_a_network_that_looks_from_stride_8_on(light: CSSFormer) -> None:
         explanation.picture(4)
 
 
+def test_the_command_tells_which_strides_there_are(
+    light: CSSFormer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    light.save_pretrained(tmp_path / "model")
+    Image.fromarray(picture(64, 96)).save(tmp_path / "picture.png")
+    command = ["explain", str(tmp_path / "model"), str(tmp_path / "picture.png"), "--at", "5", "6", "--output"]
+    assert main([*command, str(tmp_path / "looks.png"), "--stride", "4"]) == 2
+    assert "no tokens of stride 4; choose one of 8, 16, 32" in capsys.readouterr().err
+    assert not (tmp_path / "looks.png").exists()
+    assert main([*command, str(tmp_path / "looks.png")]) == 0
+    assert (tmp_path / "looks.png").exists()
+
+
 @settings(deadline=None, max_examples=20)
 @given(data=st.data(), height=st.integers(8, 90), width=st.integers(8, 90), short_side=st.sampled_from([None, 20, 70]))
 def test_tokens_contain_the_pixel_and_weights_sum_to_one(

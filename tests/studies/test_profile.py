@@ -114,6 +114,14 @@ def test_activations_are_what_autograd_keeps() -> None:
     assert kept["augmentation"] == kept["fusion"] == 0
 
 
+@pytest.mark.parametrize("changes", [{"fusion_stride": 8}, {"fusion_depth": 2}, {"augmentation": False}])
+def test_another_decoder_is_not_set_beside_the_paper(changes: dict) -> None:
+    options = {"channels": 256, "heads": 8, "points": 16}
+    found = profile(untrained(Model("test_resnet", **options, **changes), 5), 480, 480, repeats=1)
+    assert found.as_dict()["paper_gflops"] is None
+    assert len(found.tables()) == 1
+
+
 def test_profile_of_a_small_network() -> None:
     found = profile(untrained(Model(channels=16, heads=2, points=2), 5), 64, 96, repeats=1)
     assert [part.name for part in found.parts] == ["backbone", "lateral", "CIA", "MSFE", "CSF", "head"]

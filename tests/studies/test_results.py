@@ -19,7 +19,7 @@ from cssformer.studies.pictures import TILE, disagreement, draw
 from cssformer.studies.plots import plot
 from cssformer.studies.profile import untrained
 from cssformer.studies.results import Outcome, Results, _training_seconds
-from cssformer.studies.variants import BASELINE, DECODERS, MODULES, WHOLE, Kind, Variant, choose, points_variants
+from cssformer.studies.variants import BASELINE, DECODERS, LIGHT, MODULES, WHOLE, Kind, Variant, choose, points_variants
 from cssformer.training.recipe import Model, Recipe, Training
 from cssformer.training.run import METRICS
 
@@ -60,14 +60,16 @@ def test_a_single_seed_has_a_difference_but_no_deviation() -> None:
 
 
 def test_the_reference_of_each_study() -> None:
-    scores = {WHOLE: {0: 0.7}, BASELINE: {0: 0.65}, FPN: {0: 0.5}, PSPNET: {0: 0.6}}
+    scores = {WHOLE: {0: 0.7}, LIGHT: {0: 0.68}, BASELINE: {0: 0.65}, FPN: {0: 0.5}, PSPNET: {0: 0.6}}
     assert results("decoders", scores).reference == PSPNET
     assert results("decoders", scores, "fpn").reference == FPN
     assert results("modules", {variant: {0: 0.5} for variant in MODULES}).reference == BASELINE
     eight, sixteen = points_variants([16, 8])
     assert results("points", {eight: {0: 0.5}, sixteen: {0: 0.4}}).reference == sixteen
     assert results("points", {eight: {0: 0.5}}).reference == eight
-    with pytest.raises(UserError, match="no finished run of --reference 'pfn'; there are cssformer, baseline, fpn"):
+    with pytest.raises(
+        UserError, match="no finished run of --reference 'pfn'; there are cssformer, light, baseline, fpn"
+    ):
         results("decoders", scores, "pfn")
 
 

@@ -26,7 +26,7 @@ def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions()
             assert group["weight_decay"] == (0.0 if spared else 0.1), name
             assert group["lr"] == (0.5 if name.startswith("backbone.") else 1.0), name
     # Norm weights are vectors, so the rule covers them; this model has some of each kind.
-    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
     assert norms and all(norm.weight.ndim == 1 for norm in norms)
 
 

@@ -56,8 +56,8 @@ class Backbone(nn.Module):
             elif type(part) is WindowAttention:
                 # As timm's other attentions: without gradients it takes a third of the time.
                 part.fused_attn = use_fused_attn()  # type: ignore[misc]  # final for TorchScript only
-            elif isinstance(part, nn.Conv2d) and type(part) in _DEPTHWISE and 1 < part.in_channels == part.groups:
-                part.__class__ = _DEPTHWISE[type(part)]
+            elif isinstance(part, nn.Conv2d) and part.groups == part.in_channels and max(part.stride) > 1:
+                part.__class__ = _DEPTHWISE.get(type(part), type(part))
         # On a CPU depthwise convolutions take half as long.
         self.pyramid.to(memory_format=torch.channels_last)
         info, defaults = _described(self.pyramid)
@@ -88,9 +88,9 @@ class _FullyMasked(SwinTransformerBlock):
 
 
 class _Depthwise(nn.Conv2d):
-    """A depthwise convolution that a CPU trains in float32 under autocast too.
+    """A depthwise convolution with strides that a CPU trains in float32 under autocast too.
 
-    oneDNN differentiates those of bfloat16 that have strides many times slower (docs/performance.md).
+    oneDNN differentiates it many times slower in bfloat16 (docs/performance.md).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class _Depthwise(nn.Conv2d):
         if not lowered or self.weight.dtype != torch.float32:
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float()).to(input.dtype)
+            return super().forward(input.float()).to(torch.get_autocast_dtype("cpu"))
 
 
 class _DepthwiseSame(_Depthwise, Conv2dSame):

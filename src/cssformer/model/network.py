@@ -120,7 +120,7 @@ class CSSFormer(SegmentationNetwork):
         augmentation: CIA on or off.
         fusion: MSFE and CSF, on or off together (the paper's switch). Without both this is the paper's baseline.
         fusion_stride: of the finest scale in MSFE and CSF, 4 as in the paper, 8, 16 or 32. Finer maps go to the head
-            as they are: with 8, a quarter of the tokens is left.
+            as CIA leaves them: with 8, a quarter of the tokens is left.
         enhancement_depth: how many MSFE blocks follow each other.
         fusion_depth: how many CSF blocks follow each other.
         aux: the auxiliary head on the stride-16 backbone map, used by the loss.
@@ -251,7 +251,7 @@ def pad(images: Tensor) -> Tensor:
     if height < 32 or width < 32:
         raise ValueError(f"images must be at least 32 pixels high and wide, these are {height} and {width}")
     right, below = (max(-side % 32, 64 - side) for side in (width, height))
-    # A side of 32 is one pixel too short to be mirrored.
+    # A side of 32 is one pixel too short to be mirrored; its picture's edges are repeated.
     mode = "reflect" if min(height, width) > 32 else "replicate"
     return F.pad(images, (0, right, 0, below), mode=mode)
 

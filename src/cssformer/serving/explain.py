@@ -97,7 +97,7 @@ class Explanation:
         Raises:
             UserError: MSFE and CSF have no tokens of this stride.
         """
-        stride = stride or self.strides[0]
+        stride = self.strides[0] if stride is None else stride
         if stride not in self.strides:
             own = ", ".join(map(str, self.strides))
             raise UserError(f"MSFE and CSF of this model have no tokens of stride {stride}; choose one of {own}.")

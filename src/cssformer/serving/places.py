@@ -164,12 +164,13 @@ def _enlarged(
 def _foot(colours: drawing.Colours, stride: int, width: int) -> Picture:
     """What colours, circles, lines and marks mean."""
     heads = drawing.legend([(f"head {index}", colour) for index, colour in enumerate(colours, 1)], width)
-    strip = np.full((48, width, 3), PAPER, np.uint8)
+    strip = np.full((76, width, 3), PAPER, np.uint8)
     left = 28
     for weight in (0.01, 0.1, 0.3):
         cv2.circle(strip, (left, 24), round(RADIUS * weight**0.5), FAINT, cv2.FILLED, cv2.LINE_AA)
         strip = drawing.written(strip, f"{100 * weight:.0f} %", left + 24, 24)
         left += 90
     words = f"of a head's weight     cross: the pixel     square: its token, of stride {stride}"
-    words += "     lines: cells of the scale looked at     grey: outside the picture"
-    return np.concatenate((heads, drawing.written(strip, words, left - 20, 24)))
+    strip = drawing.written(strip, words, left - 20, 24)
+    strip = drawing.written(strip, "lines: cells of the scale looked at     grey: outside the picture", 15, 58)
+    return np.concatenate((heads, strip))

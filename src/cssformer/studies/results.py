@@ -15,7 +15,7 @@ from cssformer.evaluation.report import SCORES
 from cssformer.files import replacing
 from cssformer.studies.grid import Run
 from cssformer.studies.measure import Cost
-from cssformer.studies.variants import BASELINE, WHOLE, Kind, Variant
+from cssformer.studies.variants import BASELINE, Kind, Variant
 
 MEASURES = ("miou", "mean_boundary_iou", "pixel_accuracy")
 
@@ -130,7 +130,7 @@ class Results:
                 f"There is no finished run of --reference {name!r}; there are "
                 f"{', '.join(variant.name for variant in self.variants)}."
             )
-        peers = [variant for variant in self.variants if variant not in (WHOLE, BASELINE)]
+        peers = [variant for variant in self.variants if variant.peer is not None]
         if self.kind == "decoders" and peers:
             return max(peers, key=self.mean)
         wanted = BASELINE.name if self.kind == "modules" else "points-16"

@@ -34,7 +34,7 @@ class Variant:
 BASELINE = Variant("baseline", "baseline", {"augmentation": False, "fusion": False})
 WHOLE = Variant("cssformer", "CSSFormer", {"augmentation": True, "fusion": True}, paper=3.86)
 LIGHT = Variant(
-    "light", "CSSFormer light", {**WHOLE.changes, "channels": 128, "heads": 8, "points": 4, "fusion_stride": 8}
+    "light", "CSSFormer light, C = 128", {**WHOLE.changes, "channels": 128, "heads": 8, "points": 4, "fusion_stride": 8}
 )
 MODULES = (
     BASELINE,
