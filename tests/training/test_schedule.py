@@ -15,7 +15,7 @@ from cssformer.training.schedule import parameter_groups, polynomial_decay
 
 def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions() -> None:
     model = CSSFormer("swin_tiny_patch4_window7_224", 3, channels=32, heads=4, points=2)
-    groups = parameter_groups(model, lr=1.0, weight_decay=0.1, backbone_lr_factor=0.5)
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.1, backbone_lr_factor=0.5, offsets_lr_factor=0.25)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [names[id(parameter)] for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(names.values())
@@ -24,7 +24,8 @@ def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions()
             name = names[id(parameter)]
             spared = parameter.ndim == 1 or "relative_position_bias_table" in name or name == "scale_embedding"
             assert group["weight_decay"] == (0.0 if spared else 0.1), name
-            assert group["lr"] == (0.5 if name.startswith("backbone.") else 1.0), name
+            kinds = ("backbone.", 0.5), ("enhancement.0.offsets.", 0.25), ("fusion.0.offsets.", 0.25)
+            assert group["lr"] == next((rate for start, rate in kinds if name.startswith(start)), 1.0), name
     # Norm weights are vectors, so the rule covers them; this model has some of each kind.
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
     assert norms and all(norm.weight.ndim == 1 for norm in norms)

@@ -39,6 +39,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "training.device_batch": (1, inf),
     "training.lr": (0, inf),
     "training.backbone_lr_factor": (0, inf),
+    "training.offsets_lr_factor": (0, inf),
     "training.weight_decay": (0, inf),
     "training.warmup_steps": (0, inf),
     "training.power": (0, inf),
@@ -139,6 +140,8 @@ class Training:
     """Peak learning rate of AdamW."""
     backbone_lr_factor: float = 1.0
     """The backbone's learning rate is so many times the decoder's."""
+    offsets_lr_factor: float = 0.1
+    """That of the layers which say where MSFE and CSF sample; faster ones throw the points out of the picture."""
     weight_decay: float = 0.01
     """Of AdamW; never on norms, biases and position tables."""
     warmup_steps: int = 40

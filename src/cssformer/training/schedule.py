@@ -9,24 +9,25 @@ POSITION_TABLES = ("relative_position_bias_table", "pos_embed", "scale_embedding
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, backbone_lr_factor: float
+    model: nn.Module, lr: float, weight_decay: float, backbone_lr_factor: float, offsets_lr_factor: float
 ) -> list[dict[str, object]]:
-    """Four groups: backbone and decoder, each with and without weight decay.
+    """Up to six groups: backbone, sampling offsets and the rest of the decoder, each with and without weight decay.
 
     Norms, biases (every vector or scalar) and position tables are not decayed.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and not name.endswith(POSITION_TABLES)
-            groups.setdefault((name.startswith("backbone."), decayed), []).append(parameter)
+            factor = 1.0
+            if name.startswith("backbone."):
+                factor = backbone_lr_factor
+            elif ".offsets." in name:
+                factor = offsets_lr_factor
+            groups.setdefault((factor, decayed), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": lr * (backbone_lr_factor if in_backbone else 1.0),
-            "weight_decay": weight_decay if decayed else 0.0,
-        }
-        for (in_backbone, decayed), parameters in groups.items()
+        {"params": parameters, "lr": lr * factor, "weight_decay": weight_decay if decayed else 0.0}
+        for (factor, decayed), parameters in groups.items()
     ]
 
 

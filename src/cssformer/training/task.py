@@ -43,7 +43,13 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training
-        groups = parameter_groups(self.model, training.lr, training.weight_decay, training.backbone_lr_factor)
+        groups = parameter_groups(
+            self.model,
+            training.lr,
+            training.weight_decay,
+            training.backbone_lr_factor,
+            training.offsets_lr_factor,
+        )
         optimizer = AdamW(groups, lr=training.lr)
         schedule = polynomial_decay(optimizer, training.steps, training.warmup_steps, training.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
