@@ -21,6 +21,7 @@ from cssformer.errors import UserError
 from cssformer.evaluation.report import SCORES
 from cssformer.studies import grid
 from cssformer.studies.grid import LOG, Run, execute, plan
+from cssformer.studies.profile import untrained
 from cssformer.studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
 from cssformer.training.recipe import RECIPE, Model, Recipe, Training
 from cssformer.training.run import LAST
@@ -58,6 +59,14 @@ class Processes:
         self.alive.append(process)
         self.most = max(self.most, len(self.alive))
         return process
+
+
+def test_the_light_network_has_its_own_size_whatever_the_recipes(tmp_path: Path) -> None:
+    run = plan(recipe(tmp_path), choose(DECODERS, ["light"]), [0])[0]
+    model = untrained(run.recipe.model, 3)
+    assert model.fusion_strides == (8, 16, 32)
+    assert model.head.classify.in_features == 128
+    assert model.fusion[0].offsets.out_features == 8 * 3 * 4 * 2
 
 
 def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:
