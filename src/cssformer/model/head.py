@@ -19,9 +19,9 @@ class SegmentationHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, levels: int = 4, dropout: float = 0.1) -> None:
         super().__init__()
         quarters = [Linear(channels, channels, bias=False) for _ in range(levels)]
+        # Uniform after He (ReLU) for all the inputs of the one conv these are.
+        bound = math.sqrt(6 / (levels * channels))
         for quarter in quarters:
-            # Uniform after He (ReLU) for all the inputs of the one conv these are.
-            bound = math.sqrt(6 / (levels * channels))
             nn.init.uniform_(quarter.weight, -bound, bound)
         self.fuse = nn.ModuleList(quarters)
         self.norm = MapNorm(channels // 8, channels)

@@ -130,13 +130,8 @@ class Explanation:
 
     def table(self) -> list[tuple[str, ...]]:
         """:meth:`as_dict` as rows of text, the heading first."""
-        heading = (
-            "module",
-            "token of stride",
-            *(f"on {stride}" for stride in self.strides),
-            "outside",
-            "mean distance",
-        )
+        scales = (f"on {stride}" for stride in self.strides)
+        heading = ("module", "token of stride", *scales, "outside", "mean distance")
         rows = [
             (
                 row["module"],

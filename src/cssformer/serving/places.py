@@ -75,9 +75,8 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
         rows.append(row)
         captions.append(MODULES[look.module.split()[0]])
     heads = ["picture, prediction", "all scales", *(f"stride {stride}" for stride in explanation.strides)]
-    return drawing.sheet(
-        rows, heads, captions, _foot(colours, explanation.strides[token], drawing.sheet_width(TILE, len(heads)))
-    )
+    foot = _foot(colours, explanation.strides[token], drawing.sheet_width(TILE, len(heads)))
+    return drawing.sheet(rows, heads, captions, foot)
 
 
 @dataclass(frozen=True)
