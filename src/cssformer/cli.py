@@ -180,13 +180,13 @@ def _check(options: "Namespace") -> int:
         print(f"error: {sentence}")
     for sentence in report.warnings:
         print(f"warning: {sentence}")
-    print(f"{_count(report.errors, 'error')}, {_count(report.warnings, 'warning')}.")
+    print(f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}.")
     _write_json(options, report.as_dict())
     return 1 if report.errors else 0
 
 
-def _count(found: Sequence[str], what: str) -> str:
-    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _add_train(parser: "ArgumentParser") -> None:
@@ -362,7 +362,7 @@ def _predict(options: "Namespace") -> int:
 
     done = predict_files(**_arguments(options))
     _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
-    print(f"{done['pictures']} pictures and {done['videos']} videos written to {done['output']}")
+    print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
     for sentence in done["failed"].values():
         print(f"error: {sentence}", file=sys.stderr)
     _write_json(options, done)

@@ -74,6 +74,17 @@ def test_gzip_of_several_streams(tmp_path: Path, pack: Pack) -> None:
     assert read_all(tmp_path / "it.tar.gz") == contents
 
 
+def test_an_archive_may_name_its_own_top_folder(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "it.zip", "w") as archive:
+        archive.writestr("./", "")
+        archive.writestr("./a", "1")
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it/a").write_bytes(b"1")
+    with tarfile.open(tmp_path / "it.tar", "w") as tar:
+        tar.add(tmp_path / "it", ".")
+    assert read_all(tmp_path / "it.zip") == read_all(tmp_path / "it.tar") == {"a": b"1"}
+
+
 def test_links_of_a_folder_are_its_owners(tmp_path: Path, pack: Pack) -> None:
     pack(tmp_path / "elsewhere", {"b": b"2"})
     pack(tmp_path / "it", {"a": b"1"})

@@ -184,6 +184,13 @@ def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, picture
     assert not (pictures / "labels").exists()
 
 
+def test_an_output_that_is_a_file_is_refused_before_the_model_is_read(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"Cannot write .*out\.png"):
+        predict_files(str(tmp_path / "no model"), [pictures], tmp_path / "out.png", device="cpu")
+    assert (tmp_path / "out.png").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("name", ["broken.jpg", "broken.png", "broken.mp4", "empty.png"])
 def test_a_damaged_file_is_named_and_stops_no_other(
     name: str, model_folder: Path, pictures: Path, tmp_path: Path

@@ -129,6 +129,11 @@ def safe_name(name: str, source: Path) -> str:
     return "/".join(parts)
 
 
+def _member_name(name: str, is_folder: bool, source: Path) -> str:
+    """:func:`safe_name` of a member; the archive's own top folder, such as ``./``, may be one."""
+    return name if is_folder and not name.strip("./") else safe_name(name, source)
+
+
 def _files(root: Path) -> Iterator[Member]:
     """The files below a folder. Its owner's links are followed, a link into a folder above itself once."""
     seen = set()
@@ -146,7 +151,7 @@ def _files(root: Path) -> Iterator[Member]:
 
 def _zip_members(path: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
     for info in archive.infolist():
-        name = safe_name(info.filename, path)
+        name = _member_name(info.filename, info.is_dir(), path)
         if info.is_dir():
             continue
         # The upper half is Unix's file mode; 0 where the archive was made elsewhere.
@@ -197,7 +202,7 @@ def _require_end(archive: tarfile.TarFile) -> None:
 
 
 def _is_tar_file(info: tarfile.TarInfo, path: Path) -> bool:
-    name = safe_name(info.name, path) if info.name.strip("./") or not info.isdir() else info.name
+    name = _member_name(info.name, info.isdir(), path)
     _require_plain((info.isreg() and not info.issparse() and info.size >= 0) or info.isdir(), name, path)
     return not info.isdir()
 

@@ -16,7 +16,7 @@ from cssformer.data.pairing import PICTURES
 from cssformer.errors import UserError
 from cssformer.evaluation import drawing
 from cssformer.evaluation.inference import Mode
-from cssformer.files import replacing
+from cssformer.files import replacing, require_writable
 from cssformer.serving.predictor import Prediction, Predictor, read_pixels
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
@@ -81,6 +81,7 @@ def predict_files(
             cannot be written. Files written before that are whole.
     """
     sources = _find(inputs, output)
+    require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(
         model, device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side
     )
