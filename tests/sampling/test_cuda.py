@@ -1,4 +1,7 @@
-"""The Triton kernels against the definition: in Triton's interpreter anywhere, compiled where there is a GPU."""
+"""The Triton kernels against the definition: in Triton's interpreter anywhere, on a GPU where there is one.
+
+Compiled for GPUs they are anywhere.
+"""
 
 import importlib.util
 import os
@@ -57,6 +60,72 @@ def test_in_the_interpreter() -> None:
     """In a process of its own, because Triton decides at import whether it interprets."""
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CSSFORMER_SAMPLING": "cuda"}
     command = [sys.executable, "-c", CHECK, str(AGREEMENT)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+COMPILE = """
+import sys, torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from cssformer.sampling import cuda, sample_attend, sample_sum
+
+capability, dtype = int(sys.argv[1]), getattr(torch, sys.argv[2])
+POINTERS = {torch.float64: "*fp64", torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+POINTERS |= {torch.int32: "*i32", torch.int64: "*i64"}
+compiled = set()
+
+def compile_only(kernel, grid, *arguments, **constants):
+    # As Triton does at a launch: a number that is 1 is a constant, and what 16 divides is known to the compiler.
+    given = dict(zip(kernel.arg_names, arguments)) | constants
+    constants |= {name: value for name, value in given.items() if type(value) is int and value == 1}
+    types = {name: "fp32" if type(value) is float else "i32" for name, value in given.items()}
+    types |= {name: POINTERS[value.dtype] for name, value in given.items() if isinstance(value, torch.Tensor)}
+    types |= {name: "constexpr" for name in constants}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if types[name].startswith("*") or (types[name] == "i32" and given[name] % 16 == 0)
+    }
+    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants, aligned)
+    code = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    assert code.asm["cubin"]
+    additions = [line for line in code.asm["ptx"].splitlines() if "atom." in line or "red.global" in line]
+    assert all("relaxed" in line for line in additions), additions
+    compiled.add((kernel.fn.__name__, bool(additions)))
+
+cuda._launch = compile_only
+for deterministic in (False, True):
+    torch.use_deterministic_algorithms(deterministic)
+    for heads, channels, shapes, points in ((8, 32, ((8, 8), (4, 4)), 16), (1, 1, ((1, 1),), 1)):
+        if deterministic and channels == 1:
+            continue
+        maps = sum(height * width for height, width in shapes)
+        key, value = (torch.rand(1, maps, heads, channels, dtype=dtype, requires_grad=True) for _ in range(2))
+        positions = torch.rand(1, maps, heads, len(shapes), points, 2, requires_grad=True)
+        weights = torch.rand(positions.shape[:-1], dtype=dtype, requires_grad=True)
+        query = torch.rand(1, maps, heads, channels, dtype=dtype, requires_grad=True)
+        sample_sum(value, shapes, positions, weights).sum().backward()
+        sample_attend(query, key, value, shapes, positions).sum().backward()
+assert compiled == {
+    *(("_sum_forward", False), ("_sum_backward", True), ("_attend_forward", False), ("_attend_backward", True))
+}, compiled
+"""
+
+GPUS = [
+    pytest.param(75, "float16", id="T4", marks=pytest.mark.slow),
+    pytest.param(80, "bfloat16", id="A100"),
+    pytest.param(90, "float32", id="H100", marks=pytest.mark.slow),
+    pytest.param(120, "bfloat16", id="RTX 50", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("capability", "dtype"), GPUS)
+def test_compiles_for_gpus(capability: int, dtype: str, tmp_path: Path) -> None:
+    """To machine code, without a GPU; what the kernels add to maps waits for nothing."""
+    environment = {**os.environ, "CSSFORMER_SAMPLING": "cuda", "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-c", COMPILE, str(capability), dtype]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

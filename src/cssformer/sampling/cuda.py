@@ -8,7 +8,7 @@ maps. Gradients of maps are added atomically, whose order changes the last bits 
 ``torch.use_deterministic_algorithms(True)`` they are added as 64-bit fixed-point numbers instead, whose sum does not
 depend on the order; if one of the contributions is not finite, that whole gradient is NaN.
 
-The kernels are checked with Triton's interpreter; their speed on a GPU has not been measured.
+The kernels are checked with Triton's interpreter and compiled for several GPUs; their speed has not been measured.
 """
 
 from collections.abc import Sequence
@@ -58,11 +58,12 @@ def _load(maps, first, pixel, valid, channel, used, step):
 def _add(maps, first, pixel, valid, channel, used, step, amount, scale, FIXED: tl.constexpr):
     pointers = maps + (first + pixel.to(tl.int64) * step)[:, None] + channel[None, :]
     mask = valid[:, None] & used[None, :]
+    # Relaxed, as nothing is read before the kernel ends; Triton's default waits for all accesses before an addition.
     if FIXED:
         # Rounded to even by hand: a plain conversion truncates.
-        tl.atomic_add(pointers, tl.floor(amount.to(tl.float64) * scale + 0.5).to(tl.int64), mask=mask)
+        tl.atomic_add(pointers, tl.floor(amount.to(tl.float64) * scale + 0.5).to(tl.int64), mask=mask, sem="relaxed")
     else:
-        tl.atomic_add(pointers, amount, mask=mask)
+        tl.atomic_add(pointers, amount, mask=mask, sem="relaxed")
 
 
 @triton.jit
@@ -329,7 +330,8 @@ def _levels(shapes: Shapes, device: torch.device) -> Tensor:
     for height, width in shapes:
         rows.append((height, width, start))
         start += height * width
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+    # From pinned memory, as a copy from any other waits until the GPU has done all that was asked of it.
+    return torch.tensor(rows, dtype=torch.int32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def _sizes(positions_BNMLK2: Tensor, maps_BSMD: Tensor) -> tuple[tuple[int], tuple[int, ...], dict[str, Any]]:
@@ -337,7 +339,8 @@ def _sizes(positions_BNMLK2: Tensor, maps_BSMD: Tensor) -> tuple[tuple[int], tup
     B, N, M, L, K, _ = positions_BNMLK2.shape
     S, D = maps_BSMD.shape[1], maps_BSMD.shape[3]
     channels = triton.next_power_of_2(D)
-    block = max(1, min(32, 2048 // channels))
+    # Four numbers of a tile for each thread: with eight, _attend_backward takes more than the 255 registers there are.
+    block = max(1, 512 // channels)
     return (triton.cdiv(B * N * M, block),), (B * N * M, N, S, M, D, L, K), {"BLOCK": block, "CHANNELS": channels}
 
 
