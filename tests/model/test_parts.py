@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cssformer.model.augmentation import POOLED_SIZES, ChannelAugmentation, pooling_matrix, upsampling_matrix
+from cssformer.model.augmentation import (
+    POOLED_SIZES,
+    ChannelAugmentation,
+    pooled_cells,
+    pooling_matrix,
+    upsampling_matrix,
+)
 from cssformer.model.enhancement import MultiScaleEnhancement
 from cssformer.model.fusion import CrossScaleFusion
 from cssformer.model.head import SegmentationHead
@@ -75,13 +81,14 @@ def test_augmentation_without_gradients_in_other_precisions(dtype: torch.dtype, 
 @given(length=st.integers(1, 200))
 def test_pooling_matrix_is_adaptive_average_pooling(length: int) -> None:
     expected = torch.cat([F.adaptive_avg_pool1d(torch.eye(length), size).T for size in POOLED_SIZES])
-    torch.testing.assert_close(pooling_matrix(length, torch.empty(0)), expected)
+    torch.testing.assert_close(pooling_matrix(length, pooled_cells(torch.device("cpu")), torch.float32), expected)
 
 
 @given(length=st.integers(1, 200))
 def test_upsampling_matrix_is_bilinear_interpolation(length: int) -> None:
     pools = [F.interpolate(torch.eye(size)[None], length, mode="linear")[0].T for size in POOLED_SIZES]
-    torch.testing.assert_close(upsampling_matrix(length, torch.empty(0)), torch.cat(pools, dim=1), rtol=1e-5, atol=1e-5)
+    matrix = upsampling_matrix(length, pooled_cells(torch.device("cpu")), torch.float32)
+    torch.testing.assert_close(matrix, torch.cat(pools, dim=1), rtol=1e-5, atol=1e-5)
 
 
 @given(shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4))

@@ -49,7 +49,8 @@ class ChannelAugmentation(nn.Module):
         """The same without maps of 2C channels; values only."""
         batch, height, width, channels = feature.shape
         own, *others = self.fuse.weight.split([channels, *(context.shape[-1] for context in pooled)], dim=1)
-        along_y, along_x = (upsampling_matrix(length, feature) for length in (height, width))
+        cells = pooled_cells(feature.device)
+        along_y, along_x = (upsampling_matrix(length, cells, feature.dtype) for length in (height, width))
         rows_BHSC = torch.cat(
             [
                 torch.einsum("hs,bstc->bhtc", rows, linear(context, weight).to(feature.dtype))
@@ -64,34 +65,36 @@ class ChannelAugmentation(nn.Module):
 
 def pools(feature: Tensor) -> list[Tensor]:
     """(B, H, W, C) -> (B, s, s, C) for s in 1, 2, 3, 6: as ``F.adaptive_avg_pool2d``, but exportable at every H, W."""
-    along_y, along_x = (pooling_matrix(length, feature) for length in feature.shape[1:3])
+    cells = pooled_cells(feature.device)
+    along_y, along_x = (pooling_matrix(length, cells, feature.dtype) for length in feature.shape[1:3])
     # All sizes along x in one product: the map, which is large, is read once.
     narrow = torch.matmul(along_x, feature)
     parts = zip(along_y.split(POOLED_SIZES), narrow.split(POOLED_SIZES, dim=2), strict=True)
     return [torch.einsum("sh,bhtc->bstc", rows, part) for rows, part in parts]
 
 
-def pooling_matrix(length: int, like: Tensor) -> Tensor:
-    """(12, length), as many rows for each pooled size: row i averages floor(i·length/s) to ceil((i+1)·length/s) - 1."""
-    size, row = _pooled_cells(like.device)
-    cell = torch.arange(length, device=like.device)
+def pooled_cells(device: torch.device) -> Tensor:
+    """(12, 2): along one axis the pooled size each cell belongs to, and its place there: 1 0, 2 0, 2 1, 3 0, ..."""
+    # Made on the device: to copy them there would wait for a GPU.
+    sizes = torch.cat([torch.full((size,), size, device=device) for size in POOLED_SIZES])
+    places = torch.cat([torch.arange(size, device=device) for size in POOLED_SIZES])
+    return torch.stack([sizes, places], dim=1)
+
+
+def pooling_matrix(length: int, cells: Tensor, dtype: torch.dtype) -> Tensor:
+    """(12, length), a row for each pooled cell: i of s averages floor(i·length/s) to ceil((i+1)·length/s) - 1."""
+    size, row = cells[:, :1], cells[:, 1:]
+    cell = torch.arange(length, device=cells.device)
     # In integers: floor(i·length/size) <= cell < ceil((i+1)·length/size).
-    inside = ((cell + 1) * size[:, None] > row[:, None] * length) & (cell * size[:, None] < (row[:, None] + 1) * length)
-    share = 1 / inside.sum(dim=1, keepdim=True, dtype=torch.promote_types(like.dtype, torch.float32))
-    return (inside * share).to(like.dtype)
+    inside = ((cell + 1) * size > row * length) & (cell * size < (row + 1) * length)
+    share = 1 / inside.sum(dim=1, keepdim=True, dtype=torch.promote_types(dtype, torch.float32))
+    return (inside * share).to(dtype)
 
 
-def upsampling_matrix(length: int, like: Tensor) -> Tensor:
-    """(length, 12), as many columns for each pooled size: bilinear up-sampling along one axis, as by ``resize``."""
-    size, column = _pooled_cells(like.device)
-    cell = torch.arange(length, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+def upsampling_matrix(length: int, cells: Tensor, dtype: torch.dtype) -> Tensor:
+    """(length, 12), a column for each pooled cell: bilinear up-sampling along one axis, as by ``resize``."""
+    size, column = cells.unbind(1)
+    cell = torch.arange(length, device=cells.device, dtype=torch.promote_types(dtype, torch.float32))
     centre = (cell[:, None] + 0.5) * size / length - 0.5
     distance = torch.minimum(centre.clamp(min=0), size - 1) - column
-    return (1 - distance.abs()).clamp(min=0).to(like.dtype)
-
-
-def _pooled_cells(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The pooled size of each cell along one axis, and its place there: 1 2 2 3 3 3 ... and 0 0 1 0 1 2 ..."""
-    cells = [(size, place) for size in POOLED_SIZES for place in range(size)]
-    size, place = torch.tensor(cells, device=device).unbind(1)
-    return size, place
+    return (1 - distance.abs()).clamp(min=0).to(dtype)

@@ -35,8 +35,9 @@ def reference_points(shapes: Shapes, device: torch.device) -> Tensor:
     for height, width in shapes:
         y, x = centres(height, device)[:, None].expand(-1, width), centres(width, device).expand(height, -1)
         parts.append(torch.stack([x, y], dim=-1).flatten(0, 1))
-    size_L2 = torch.tensor([(width, height) for height, width in shapes], device=device, dtype=torch.float32)
-    return torch.cat(parts)[:, None] * size_L2 - 0.5
+    x, y = torch.cat(parts).unbind(-1)
+    on_scales = [torch.stack([x * width, y * height], dim=-1) for height, width in shapes]
+    return torch.stack(on_scales, dim=1) - 0.5
 
 
 def sine_positions(shapes: Shapes, channels: int, device: torch.device) -> list[Tensor]:
