@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from cssformer.eager import values_only
 from cssformer.model.linear import Linear, linear, silent
-from cssformer.model.upsampling import resize
 
 POOLED_SIZES = (1, 2, 3, 6)
 
@@ -41,7 +40,15 @@ class ChannelAugmentation(nn.Module):
 
     def _fused(self, feature: Tensor, pooled: list[Tensor]) -> Tensor:
         """P and all conv(pool_s(P)), (B, s, s, C/4) -> S (B, H, W, C)."""
-        contexts = [resize(context, feature.shape[1:3]) for context in pooled]
+        cells = pooled_cells(feature.device)
+        along_y, along_x = (
+            upsampling_matrix(length, cells, feature.dtype).split(POOLED_SIZES, dim=1) for length in feature.shape[1:3]
+        )
+        # Up-sampled by matrices, because interpolation takes several times longer to differentiate.
+        contexts = [
+            torch.einsum("wt,bhtc->bhwc", columns, torch.einsum("hs,bstc->bhtc", rows, context))
+            for rows, columns, context in zip(along_y, along_x, pooled, strict=True)
+        ]
         fused: Tensor = self.fuse(torch.cat([feature, *contexts], dim=-1))
         return fused
 
