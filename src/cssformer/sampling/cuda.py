@@ -363,9 +363,9 @@ class _Gradient:
 
 
 def _launch(kernel: Any, grid: tuple[int], first: Tensor, *arguments: Any, **constants: Any) -> None:
-    # Triton takes the current device, which need not be the tensors'.
+    # Triton takes the current device, which need not be the tensors'; and its default for fused additions is changing.
     with torch.cuda.device_of(first):
-        kernel[grid](first, *arguments, **constants)
+        kernel[grid](first, *arguments, **constants, enable_fp_fusion=True)
 
 
 def _largest(tensor: Tensor) -> Tensor:
