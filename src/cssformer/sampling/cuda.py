@@ -330,8 +330,10 @@ def _levels(shapes: Shapes, device: torch.device) -> Tensor:
     for height, width in shapes:
         rows.append((height, width, start))
         start += height * width
-    # From pinned memory, as a copy from any other waits until the GPU has done all that was asked of it.
-    return torch.tensor(rows, dtype=torch.int32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    # A copy from other than pinned memory waits until the GPU has done all that was asked of it. (It is an error while
+    # a graph is captured, which is right: the graph would copy from where the rows were once.)
+    pinned = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    return torch.tensor(rows, dtype=torch.int32, pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 def _sizes(positions_BNMLK2: Tensor, maps_BSMD: Tensor) -> tuple[tuple[int], tuple[int, ...], dict[str, Any]]:
