@@ -146,6 +146,13 @@ def test_paths_that_lead_outside_are_refused(tmp_path: Path, name: str) -> None:
             pass
 
 
+@pytest.mark.parametrize("name", ["../", "/b/", "a/../../"])
+def test_folders_outside_are_refused(tmp_path: Path, name: str) -> None:
+    for path in (zip_member(tmp_path / "it.zip", name), tar_member(tmp_path / "it.tar", name, tarfile.DIRTYPE)):
+        with pytest.raises(UserError, match=r"it\.(zip|tar) holds .* leads outside"), open_source(path):
+            pass
+
+
 @pytest.mark.parametrize("mode", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFDIR])
 def test_links_and_devices_in_a_zip_are_refused(tmp_path: Path, mode: int) -> None:
     with (

@@ -1,6 +1,6 @@
 """The Triton kernels against the definition: in Triton's interpreter anywhere, on a GPU where there is one.
 
-Compiled for GPUs they are anywhere.
+They are also compiled for GPUs, which needs none.
 """
 
 import importlib.util
@@ -88,11 +88,12 @@ def compile_only(kernel, grid, *arguments, **constants):
         if types[name].startswith("*") or (types[name] == "i32" and given[name] % 16 == 0)
     }
     source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constants, aligned)
-    code = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+    code = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=cuda.OPTIONS)
     assert code.asm["cubin"]
     additions = [line for line in code.asm["ptx"].splitlines() if "atom." in line or "red.global" in line]
     assert all("relaxed" in line for line in additions), additions
-    compiled.add((kernel.fn.__name__, bool(additions)))
+    compiled.add((kernel.fn.__name__, constants["CHANNELS"], constants.get("FIXED")))
+    assert bool(additions) == ("FIXED" in constants)
 
 cuda._launch = compile_only
 for deterministic in (False, True):
@@ -108,7 +109,9 @@ for deterministic in (False, True):
         sample_sum(value, shapes, positions, weights).sum().backward()
         sample_attend(query, key, value, shapes, positions).sum().backward()
 assert compiled == {
-    *(("_sum_forward", False), ("_sum_backward", True), ("_attend_forward", False), ("_attend_backward", True))
+    *((name, channels, None) for name in ("_sum_forward", "_attend_forward") for channels in (32, 1)),
+    *((name, 32, fixed) for name in ("_sum_backward", "_attend_backward") for fixed in (False, True)),
+    *((name, 1, False) for name in ("_sum_backward", "_attend_backward")),
 }, compiled
 """
 

@@ -131,7 +131,8 @@ def safe_name(name: str, source: Path) -> str:
 
 def _member_name(name: str, is_folder: bool, source: Path) -> str:
     """:func:`safe_name` of a member; the archive's own top folder, such as ``./``, may be one."""
-    return name if is_folder and not name.strip("./") else safe_name(name, source)
+    is_top = is_folder and set(name.split("/")) <= {".", ""} and not name.startswith("/")
+    return name if is_top else safe_name(name, source)
 
 
 def _files(root: Path) -> Iterator[Member]:

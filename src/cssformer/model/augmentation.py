@@ -44,7 +44,7 @@ class ChannelAugmentation(nn.Module):
         along_y, along_x = (
             upsampling_matrix(length, cells, feature.dtype).split(POOLED_SIZES, dim=1) for length in feature.shape[1:3]
         )
-        # Up-sampled by matrices, because interpolation takes several times longer to differentiate.
+        # Up-sampled by matrices, because interpolation takes longer to differentiate (docs/performance.md).
         contexts = [
             torch.einsum("wt,bhtc->bhwc", columns, torch.einsum("hs,bstc->bhtc", rows, context))
             for rows, columns, context in zip(along_y, along_x, pooled, strict=True)
@@ -99,7 +99,7 @@ def pooling_matrix(length: int, cells: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def upsampling_matrix(length: int, cells: Tensor, dtype: torch.dtype) -> Tensor:
-    """(length, 12), a column for each pooled cell: bilinear up-sampling along one axis, as by ``resize``."""
+    """(length, 12), a column for each pooled cell: bilinear up-sampling along one axis."""
     size, column = cells.unbind(1)
     cell = torch.arange(length, device=cells.device, dtype=torch.promote_types(dtype, torch.float32))
     centre = (cell[:, None] + 0.5) * size / length - 0.5

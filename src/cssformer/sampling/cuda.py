@@ -21,6 +21,9 @@ from torch import Tensor
 
 Shapes = Sequence[tuple[int, int]]
 
+# Triton's default for fused multiply-adds is changing.
+OPTIONS = {"enable_fp_fusion": True}
+
 
 @triton.jit
 def _corners(positions, point, levels, level, live):
@@ -60,7 +63,7 @@ def _add(maps, first, pixel, valid, channel, used, step, amount, scale, FIXED: t
     mask = valid[:, None] & used[None, :]
     # Relaxed, as nothing is read before the kernel ends; Triton's default waits for all accesses before an addition.
     if FIXED:
-        # Rounded to even by hand: a plain conversion truncates.
+        # Rounded by hand: a plain conversion truncates.
         tl.atomic_add(pointers, tl.floor(amount.to(tl.float64) * scale + 0.5).to(tl.int64), mask=mask, sem="relaxed")
     else:
         tl.atomic_add(pointers, amount, mask=mask, sem="relaxed")
@@ -325,15 +328,13 @@ def _attend_backward(
 
 
 def _levels(shapes: Shapes, device: torch.device) -> Tensor:
-    """Rows of (H, W, first pixel)."""
+    """(H, W, first pixel) of each level, one after the other."""
     rows, start = [], 0
     for height, width in shapes:
         rows.append((height, width, start))
         start += height * width
-    # A copy from other than pinned memory waits until the GPU has done all that was asked of it. (It is an error while
-    # a graph is captured, which is right: the graph would copy from where the rows were once.)
-    pinned = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
-    return torch.tensor(rows, dtype=torch.int32, pin_memory=pinned).to(device, non_blocking=pinned)
+    # Made on the GPU: a copy would wait until that has done all it was asked, and could not be part of a CUDA graph.
+    return torch.cat([torch.full((1,), size, dtype=torch.int32, device=device) for row in rows for size in row])
 
 
 def _sizes(positions_BNMLK2: Tensor, maps_BSMD: Tensor) -> tuple[tuple[int], tuple[int, ...], dict[str, Any]]:
@@ -365,9 +366,9 @@ class _Gradient:
 
 
 def _launch(kernel: Any, grid: tuple[int], first: Tensor, *arguments: Any, **constants: Any) -> None:
-    # Triton takes the current device, which need not be the tensors'; and its default for fused additions is changing.
+    # Triton takes the current device, which need not be the tensors'.
     with torch.cuda.device_of(first):
-        kernel[grid](first, *arguments, **constants, enable_fp_fusion=True)
+        kernel[grid](first, *arguments, **constants, **OPTIONS)
 
 
 def _largest(tensor: Tensor) -> Tensor:

@@ -105,8 +105,9 @@ def predict_files(
                     shares[name] += share
             done[source.is_video] += 1
     if len(failed) == len(sources):
-        others = f" Nor can {len(sources) - 1} other files." if len(sources) > 1 else ""
-        raise UserError(next(iter(failed.values())) + others)
+        others = len(sources) - 1
+        more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
+        raise UserError(next(iter(failed.values())) + more)
     _save(output / LEGEND, drawing.legend(list(zip(predictor.classes, predictor.colours, strict=True)), 900))
     return {
         "output": str(output),

@@ -2,7 +2,7 @@
 
 A GFLOP here is 10^9 multiply-adds, as the paper's framework counts. What is counted are products with learned weights
 (linear layers and convolutions) and those of attention. The bilinear interpolation of the sampling operator stands on a
-line of its own; so does adaptive pooling, which the network writes as a product with a small matrix.
+line of its own; so do CIA's pooling and up-sampling, which the network writes as products with small matrices.
 """
 
 import copy
@@ -79,7 +79,7 @@ class Profile:
     Attributes:
         parts: those the network has, in the order of the data.
         interpolation: multiply-adds inside the sampling operator, not part of any sum.
-        pooling: multiply-adds of CIA's pooling, not part of any sum.
+        pooling: multiply-adds of CIA's pooling and up-sampling, not part of any sum.
         milliseconds: median time of the whole network, up-sampling to the picture included.
         device: where the time was taken.
         comparable: the decoder and the size are those of :data:`PAPER`.
@@ -121,7 +121,7 @@ class Profile:
             ("up-sampling, rest", "", "", "", f"{max(0.0, rest):.1f}"),
             _row("sum", self.parameters, self.multiply_adds, memory, self.milliseconds),
             ("interpolation, besides", "", f"{self.interpolation / 1e9:.2f}", "", ""),
-            ("pooling, besides", "", f"{self.pooling / 1e9:.2f}", "", ""),
+            ("pooling and up-sampling in CIA, besides", "", f"{self.pooling / 1e9:.2f}", "", ""),
         ]
         if not self.comparable:
             return [parts]
