@@ -152,8 +152,10 @@ def _files(root: Path) -> Iterator[Member]:
 
 def _zip_members(path: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
     for info in archive.infolist():
-        name = _member_name(info.filename, info.is_dir(), path)
-        if info.is_dir():
+        # Not by `is_dir`, which some versions of Python cannot tell of an empty name.
+        is_folder = info.filename.endswith("/")
+        name = _member_name(info.filename, is_folder, path)
+        if is_folder:
             continue
         # The upper half is Unix's file mode; 0 where the archive was made elsewhere.
         _require_plain(stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG), name, path)
