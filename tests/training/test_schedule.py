@@ -9,8 +9,10 @@ from torch import nn
 from cssformer import CSSFormer
 from cssformer.errors import UserError
 from cssformer.training.loader import StepBatches
+from cssformer.training.recipe import Recipe, Training
 from cssformer.training.run import split_batch
 from cssformer.training.schedule import parameter_groups, polynomial_decay
+from cssformer.training.task import SegmentationTask
 
 
 def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions() -> None:
@@ -29,6 +31,18 @@ def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions()
     # Norm weights are vectors, so the rule covers them; this model has some of each kind.
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
     assert norms and all(norm.weight.ndim == 1 for norm in norms)
+
+
+def test_a_backbone_of_rate_zero_is_frozen() -> None:
+    model = CSSFormer("resnet10t", 3, channels=32, heads=4, points=2)
+    task = SegmentationTask(model, Recipe(training=Training(backbone_lr_factor=0.0)))
+    batch = {"image": torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8), "label": torch.randint(3, (2, 64, 64))}
+    task.training_step(batch, 0).backward()
+    with_gradient = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert with_gradient == {name.split(".")[0] for name, _ in model.named_parameters()} - {"backbone"}
+    groups = task.configure_optimizers()["optimizer"].param_groups
+    moved = {id(parameter) for group in groups for parameter in group["params"]}
+    assert moved == {id(parameter) for name, parameter in model.named_parameters() if "backbone." not in name}
 
 
 def test_warm_up_is_linear_and_decay_polynomial() -> None:

@@ -139,7 +139,7 @@ class Training:
     lr: float = 6e-3
     """Peak learning rate of AdamW."""
     backbone_lr_factor: float = 1.0
-    """The backbone's learning rate is so many times the decoder's."""
+    """The backbone's learning rate is so many times the decoder's; 0 freezes its weights, which makes steps cheaper."""
     offsets_lr_factor: float = 0.1
     """That of the layers which say where MSFE and CSF sample; faster ones throw the points out of the picture."""
     weight_decay: float = 0.01

@@ -19,6 +19,8 @@ class SegmentationTask(L.LightningModule):
         super().__init__()
         self.model = model
         self.recipe = recipe
+        if recipe.training.backbone_lr_factor == 0:
+            model.backbone.requires_grad_(False)
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Dropout's randomness depends on the place in the run alone, so that a resumed run repeats it.
