@@ -398,7 +398,12 @@ def _explain(options: "Namespace") -> int:
 
 
 def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Every variant is trained with each.")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="Every variant is trained with each; by default with the recipe's seed and the two that follow it.",
+    )
     if kind == "points":
         from cssformer.studies.variants import POINTS
 
@@ -410,18 +415,18 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
     )
     parser.add_argument("--reference", type=str | None, help="Differences are taken to this variant.")
     parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
-    parser.add_class_arguments(Recipe, skip={"seed"})
+    parser.add_class_arguments(Recipe)
     parser.set_defaults(output=f"runs/{kind}")
 
 
 def _study(options: "Namespace", kind: "Kind") -> int:
     from cssformer.studies.study import study
 
-    options.seed = 0
+    recipe = Recipe.from_options(options)
     results = study(
         kind,
-        Recipe.from_options(options),
-        options.seeds,
+        recipe,
+        options.seeds or [recipe.seed, recipe.seed + 1, recipe.seed + 2],
         names=options.get("variants"),
         points=options.get("points"),
         parallel=options.parallel,
@@ -434,25 +439,25 @@ def _study(options: "Namespace", kind: "Kind") -> int:
     return 0
 
 
-# The paper's network, which `cssformer profile` takes where no config is given.
-PAPER = {"backbone": "swin_tiny_patch4_window7_224", "channels": 256, "heads": 8, "points": 16}
-
-
 def _add_profile(parser: "ArgumentParser") -> None:
+    from cssformer.studies.variants import PAPERS
+
     parser.add_argument("--size", type=int, nargs="+", default=[480], help="The picture's height and width in pixels.")
     parser.add_argument("--classes", type=int, default=150, help="How many classes are told apart.")
     parser.add_argument("--device", type=str, default="cpu", help="Where time and activations are measured.")
     parser.add_argument("--config", action="config", help="A YAML recipe; by default the network is the paper's.")
     parser.add_class_arguments(Recipe)
-    parser.set_defaults({f"model.{name}": None for name in PAPER})
+    # The paper's network, where neither a config nor an option says otherwise.
+    parser.set_defaults({f"model.{name}": None for name in ("backbone", *PAPERS)})
 
 
 def _profile(options: "Namespace") -> int:
     from cssformer.studies.profile import profile, untrained
+    from cssformer.studies.variants import PAPERS
 
     if len(options.size) > 2 or min(options.size) < 32 or options.classes < 1:
         raise UserError("--size takes a height and a width of 32 pixels at least, --classes one class at least.")
-    for name, value in PAPER.items():
+    for name, value in {"backbone": "swin_tiny_patch4_window7_224", **PAPERS}.items():
         if getattr(options.model, name) is None:
             setattr(options.model, name, getattr(Recipe().model, name) if options.config else value)
     model = untrained(Recipe.from_options(options).model, options.classes)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -168,6 +169,15 @@ def test_report(tmp_path: Path) -> None:
         "scores.json",
         "worst.png",
     ]
+
+
+def test_the_scores_are_written_last(tmp_path: Path) -> None:
+    def full(sample: Sample) -> NDArray[np.uint8]:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        write_report(evaluate(ByColour(), Colours(), workers=0), Colours(), full, tmp_path)
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_contact_sheet_shows_truth_prediction_and_errors_in_their_colours() -> None:

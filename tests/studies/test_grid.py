@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -24,7 +25,7 @@ from cssformer.studies.grid import LOG, Run, execute, plan
 from cssformer.studies.profile import untrained
 from cssformer.studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
 from cssformer.training.recipe import RECIPE, Model, Recipe, Training
-from cssformer.training.run import LAST
+from cssformer.training.run import LAST, LOCK, METRICS
 
 QUIET = Console(quiet=True)
 
@@ -76,8 +77,21 @@ def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:
     switches = [(run.recipe.model.augmentation, run.recipe.model.fusion) for run in runs[:4]]
     assert switches == [(False, False), (True, False), (False, True), (True, True)]
     # Nothing else differs.
-    alike = {repr(dataclasses.replace(run.recipe, output="", seed=0, model=Model())) for run in runs}
+    same = [dataclasses.replace(run.recipe.model, augmentation=True, fusion=True) for run in runs]
+    alike = {
+        repr(dataclasses.replace(run.recipe, output="", seed=0, model=model))
+        for run, model in zip(runs, same, strict=True)
+    }
     assert len(alike) == 1
+
+
+def test_files_of_a_study_are_found_from_any_folder_and_a_trained_network_is_no_start(tmp_path: Path) -> None:
+    model = Model(weights="weights.safetensors")
+    run = plan(Recipe(data="data", output=str(tmp_path), model=model), [WHOLE], [0])[0]
+    assert run.recipe.data == str(Path.cwd() / "data")
+    assert run.recipe.model.weights == str(Path.cwd() / "weights.safetensors")
+    with pytest.raises(UserError, match=r"model.init is runs/idd.*leave it out"):
+        plan(Recipe(output=str(tmp_path), model=Model(init="runs/idd")), [WHOLE], [0])
 
 
 def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_is_not(tmp_path: Path) -> None:
@@ -120,6 +134,7 @@ def test_runs_share_cores_and_gpus(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -127,7 +142,9 @@ def test_runs_share_cores_and_gpus(
     assert [each.get("CUDA_VISIBLE_DEVICES") for each in given] == shares
     assert {each["OMP_NUM_THREADS"] for each in given} == {str(12 // parallel)}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert grid.environment(0, parallel)["OMP_NUM_THREADS"] == "5"
+    own = grid.environment(0, parallel)
+    # PyTorch takes MKL's number where the two differ.
+    assert own["OMP_NUM_THREADS"] == own["MKL_NUM_THREADS"] == "5"
 
 
 def test_a_failed_run_is_told_when_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +154,19 @@ def test_a_failed_run_is_told_when_the_others_are_done(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match=r"2 of 4 runs failed. baseline/0, baseline/1: No such weights\.$"):
         execute(runs, 1, QUIET)
     assert runs[1].finished and runs[3].finished
+
+
+def test_a_worker_waits_for_another_one_and_does_not_train_what_that_has_finished(tmp_path: Path) -> None:
+    run = plan(recipe(tmp_path), [BASELINE], [0])[0]
+    run.folder.mkdir(parents=True)
+    with FileLock(run.folder / LOCK):
+        worker = grid._start(run, grid.environment(0, 1))
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(timeout=15)
+        finish(run)
+    assert worker.wait(timeout=60) == 0
+    assert not (run.folder / METRICS).exists()
+    assert (run.folder / LOG).read_text() == ""
 
 
 def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from matplotlib import pyplot
 from PIL import Image
 
 from cssformer.data import IGNORE, Sample, Scenes
@@ -92,10 +93,20 @@ def test_csv_holds_every_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["decoders", "points"])
-def test_plot_is_drawn(kind: Kind, tmp_path: Path) -> None:
+def test_plot_shows_each_seed_and_the_mean(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variants = points_variants([1, 4]) if kind == "points" else (WHOLE, FPN)
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
     plot(results(kind, {variant: {0: 0.5, 1: 0.6} for variant in variants}), tmp_path / "plot.png")
-    assert np.asarray(Image.open(tmp_path / "plot.png").convert("L")).std() > 1
+    monkeypatch.undo()
+    assert Image.open(tmp_path / "plot.png").size == (1200, 750)
+    axes = figures[0].axes[0]
+    places = [1, 4] if kind == "points" else [COST.milliseconds] * 2
+    for place, dots in zip(places, axes.collections[1::2], strict=True):
+        np.testing.assert_allclose(dots.get_offsets(), [(place, 50), (place, 60)])
+    means = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
+    np.testing.assert_allclose(means, [(place, 55) for place in places])
+    pyplot.close(figures[0])
 
 
 def test_variants_that_do_not_exist() -> None:
@@ -103,6 +114,10 @@ def test_variants_that_do_not_exist() -> None:
         choose(MODULES, ["csf"])
     with pytest.raises(UserError, match="1 or more"):
         points_variants([4, 0])
+
+
+def test_a_number_of_points_asked_for_twice_is_one_variant() -> None:
+    assert [variant.name for variant in points_variants([4, 1, 4])] == ["points-1", "points-4"]
 
 
 def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from cssformer.errors import UserError
+from cssformer.studies import study as studies
 from cssformer.studies.grid import plan
 from cssformer.studies.peers import build_peer
 from cssformer.studies.study import study
@@ -32,6 +35,20 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return recipe
 
 
+def test_what_failed_is_told_also_where_it_is_what_others_are_compared_with(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("1 of 2 runs failed. fpn/0: The memory is full.")
+
+    monkeypatch.setattr(studies, "execute", fail)
+    table = Path(recipe.output) / "decoders.md"
+    with pytest.raises(UserError, match="The memory is full"):
+        study("decoders", recipe, [0], names=["segformer", "fpn"], reference="fpn", console=QUIET)
+    assert table.exists()
+    table.unlink()
+
+
 def test_a_study_leaves_tables_plot_and_sheet_and_measures_only_what_is_new(recipe: Recipe) -> None:
     folder = Path(recipe.output)
     tables = [folder / f"decoders{end}" for end in (".md", ".csv", ".png")]
@@ -48,6 +65,12 @@ def test_a_study_leaves_tables_plot_and_sheet_and_measures_only_what_is_new(reci
     assert results.reference.name == "segformer"
     scores = json.loads((folder / "cssformer" / "0" / "scores.json").read_text())
     assert results.as_dict()["variants"]["cssformer"]["miou"] == [scores["miou"]]
+    # Costs of another number of threads are no costs of these networks.
+    kept = json.loads(measured[0].read_text())
+    assert kept["runs"] == ["cssformer/0", "segformer/0"] and kept["threads"] == torch.get_num_threads()
+    measured[0].write_text(json.dumps({**kept, "threads": 99}))
+    assert tell(names=["cssformer", "segformer"]).rows() != results.rows()
+    results = tell(names=["cssformer", "segformer"])
     made = [file.stat().st_mtime_ns for file in measured]
     # What is not finished is no part of it.
     again = study("decoders", recipe, [0, 1], parallel=0, console=QUIET)

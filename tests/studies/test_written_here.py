@@ -81,5 +81,20 @@ def test_segmenters_masks_are_cosines_of_patches_and_classes() -> None:
         before = model([feature])
         assert before.shape == (1, 5, 6, 8)
         order = torch.tensor([3, 1, 4, 0, 2])
-        model.classes.copy_(model.classes[:, order])
+        model.cls_emb.copy_(model.cls_emb[:, order])
         torch.testing.assert_close(model([feature]), before[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_first_weights_are_those_that_the_authors_or_mmsegmentation_give() -> None:
+    torch.manual_seed(0)
+    select = FeatureSelection(300, 64).select.weight
+    # Uniform within sqrt(3 / inputs).
+    assert 0.098 < select.abs().max() <= 0.1 and 0.054 < select.std() < 0.061
+    masks = MaskTransformer(320, 7, width=128)
+    assert all(0.019 < layer.weight.std() < 0.021 for layer in (masks.project, masks.layers[1].linear1))
+    assert 128**-0.5 * 0.95 < masks.mask.weight.std() < 128**-0.5 * 1.05
+    assert all(not value.any() for name, value in masks.named_parameters() if name.endswith("bias"))
+    streams = MultiLevelAggregation([24], 50, width=128)
+    # He's, by the outputs: sqrt(2 / (9 · 128)).
+    assert 0.040 < streams.merge[0][0].weight.std() < 0.0435
+    assert 0.0095 < streams.classify.weight.std() < 0.0105

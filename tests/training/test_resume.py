@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from cssformer.data import Sample, Scenes
@@ -110,6 +111,17 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path: Path) -
         runs.train(recipe(tmp_path))
     with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
         runs.train(recipe(tmp_path), resume=True)
+
+
+def test_a_run_folder_belongs_to_one_process_and_a_start_that_fails_leaves_none(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "run" / runs.LOCK), pytest.raises(runs.RunInUse, match=r"trains into .*run; wait"):
+        runs.train(recipe(tmp_path / "run"))
+    with pytest.raises(UserError, match="no run to resume"):
+        runs.train(recipe(tmp_path / "new"), resume=True)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Cannot write the run folder .*file"):
+        runs.train(recipe(tmp_path / "file"))
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_may_start_again_and_signals_are_given_back(

@@ -8,6 +8,7 @@ from torch import nn
 
 from cssformer import CSSFormer
 from cssformer.errors import UserError
+from cssformer.studies.peers import Peer
 from cssformer.training.loader import StepBatches
 from cssformer.training.recipe import Recipe, Training
 from cssformer.training.run import split_batch
@@ -31,6 +32,23 @@ def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions()
     # Norm weights are vectors, so the rule covers them; this model has some of each kind.
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)]
     assert norms and all(norm.weight.ndim == 1 for norm in norms)
+
+
+@pytest.mark.parametrize(("decoder", "embedding"), [("mask2former", "level_embed"), ("segmenter", "cls_emb")])
+def test_embeddings_of_peers_are_spared_too(decoder: str, embedding: str) -> None:
+    peer = Peer(decoder, "resnet10t", 3)
+    decayed, spared = (
+        {
+            id(parameter)
+            for group in parameter_groups(peer, 1.0, 0.1, 0.5, 0.25)
+            for parameter in group["params"]
+            if bool(group["weight_decay"]) == decays
+        }
+        for decays in (True, False)
+    )
+    found = {name for name, parameter in peer.named_parameters() if parameter.ndim > 1 and id(parameter) in spared}
+    assert {name.rsplit(".")[-1] for name in found} == {embedding}
+    assert decayed
 
 
 def test_a_backbone_of_rate_zero_is_frozen() -> None:

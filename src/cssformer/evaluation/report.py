@@ -40,7 +40,7 @@ NAMED = 40
 def write_report(
     evaluation: Evaluation, dataset: Samples, labels_of: Callable[[Sample], Labels], folder: str | Path
 ) -> None:
-    """Write ``scores.json``, ``classes.csv``, ``confusion.png``, ``pictures.png`` and ``worst.png`` into ``folder``.
+    """Write ``classes.csv``, ``confusion.png``, ``pictures.png``, ``worst.png`` and ``scores.json`` into ``folder``.
 
     ``pictures.png`` shows pictures evenly spread over the data set, ``worst.png`` those of least mIoU.
 
@@ -55,8 +55,6 @@ def write_report(
     """
     folder = Path(folder)
     info, scores = evaluation.info, evaluation.scores
-    with replacing(folder / SCORES) as path:
-        path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
     with replacing(folder / CLASSES) as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("index", "class", "iou", "accuracy", "boundary_iou", f"trimap_iou_{TRIMAP_WIDTH}px", "pixels"))
@@ -70,6 +68,9 @@ def write_report(
     for name, indices in ((PICTURES, spread), (WORST, evaluation.worst(EXAMPLES) or spread)):
         samples = (dataset[index] for index in indices)
         _write(folder / name, contact_sheet(((sample, labels_of(sample)) for sample in samples), info))
+    # Last: it tells a study that the run is finished.
+    with replacing(folder / SCORES) as path:
+        path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
 
 
 def contact_sheet(pairs: Iterable[tuple[Sample, Labels]], info: DatasetInfo) -> Picture:

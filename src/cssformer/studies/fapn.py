@@ -15,8 +15,8 @@ class FeatureSelection(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.weigh = nn.Conv2d(channels, channels, 1, bias=False)
-        self.select = nn.Conv2d(channels, width, 1, bias=False)
+        self.weigh = _xavier(nn.Conv2d(channels, channels, 1, bias=False))
+        self.select = _xavier(nn.Conv2d(channels, width, 1, bias=False))
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width, H, W)."""
@@ -35,7 +35,7 @@ class FeatureAlignment(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.compare = nn.Conv2d(2 * width, width, 1, bias=False)
+        self.compare = _xavier(nn.Conv2d(2 * width, width, 1, bias=False))
         self.place = nn.Conv2d(width, 3 * 9 * self.groups, 3, padding=1)
         self.align = nn.Conv2d(width, width, 3, padding=1, bias=False)
         for start in self.place.parameters():
@@ -67,10 +67,10 @@ class AlignedPyramid(nn.Module):
 
     def __init__(self, channels: list[int], head: nn.Module, width: int = 256) -> None:
         super().__init__()
-        self.deepest = nn.Conv2d(channels[-1], width, 1)
+        self.deepest = _xavier(nn.Conv2d(channels[-1], width, 1))
         self.select = nn.ModuleList(FeatureSelection(c, width) for c in channels[:-1])
         self.align = nn.ModuleList(FeatureAlignment(width) for _ in channels[:-1])
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels[:-1])
+        self.smooth = nn.ModuleList(_xavier(nn.Conv2d(width, width, 3, padding=1)) for _ in channels[:-1])
         self.head = head
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -81,3 +81,11 @@ class AlignedPyramid(nn.Module):
         smoothed = [smooth(feature) for smooth, feature in zip(self.smooth, maps[:-1], strict=True)]
         logits: Tensor = self.head([*smoothed, maps[-1]])
         return logits
+
+
+def _xavier(convolution: nn.Conv2d) -> nn.Conv2d:
+    """With the first weights that FaPN's authors give it: uniform within sqrt(3 / inputs), biases 0."""
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return convolution

@@ -61,10 +61,14 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
     """The runs of a study, seed after seed, each in ``recipe.output/VARIANT/SEED``.
 
     Raises:
-        UserError: one of them was begun by another recipe.
+        UserError: one of them was begun by another recipe, or the recipe starts from a trained network.
     """
-    if recipe.data is not None:
-        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
+    if recipe.model.init is not None:
+        raise UserError(
+            f"A study begins anew, but model.init is {recipe.model.init}: its weights would fit some decoders only; "
+            "leave it out, or give its backbone's weights by model.weights."
+        )
+    recipe = recipe.located()
     runs = []
     for seed in dict.fromkeys(seeds):
         for variant in variants:
@@ -157,7 +161,7 @@ def environment(place: int, parallel: int) -> dict[str, str]:
 
     Threads that the user has set stay as they are, and GPUs are taken from those that the user lets be seen.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // parallel))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // parallel))
     # GNU's OpenMP threads would otherwise spin on cores that other runs need.
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "GOMP_SPINCOUNT": "0", **os.environ}
     count = torch.cuda.device_count()

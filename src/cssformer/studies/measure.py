@@ -46,21 +46,26 @@ def load(run: Run) -> SegmentationNetwork:
 
 
 def measured(runs: Sequence[Run], path: Path, console: Console) -> dict[str, Cost]:
-    """The cost of each run's network, by the variant's name; kept in ``path`` until a run is newer.
+    """The cost of each run's network, by the variant's name.
+
+    Kept in ``path``; measured anew for other runs, newer ones, another device or another number of threads.
 
     Args:
         runs: finished ones, one for each variant, the network that others are compared with first.
         path: a JSON file.
         console: where a word of progress goes.
     """
+    of = {"runs": [run.name for run in runs], "device": best_device(), "threads": torch.get_num_threads()}
     if path.exists() and all((run.folder / SCORES).stat().st_mtime <= path.stat().st_mtime for run in runs):
-        kept = {name: Cost(**cost) for name, cost in json.loads(path.read_text()).items()}
-        if list(kept) == [run.variant.name for run in runs]:
-            return kept
+        kept = json.loads(path.read_text())
+        costs = kept.pop("costs")
+        if kept == of:
+            return {name: Cost(**cost) for name, cost in costs.items()}
     console.print(f"Measuring {len(runs)} networks, in turns.")
     costs = measure({run.variant.name: load(run) for run in runs}, runs[0].recipe.augment.crop)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({name: asdict(cost) for name, cost in costs.items()}, indent=2) + "\n")
+        content = {**of, "costs": {name: asdict(cost) for name, cost in costs.items()}}
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
     return costs
 
 

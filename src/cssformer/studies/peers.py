@@ -1,8 +1,10 @@
 """Other decoders on the product's backbone: same pyramid, auxiliary head, loss and data.
 
 They are other libraries' own code, with the width, the dropout and the first weights these give them; three that no
-library offers have a file each beside this one. What the pyramid decides is said where the decoder is built. The last
-up-sampling, from stride 4 to the picture, is the product's for all of them, in training and in scoring.
+library offers have a file each beside this one. All their layers learn at the decoder's rate; CSSFormer's sampling
+offsets at a tenth of it, as in Deformable DETR, which makes no difference to its score (docs/experiments.md). What the
+pyramid decides is said where the decoder is built. The last up-sampling, from stride 4 to the picture, is the
+product's for all of them, in training and in scoring.
 """
 
 from collections.abc import Callable, Sequence
@@ -238,11 +240,6 @@ def mask2former(channels: list[int], num_classes: int) -> nn.Module:
     return Decoder()
 
 
-def setr_mla(channels: list[int], num_classes: int) -> nn.Module:
-    """SETR-MLA (Zheng et al. 2021), width 256, then 128; logits at stride 4."""
-    return MultiLevelAggregation(channels, num_classes)
-
-
 def fapn(channels: list[int], num_classes: int) -> nn.Module:
     """FaPN (Huang et al. 2021), width 256, under segmentation_models_pytorch's head of Semantic FPN."""
     from segmentation_models_pytorch.base import SegmentationHead
@@ -280,7 +277,7 @@ DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
     "upernet512": upernet512,
     "dpt": dpt,
     "mask2former": mask2former,
-    "setr_mla": setr_mla,
+    "setr_mla": MultiLevelAggregation,
     "fapn": fapn,
     "segmenter": segmenter,
 }

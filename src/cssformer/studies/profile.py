@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cssformer.errors import UserError
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.sampling import use_backend
+from cssformer.studies.variants import PAPERS
 from cssformer.training.recipe import Model
 
 TITLES = {
@@ -38,9 +39,7 @@ PAPER = {"CIA": 2.4, "MSFE + CSF": 39.9, "all": 42.3}
 """GFLOPs over the baseline at 480x480 that the paper states, for C = 256, M = 8 and K = 16."""
 
 _PAPERS = {
-    "channels": 256,
-    "heads": 8,
-    "points": 16,
+    **PAPERS,
     "fusion_stride": 4,
     "enhancement_depth": 1,
     "fusion_depth": 1,

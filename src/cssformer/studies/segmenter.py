@@ -11,6 +11,8 @@ class MaskTransformer(nn.Module):
 
     The original looks at a ViT, whose one map has stride 16. The pyramid's deepest map is up-sampled to that.
 
+    First weights are the authors': linear layers normal with a deviation of 0.02, the last two of width^-0.5.
+
     Args:
         channels: of the map.
         num_classes: of the logits.
@@ -21,7 +23,7 @@ class MaskTransformer(nn.Module):
     def __init__(self, channels: int, num_classes: int, width: int = 256, depth: int = 2) -> None:
         super().__init__()
         self.project = nn.Linear(channels, width)
-        self.classes = nn.Parameter(torch.empty(1, num_classes, width))
+        self.cls_emb = nn.Parameter(torch.empty(1, num_classes, width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, width // 64, 4 * width, 0.1, F.gelu, batch_first=True, norm_first=True)
             for _ in range(depth)
@@ -30,14 +32,21 @@ class MaskTransformer(nn.Module):
         self.patch = nn.Linear(width, width, bias=False)
         self.mask = nn.Linear(width, width, bias=False)
         self.scale = nn.LayerNorm(num_classes)
-        nn.init.trunc_normal_(self.classes, std=0.02)
+        nn.init.trunc_normal_(self.cls_emb, std=0.02)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 2:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for layer in (self.patch, self.mask):
+            nn.init.normal_(layer.weight, std=width**-0.5)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps of a pyramid, of which the deepest, (B, C, H, W), is looked at -> logits (B, num_classes, 2H, 2W)."""
         deepest = F.interpolate(features[-1], scale_factor=2, mode="bilinear")
-        size, count = deepest.shape[2:], self.classes.shape[1]
+        size, count = deepest.shape[2:], self.cls_emb.shape[1]
         patches = self.project(deepest.flatten(2).transpose(1, 2))
-        tokens = torch.cat([patches, self.classes.expand(len(patches), -1, -1).to(patches.dtype)], dim=1)
+        tokens = torch.cat([patches, self.cls_emb.expand(len(patches), -1, -1).to(patches.dtype)], dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
         patches, classes = self.norm(tokens).split([patches.shape[1], count], dim=1)

@@ -25,6 +25,9 @@ class MultiLevelAggregation(nn.Module):
         self.merge = nn.ModuleList(_block(width, width, 3) for _ in channels)
         self.stream = nn.ModuleList(nn.Sequential(_block(width, half, 3), _block(half, half, 3)) for _ in channels)
         self.classify = nn.Conv2d(half * len(channels), num_classes, 1)
+        nn.init.normal_(self.classify.weight, std=0.01)
+        assert self.classify.bias is not None
+        nn.init.zeros_(self.classify.bias)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps (B, C_i, H_i, W_i), the finest first -> logits (B, num_classes, H_1, W_1)."""
@@ -43,6 +46,8 @@ class MultiLevelAggregation(nn.Module):
 
 def _block(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    # The first weights that mmsegmentation gives it.
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 

@@ -66,6 +66,9 @@ def study(
     finished = [run for run in runs if run.finished]
     if not finished:
         raise failure or UserError(f"No run of this study is finished in {recipe.output}.")
+    if failure and reference not in [run.variant.name for run in finished]:
+        # What failed is to be told, not that it cannot be compared with.
+        reference = None
     results = _report(kind, finished, Path(recipe.output), reference, console)
     if failure:
         raise failure

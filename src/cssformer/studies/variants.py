@@ -11,6 +11,9 @@ Kind = Literal["modules", "points", "decoders"]
 POINTS = (1, 2, 4, 8, 16, 32, 64)
 """Points per head and scale that the paper compares; it uses 16."""
 
+PAPERS = {"channels": 256, "heads": 8, "points": 16}
+"""C, M and K of the paper's decoder."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -69,7 +72,7 @@ def points_variants(points: Sequence[int]) -> tuple[Variant, ...]:
     if min(points) < 1:
         raise UserError(f"--points are 1 or more per scale, not {min(points)}.")
     return tuple(
-        Variant(f"points-{count}", f"K = {count}", {**WHOLE.changes, "points": count}) for count in sorted(points)
+        Variant(f"points-{count}", f"K = {count}", {**WHOLE.changes, "points": count}) for count in sorted(set(points))
     )
 
 

@@ -4,29 +4,38 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
 from cssformer.errors import UserError
+from cssformer.evaluation.report import SCORES
 from cssformer.memory import keep_freed_memory
 from cssformer.training.recipe import RECIPE, Recipe
 
 
 def main(folder: Path, peer: str | None) -> int:
-    """Train, or continue, by the recipe in the run's folder. Returns 0, 2 for a user's mistake, 130 if stopped."""
+    """Train, or continue, by the recipe in the run's folder. Returns 0, 2 for a user's mistake, 130 if stopped.
+
+    Another study's worker may be at it, or one whose study was killed and that still writes where it stands; this one
+    waits and takes over what is left to do.
+    """
     from cssformer.studies.peers import build_peer
-    from cssformer.training.run import LAST, Interrupted, train
+    from cssformer.training.run import LAST, Interrupted, RunInUse, train
 
     keep_freed_memory()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    try:
-        build = partial(build_peer, peer) if peer else None
-        train(Recipe.load(folder / RECIPE), resume=(folder / LAST).exists(), build=build)
-    except Interrupted:
-        return 130
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    build = partial(build_peer, peer) if peer else None
+    while not (folder / SCORES).exists():
+        try:
+            train(Recipe.load(folder / RECIPE), resume=(folder / LAST).exists(), build=build)
+        except RunInUse:
+            time.sleep(1)
+        except Interrupted:
+            return 130
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 2
     return 0
 
 

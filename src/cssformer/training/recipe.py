@@ -143,7 +143,7 @@ class Training:
     offsets_lr_factor: float = 0.1
     """That of the layers which say where MSFE and CSF sample; faster ones throw the points out of the picture."""
     weight_decay: float = 0.01
-    """Of AdamW; never on norms, biases and position tables."""
+    """Of AdamW; never on norms, biases and embeddings."""
     warmup_steps: int = 40
     """Steps in which the learning rate rises linearly from nearly 0."""
     power: float = 1.0
@@ -232,6 +232,11 @@ class Recipe:
         if low > high:
             raise UserError(f"The recipe's augment.scale is {[low, high]}; the smaller number must come first.")
         return recipe
+
+    def located(self) -> "Recipe":
+        """The recipe with absolute paths, which finds its files from any folder."""
+        data, weights = (path and str(Path(path).resolve()) for path in (self.data, self.model.weights))
+        return dataclasses.replace(self, data=data, model=dataclasses.replace(self.model, weights=weights))
 
     def inference(self) -> dict[str, Any]:
         """How pictures are predicted, as options of :func:`cssformer.evaluation.predict`."""

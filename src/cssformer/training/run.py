@@ -1,10 +1,11 @@
 """From a recipe to a run folder: data, network, Lightning's trainer, the score."""
 
-import dataclasses
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -44,10 +46,16 @@ from cssformer.training.start import start_from, starting_point
 from cssformer.training.task import SegmentationTask
 
 LAST, BEST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", f"{RUN_CHECKPOINTS}/best.ckpt", "metrics.csv"
+LOCK = ".lock"
+"""Held by the process that trains into the run folder."""
 
 Dataset = Scenes | SegmentationFolder
 
-__all__ = ["Interrupted", "build_model", "datasets", "train"]
+__all__ = ["Interrupted", "RunInUse", "build_model", "datasets", "train"]
+
+
+class RunInUse(UserError):
+    """Another process trains into this run folder."""
 
 
 def train(
@@ -74,21 +82,29 @@ def train(
 
     Raises:
         UserError: the recipe asks for what cannot be, or files are missing, wrong or not writable.
+        RunInUse: another process trains into the run folder.
         Interrupted: someone asked to stop; call again with ``resume``.
     """
-    console = console or Console()
-    if recipe.data is not None:
-        # The saved recipe must find its data from any folder.
-        recipe = dataclasses.replace(recipe, data=str(Path(recipe.data).resolve()))
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    with _alone(Path(recipe.output)) if first else nullcontext():
+        return _train(recipe.located(), resume, first, console or Console(), build or build_model)
+
+
+def _train(
+    recipe: Recipe,
+    resume: bool,
+    first: bool,
+    console: Console,
+    build: Callable[[Recipe, Dataset], SegmentationNetwork],
+) -> Evaluation | None:
     run = Path(recipe.output)
     checkpoint = _checkpoint(run, resume)
     start = int(checkpoint["global_step"]) if checkpoint else 0
     train_data, val_data = datasets(recipe)
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     weights: dict[str, Tensor] | None = None
     if recipe.model.init is not None and not checkpoint:
         recipe, weights = starting_point(recipe, recipe.model.init)
-    model = (build or build_model)(recipe, train_data)
+    model = build(recipe, train_data)
     if checkpoint:
         _require_same_network(checkpoint, model, run)
     if weights is not None:
@@ -114,6 +130,25 @@ def train(
         evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
     write_report(evaluation, val_data, partial(labels_of, model, **model.inference), run)
     return evaluation
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep other processes out of the run folder, made if needed; if nothing is written to it, it is removed again."""
+    lock, made = FileLock(run / LOCK), not run.exists()
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RunInUse(f"Another process trains into {run}; wait for it, or give another --output.") from error
+    except OSError as error:
+        raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if made and os.listdir(run) == [LOCK]:
+            shutil.rmtree(run)
 
 
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:

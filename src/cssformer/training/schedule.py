@@ -4,8 +4,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-# Parameters that hold positions are like biases: decay would pull every place towards the origin.
-POSITION_TABLES = ("relative_position_bias_table", "pos_embed", "scale_embedding")
+# Parameters that tell places, scales or classes apart are like biases: decay would pull all towards the origin.
+EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "scale_embedding", "level_embed", "cls_emb")
 
 
 def parameter_groups(
@@ -13,12 +13,12 @@ def parameter_groups(
 ) -> list[dict[str, object]]:
     """Up to six groups: backbone, sampling offsets and the rest of the decoder, each with and without weight decay.
 
-    Norms, biases (every vector or scalar) and position tables are not decayed.
+    Norms, biases (every vector or scalar) and embeddings are not decayed.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(POSITION_TABLES)
+            decayed = parameter.ndim > 1 and not name.endswith(EMBEDDINGS)
             factor = 1.0
             if name.startswith("backbone."):
                 factor = backbone_lr_factor
