@@ -132,13 +132,14 @@ def test_tokens_in_runs_equal_all_at_once(backend: str, dtype: torch.dtype) -> N
         for parameter in part.parameters():
             nn.init.normal_(parameter, std=0.2)
     tokens = torch.randn(2, len(reference), 16, dtype=dtype)
+    places = torch.randn(len(reference), 16, dtype=dtype)
     with use_backend(backend):
-        at_once = enhance.to(dtype)(tokens, shapes, reference)
-        fused = fuse.to(dtype)(tokens, at_once, shapes, reference)
+        at_once = enhance.to(dtype)(tokens, places, shapes, reference)
+        fused = fuse.to(dtype)(tokens, at_once, places, shapes, reference)
         close = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
         with torch.no_grad():
-            torch.testing.assert_close(enhance(tokens, shapes, reference), at_once.detach(), **close)
-            torch.testing.assert_close(fuse(tokens, at_once, shapes, reference), fused.detach(), **close)
+            torch.testing.assert_close(enhance(tokens, places, shapes, reference), at_once.detach(), **close)
+            torch.testing.assert_close(fuse(tokens, at_once, places, shapes, reference), fused.detach(), **close)
 
 
 @given(st.integers(0, 20), st.integers(1, 7))

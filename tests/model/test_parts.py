@@ -133,10 +133,11 @@ def test_enhancement_equals_the_formula_written_with_loops() -> None:
     module = randomised(MultiScaleEnhancement(CHANNELS, HEADS, POINTS, levels=2))
     tokens, shapes = flatten([torch.randn(1, *shape, CHANNELS) for shape in SHAPES])
     reference = reference_points(shapes, tokens.device)
+    places = torch.randn(tokens.shape[1:])
 
     normed = F.layer_norm(tokens, (CHANNELS,), module.norm.weight, module.norm.bias)
-    offsets = module.offsets(normed)
-    weights = module.weights(normed).view(1, -1, HEADS, 2 * POINTS).softmax(-1).view(1, -1, HEADS, 2, POINTS)
+    offsets = module.offsets(normed + places)
+    weights = module.weights(normed + places).view(1, -1, HEADS, 2 * POINTS).softmax(-1).view(1, -1, HEADS, 2, POINTS)
     maps = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.value(normed), shapes)]
     gathered = torch.zeros_like(tokens).view(1, -1, HEADS, CHANNELS // HEADS)
     for n in range(tokens.shape[1]):
@@ -150,7 +151,7 @@ def test_enhancement_equals_the_formula_written_with_loops() -> None:
     hidden = torch.relu(F.linear(module.feed_forward[0](expected), expand.weight, expand.bias))
     expected = expected + module.feed_forward[2](hidden)
 
-    torch.testing.assert_close(module(tokens, shapes, reference), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(module(tokens, places, shapes, reference), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fusion_equals_the_formula_written_with_loops() -> None:
@@ -158,30 +159,31 @@ def test_fusion_equals_the_formula_written_with_loops() -> None:
     queries, shapes = flatten([torch.randn(1, *shape, CHANNELS) for shape in SHAPES])
     enhanced = torch.randn_like(queries)
     reference = reference_points(shapes, queries.device)
+    places = torch.randn(queries.shape[1:])
 
     normed = F.layer_norm(enhanced, (CHANNELS,), module.norm.weight, module.norm.bias)
     asking = F.layer_norm(queries, (CHANNELS,), module.query_norm.weight, module.query_norm.bias)
-    query = module.query(asking).view(1, -1, HEADS, CHANNELS // HEADS)
-    offsets = module.offsets(normed)
-    keys = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.key(normed), shapes)]
+    query = module.query(asking + places).view(1, -1, HEADS, CHANNELS // HEADS)
+    offsets = module.offsets(normed + places)
+    keys = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.key(normed + places), shapes)]
     values = [m[0].view(*m.shape[1:3], HEADS, -1) for m in unflatten(module.value(normed), shapes)]
     fused = torch.zeros_like(query)
     for n in range(queries.shape[1]):
         for m in range(HEADS):
-            places = [
+            samples = [
                 (level, *(reference[n, level] + offsets[0, n, m, level, k]).tolist())
                 for level in range(2)
                 for k in range(POINTS)
             ]
-            key = torch.stack([bilinear_at(keys[level][:, :, m], x, y) for level, x, y in places])
-            value = torch.stack([bilinear_at(values[level][:, :, m], x, y) for level, x, y in places])
+            key = torch.stack([bilinear_at(keys[level][:, :, m], x, y) for level, x, y in samples])
+            value = torch.stack([bilinear_at(values[level][:, :, m], x, y) for level, x, y in samples])
             fused[0, n, m] = (key @ query[0, n, m] / math.sqrt(CHANNELS // HEADS)).softmax(0) @ value
-    expected = queries + module.output(fused.flatten(2))
+    expected = enhanced + module.output(fused.flatten(2))
     expand = module.feed_forward[1]
     hidden = torch.relu(F.linear(module.feed_forward[0](expected), expand.weight, expand.bias))
     expected = expected + module.feed_forward[2](hidden)
 
-    torch.testing.assert_close(module(queries, enhanced, shapes, reference), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(module(queries, enhanced, places, shapes, reference), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_head_equals_concatenation_before_one_convolution() -> None:

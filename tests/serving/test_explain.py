@@ -76,13 +76,13 @@ def test_places_and_weights_are_those_of_the_formulas(trained: CSSFormer) -> Non
     for look, block, arguments in zip(explanation.looks, blocks, inputs[:4], strict=True):
         block = copy.deepcopy(block).double()
         with torch.no_grad():
-            first, last = arguments[0][0].double(), arguments[-3][0].double()
-            normed = block.norm(last)
+            (first, *_), (last, *_), places = (given.double() for given in (arguments[0], *arguments[-4:-2]))
+            normed = block.norm(last) + places
             offsets = nn.functional.linear(normed, block.offsets.weight, block.offsets.bias).numpy()
             if look.module.startswith("MSFE"):
                 logits = block.weights(normed).view(-1, heads, 4, points).numpy()
             else:
-                query = block.query(block.query_norm(first)).view(-1, heads, depth).numpy()
+                query = block.query(block.query_norm(first) + places).view(-1, heads, depth).numpy()
                 key = block.key(normed).view(-1, heads, depth).numpy()
         for token, (stride, (column, row)) in enumerate(
             zip(STRIDES, [(67, 25), (33, 12), (16, 6), (8, 3)], strict=True)

@@ -10,11 +10,12 @@ from cssformer.sampling import sampler
 class MultiScaleEnhancement(nn.Module):
     """Every token of every scale gathers K points per head from all scales at one time, weights from a linear layer.
 
-        A = softmax over the L·K points of W_A T
-        E = T + W_O sum(A · V(p + Δ)),  Δ = W_Δ T
+        A = softmax over the L·K points of W_A (T + P)
+        E = T + W_O sum(A · V(p + Δ)),  Δ = W_Δ (T + P),  V = W_V T
         E = E + FFN(E)
 
-    T is normed before each branch (pre-norm).
+    T is normed before each branch (pre-norm). The places P decide where to look and stay out of what is gathered, as in
+    Deformable DETR.
     """
 
     def __init__(self, channels: int, heads: int, points: int, levels: int = 4) -> None:
@@ -26,15 +27,16 @@ class MultiScaleEnhancement(nn.Module):
         self.output = silent(Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
 
-    def forward(self, tokens: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
-        """T (B, N, C), its shapes and its places on every scale (N, L, 2) -> E (B, N, C)."""
+    def forward(self, tokens: Tensor, places: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
+        """T (B, N, C), its places P (N, C), its shapes and its pixels p on every scale (N, L, 2) -> E (B, N, C)."""
         heads, levels, points = self.offsets.heads, self.offsets.levels, self.offsets.points
         normed = self.norm(tokens)
+        placed = normed + places
         sample = sampler(self.value(normed).unflatten(-1, (heads, -1)), shapes)
 
         def enhance(run: slice) -> Tensor:
-            offsets_BNMLK2 = self.offsets(normed[:, run])
-            weights_BNMLK = self.weights(normed[:, run]).unflatten(-1, (heads, levels * points)).softmax(-1)
+            offsets_BNMLK2 = self.offsets(placed[:, run])
+            weights_BNMLK = self.weights(placed[:, run]).unflatten(-1, (heads, levels * points)).softmax(-1)
             weights_BNMLK = weights_BNMLK.unflatten(-1, (levels, points))
             gathered_BNMD = sample(offsets_BNMLK2, reference_NL2[run], weights_BNMLK)
             enhanced = tokens[:, run] + self.output(gathered_BNMD.flatten(2))

@@ -10,10 +10,12 @@ from cssformer.sampling import attender
 class CrossScaleFusion(nn.Module):
     """Cross-attention of each query pixel with the enhanced features of all scales, sampled where E says to look.
 
-        U = Q + W_O softmax(q·k / sqrt(D)) v,  k and v = E of all scales sampled at p + Δ,  Δ = W_Δ E
+        U = E + W_O softmax(q·k / sqrt(D)) v,  Δ = W_Δ (E + P)
+            q = W_q (Q + P),  k and v = W_k (E + P) and W_v E of all scales, sampled at p + Δ
         U = U + FFN(U)
 
-    Unlike in MSFE the weights come from the content: the softmax runs over the L·K sampled keys of each head.
+    Q and E are normed before each branch (pre-norm). Unlike in MSFE the weights come from the content: the softmax
+    runs over the L·K sampled keys of each head.
     """
 
     def __init__(self, channels: int, heads: int, points: int, levels: int = 4) -> None:
@@ -27,17 +29,21 @@ class CrossScaleFusion(nn.Module):
         self.output = silent(Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
 
-    def forward(self, queries: Tensor, enhanced: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
-        """Q (B, N, C), E (B, N, C), their shapes and places on every scale (N, L, 2) -> U (B, N, C)."""
+    def forward(
+        self, queries: Tensor, enhanced: Tensor, places: Tensor, shapes: Shapes, reference_NL2: Tensor
+    ) -> Tensor:
+        """Q and E (B, N, C), their places P (N, C), shapes and pixels p on every scale (N, L, 2) -> U (B, N, C)."""
         heads = self.offsets.heads
         normed = self.norm(enhanced)
-        key_BSMD, value_BSMD = (layer(normed).unflatten(-1, (heads, -1)) for layer in (self.key, self.value))
+        placed = normed + places
+        key_BSMD, value_BSMD = (x.unflatten(-1, (heads, -1)) for x in (self.key(placed), self.value(normed)))
         attend = attender(key_BSMD, value_BSMD, shapes)
 
         def fuse(run: slice) -> Tensor:
-            query_BNMD = self.query(self.query_norm(queries[:, run])).unflatten(-1, (heads, -1))
-            gathered_BNMD = attend(query_BNMD, self.offsets(normed[:, run]), reference_NL2[run])
-            fused = queries[:, run] + self.output(gathered_BNMD.flatten(2))
+            asking = self.query_norm(queries[:, run]) + places[run]
+            query_BNMD = self.query(asking).unflatten(-1, (heads, -1))
+            gathered_BNMD = attend(query_BNMD, self.offsets(placed[:, run]), reference_NL2[run])
+            fused = enhanced[:, run] + self.output(gathered_BNMD.flatten(2))
             return fused + self.feed_forward(fused)
 
         return in_runs(fuse, queries)

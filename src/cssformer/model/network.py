@@ -223,17 +223,14 @@ class CSSFormer(SegmentationNetwork):
         queries, shapes = flatten(maps)
         reference = reference_points(shapes, queries.device)
         positions = sine_positions(shapes, queries.shape[-1], queries.device)
-        # In the tokens' precision, which autocast may have lowered: E is to have it too.
-        places = [
-            (position + scale).to(queries.dtype)
-            for position, scale in zip(positions, self.scale_embedding, strict=True)
-        ]
-        enhanced = queries + torch.cat(places)
+        places = torch.cat([position + scale for position, scale in zip(positions, self.scale_embedding, strict=True)])
+        # In the tokens' precision, which autocast may have lowered.
+        places, features = places.to(queries.dtype), queries
         for enhance in enhancement:
-            enhanced = enhance(enhanced, shapes, reference)
+            features = enhance(features, places, shapes, reference)
         for fuse in fusion:
-            queries = fuse(queries, enhanced, shapes, reference)
-        return unflatten(queries, shapes)
+            features = fuse(queries, features, places, shapes, reference)
+        return unflatten(features, shapes)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; returns the page's address."""
