@@ -208,7 +208,8 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     ("arguments", "told"),
     [
         (["trian"], "no command 'trian'.*`cssformer train`"),
-        (["prepare"], "`cssformer prepare folder`"),
+        (["prepare"], "`cssformer prepare` is no whole command; there are prepare folder, prepare ade20k,"),
+        (["study", "decoder"], "no whole command; there are study modules, study points, study decoders"),
         (["check"], "required.*data"),
         (["check", "a", "b"], "unrecognized arguments: b"),
         (["predict", "run"], "required.*inputs"),

@@ -68,6 +68,8 @@ def _find_command(arguments: list[str]) -> tuple[list[str], Command | None]:
             print(f"  {name:{width}}  {command.summary}")
         print("\n`cssformer COMMAND --help` tells a command's options.")
         return [], None
+    if kinds := [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]:
+        raise UserError(f"`cssformer {arguments[0]}` is no whole command; there are {', '.join(kinds)}.")
     near = nearest(" ".join(arguments[:2]), list(COMMANDS))
     raise UserError(f"There is no command {arguments[0]!r}; the nearest one is `cssformer {near}`.")
 

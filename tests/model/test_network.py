@@ -17,7 +17,7 @@ from torch import nn
 
 from cssformer import CSSFormer
 from cssformer.errors import UserError
-from cssformer.model import segmentation_loss
+from cssformer.model import pretrained, segmentation_loss
 from cssformer.model.backbone import Backbone
 from cssformer.model.network import pad
 
@@ -445,3 +445,18 @@ def test_depthwise_convolutions_with_strides_are_trained_in_float32_under_autoca
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), expected, rtol=0.004, atol=0.004)
         torch.testing.assert_close(part.weight.grad, weight.grad)
+
+
+def test_a_path_into_a_folder_that_is_here_is_not_asked_for_at_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def ask(*_: object, **__: object) -> str:
+        raise ConnectionError
+
+    monkeypatch.setattr(pretrained, "hf_hub_download", ask)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nor can it be had from the Hugging Face hub"):
+        CSSFormer.from_pretrained("runs/nope")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match=r"There is no model folder runs/nope\.$"):
+        CSSFormer.from_pretrained("runs/nope")

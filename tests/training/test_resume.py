@@ -117,7 +117,7 @@ def test_a_run_folder_belongs_to_one_process_and_a_start_that_fails_leaves_none(
     with FileLock(tmp_path / "run" / runs.LOCK), pytest.raises(runs.RunInUse, match=r"trains into .*run; wait"):
         runs.train(recipe(tmp_path / "run"))
     with pytest.raises(UserError, match="no run to resume"):
-        runs.train(recipe(tmp_path / "new"), resume=True)
+        runs.train(recipe(tmp_path / "new" / "run"), resume=True)
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"Cannot write the run folder .*file"):

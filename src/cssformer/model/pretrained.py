@@ -52,7 +52,8 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
         if Path(source).exists():
             folder = Path(source) / RUN_MODEL if (Path(source) / RUN_MODEL).is_dir() else Path(source)
             config_path, weights_path = folder / CONFIG, folder / WEIGHTS
-        elif not HUB_ID.fullmatch(str(source)):
+        elif not HUB_ID.fullmatch(str(source)) or Path(source).parent.is_dir():
+            # `runs/mine` in a folder that is here is no model id.
             raise UserError(f"There is no model folder {source}.")
         else:
             config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))

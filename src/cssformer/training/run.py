@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -135,7 +134,7 @@ def _train(
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
     """Keep other processes out of the run folder, made if needed; if nothing is written to it, it is removed again."""
-    lock, made = FileLock(run / LOCK), not run.exists()
+    lock, made = FileLock(run / LOCK), [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
@@ -148,7 +147,9 @@ def _alone(run: Path) -> Iterator[None]:
     finally:
         lock.release()
         if made and os.listdir(run) == [LOCK]:
-            shutil.rmtree(run)
+            (run / LOCK).unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
