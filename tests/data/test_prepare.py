@@ -138,6 +138,13 @@ def test_ids_with_gaps_and_ignored_values(tmp_path):
     assert labels_of(tmp_path / "out")["0"].tolist() == [[0, 1, IGNORE, 0], [0, 0, IGNORE, 0]]
 
 
+def test_an_id_far_from_the_others_is_told(tmp_path):
+    root = source(tmp_path / "in", [np.array([[0, 1, 2, 77]]), np.array([[2, 1, 0, 0]])])
+    told = "No mask holds an id between 2 and 77; if 77 is no class, add --ignore 77."
+    assert told in prepare_folder([root], tmp_path / "a").notes
+    assert told not in prepare_folder([root], tmp_path / "b", ignore=["77"]).notes
+
+
 def test_classes_by_name_keep_their_ids_though_one_is_absent(tmp_path):
     labels = [np.array([[0, 2]]), np.array([[2, 2]])]
     prepare_folder([source(tmp_path / "in", labels)], tmp_path / "out", classes=["a", "b", "c"])

@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,10 @@ def meaning(
 
     if not lines:
         known = _named(sorted(found - ignored), names, ignored, binary, as_colours)
+        gap = next(((low, high) for low, high in pairwise(sorted(known)) if high > low + 1), None)
+        if gap and not (names or binary or as_colours):
+            low, high = gap
+            notes.append(f"No mask holds an id between {low} and {high}; if {high} is no class, add --ignore {high}.")
     index_of: dict[int, int | None] = dict.fromkeys(sorted(ignored & (found | known.keys())))
     classes: dict[str, Colour | None] = {}
     for value, line in known.items():
