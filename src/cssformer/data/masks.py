@@ -227,9 +227,8 @@ def meaning(
 
     if not lines:
         known = _named(sorted(found - ignored), names, ignored, binary, as_colours)
-        gap = next(((low, high) for low, high in pairwise(sorted(known)) if high > low + 1), None)
-        if gap and not (names or binary or as_colours):
-            low, high = gap
+        low, high = max(pairwise(sorted(known)), key=lambda pair: pair[1] - pair[0], default=(0, 0))
+        if high > low + 1 and not (names or binary or as_colours):
             notes.append(f"No mask holds an id between {low} and {high}; if {high} is no class, add --ignore {high}.")
     index_of: dict[int, int | None] = dict.fromkeys(sorted(ignored & (found | known.keys())))
     classes: dict[str, Colour | None] = {}

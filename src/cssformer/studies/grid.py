@@ -83,7 +83,9 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
 def _require_same_recipe(run: Run) -> None:
     if not run.finished and not (run.folder / LAST).exists():
         return
-    begun, wanted = (_dotted(dataclasses.asdict(recipe)) for recipe in (Recipe.load(run.folder / RECIPE), run.recipe))
+    begun, wanted = (
+        _dotted(dataclasses.asdict(recipe)) for recipe in (Recipe.load(run.folder / RECIPE).located(), run.recipe)
+    )
     # What decides how fast a run goes and what it prints, but not where it ends.
     for key in begun.keys() - {"output", "training.workers", "training.log_every"}:
         if begun[key] != wanted[key]:

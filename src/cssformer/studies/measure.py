@@ -58,7 +58,7 @@ def measured(runs: Sequence[Run], path: Path, console: Console) -> dict[str, Cos
     of = {"runs": [run.name for run in runs], "device": best_device(), "threads": torch.get_num_threads()}
     if path.exists() and all((run.folder / SCORES).stat().st_mtime <= path.stat().st_mtime for run in runs):
         kept = json.loads(path.read_text())
-        costs = kept.pop("costs")
+        costs = kept.pop("costs", None)
         if kept == of:
             return {name: Cost(**cost) for name, cost in costs.items()}
     console.print(f"Measuring {len(runs)} networks, in turns.")

@@ -29,6 +29,7 @@ def main(folder: Path, peer: str | None) -> int:
     while not (folder / SCORES).exists():
         try:
             train(Recipe.load(folder / RECIPE), resume=(folder / LAST).exists(), build=build)
+            return 0
         except RunInUse:
             time.sleep(1)
         except Interrupted:

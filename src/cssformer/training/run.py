@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -145,11 +145,13 @@ def _alone(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # What another process made meanwhile stays.
+        with suppress(OSError):
+            if made and os.listdir(run) == [LOCK]:
+                (run / LOCK).unlink()
+                for folder in made:
+                    folder.rmdir()
         lock.release()
-        if made and os.listdir(run) == [LOCK]:
-            (run / LOCK).unlink()
-            for folder in made:
-                folder.rmdir()
 
 
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
