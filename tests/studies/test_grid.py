@@ -99,6 +99,8 @@ def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_
     begun.recipe.save(begun.folder / RECIPE)
     other = dataclasses.replace(recipe(tmp_path), training=Training(steps=5))
     assert plan(other, [WHOLE], [0])  # nothing of it is done yet
+    with FileLock(begun.folder / LOCK), pytest.raises(UserError, match=r"training.steps 4, not 5"):
+        plan(other, [WHOLE], [0])
     (begun.folder / LAST).parent.mkdir()
     (begun.folder / LAST).touch()
     with pytest.raises(UserError, match=r"cssformer/0 was begun with training.steps 4, not 5; .*--output"):
@@ -167,6 +169,19 @@ def test_a_worker_waits_for_another_one_and_does_not_train_what_that_has_finishe
     assert worker.wait(timeout=60) == 0
     assert not (run.folder / METRICS).exists()
     assert (run.folder / LOG).read_text() == ""
+
+
+def test_a_run_that_another_study_began_meanwhile_keeps_its_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = plan(recipe(tmp_path), MODULES[:2], [0])
+    other = plan(dataclasses.replace(recipe(tmp_path), training=Training(steps=5)), MODULES[1:2], [0])[0]
+    other.recipe.save(other.folder / RECIPE)
+    processes = Processes(monkeypatch, f"open({SCORES!r}, 'w').close()")
+    with FileLock(other.folder / LOCK), pytest.raises(UserError, match=r"cia/0 was begun with training.steps 5, not 4"):
+        execute(runs, 1, QUIET)
+    assert processes.started == [runs[0].name]
+    assert Recipe.load(other.folder / RECIPE) == other.recipe
 
 
 def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

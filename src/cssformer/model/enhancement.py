@@ -10,11 +10,11 @@ from cssformer.sampling import sampler
 class MultiScaleEnhancement(nn.Module):
     """Every token of every scale gathers K points per head from all scales at one time, weights from a linear layer.
 
-        A = softmax over the L·K points of W_A (T + P)
-        E = T + W_O sum(A · V(p + Δ)),  Δ = W_Δ (T + P),  V = W_V T
+        A = softmax over the L·K points of W_A (T + X)
+        E = T + W_O sum(A · V(p + Δ)),  Δ = W_Δ (T + X),  V = W_V T
         E = E + FFN(E)
 
-    T is normed before each branch (pre-norm). The places P decide where to look and stay out of what is gathered, as in
+    T is normed before each branch (pre-norm). The places X decide where to look and stay out of what is gathered, as in
     Deformable DETR.
     """
 
@@ -28,7 +28,7 @@ class MultiScaleEnhancement(nn.Module):
         self.feed_forward = FeedForward(channels)
 
     def forward(self, tokens: Tensor, places: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
-        """T (B, N, C), its places P (N, C), its shapes and its pixels p on every scale (N, L, 2) -> E (B, N, C)."""
+        """T (B, N, C), its places X (N, C), its shapes and its pixels p on every scale (N, L, 2) -> E (B, N, C)."""
         heads, levels, points = self.offsets.heads, self.offsets.levels, self.offsets.points
         normed = self.norm(tokens)
         placed = normed + places

@@ -10,8 +10,8 @@ from cssformer.sampling import attender
 class CrossScaleFusion(nn.Module):
     """Cross-attention of each query pixel with the enhanced features of all scales, sampled where E says to look.
 
-        U = E + W_O softmax(q·k / sqrt(D)) v,  Δ = W_Δ (E + P)
-            q = W_q (Q + P),  k and v = W_k (E + P) and W_v E of all scales, sampled at p + Δ
+        U = E + W_O softmax(q·k / sqrt(D)) v,  Δ = W_Δ (E + X)
+            q = W_q (Q + X),  k and v = W_k (E + X) and W_v E of all scales, sampled at p + Δ
         U = U + FFN(U)
 
     Q and E are normed before each branch (pre-norm). Unlike in MSFE the weights come from the content: the softmax
@@ -32,7 +32,7 @@ class CrossScaleFusion(nn.Module):
     def forward(
         self, queries: Tensor, enhanced: Tensor, places: Tensor, shapes: Shapes, reference_NL2: Tensor
     ) -> Tensor:
-        """Q and E (B, N, C), their places P (N, C), shapes and pixels p on every scale (N, L, 2) -> U (B, N, C)."""
+        """Q and E (B, N, C), their places X (N, C), shapes and pixels p on every scale (N, L, 2) -> U (B, N, C)."""
         heads = self.offsets.heads
         normed = self.norm(enhanced)
         placed = normed + places

@@ -22,7 +22,7 @@ from cssformer.errors import UserError
 from cssformer.evaluation.report import SCORES
 from cssformer.studies.variants import Variant
 from cssformer.training.recipe import RECIPE, Recipe
-from cssformer.training.run import LAST, METRICS
+from cssformer.training.run import LAST, METRICS, in_use
 
 LOG = "log.txt"
 """What a run printed, in its folder."""
@@ -81,7 +81,7 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
 
 
 def _require_same_recipe(run: Run) -> None:
-    if not run.finished and not (run.folder / LAST).exists():
+    if not (run.finished or (run.folder / LAST).exists() or in_use(run.folder)):
         return
     begun, wanted = (
         _dotted(dataclasses.asdict(recipe)) for recipe in (Recipe.load(run.folder / RECIPE).located(), run.recipe)
@@ -111,7 +111,8 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
     Ctrl-C, or a termination signal, lets each run write where it stands; the same call goes on from there.
 
     Raises:
-        UserError: runs failed; the others were finished all the same.
+        UserError: runs failed; the others were finished all the same. Or another study began one of them by another
+            recipe meanwhile.
         KeyboardInterrupt: someone asked to stop.
     """
     waiting = [run for run in runs if not run.finished]
@@ -126,6 +127,8 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
             while waiting or active:
                 while waiting and len(active) < parallel:
                     run = waiting.pop(0)
+                    # Another study may have begun it meanwhile.
+                    _require_same_recipe(run)
                     held[run.name] = places.pop(0)
                     processes[run.name] = _start(run, environment(held[run.name], parallel))
                     active.append(run)
@@ -139,7 +142,7 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
                         board.end(run)
                         if not run.finished:
                             failed.append(run)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):
             console.print("Stopping; the runs write where they stand. Once more to stop at once.")
             for run in active:
                 processes[run.name].terminate()

@@ -154,6 +154,17 @@ def _alone(run: Path) -> Iterator[None]:
         lock.release()
 
 
+def in_use(run: Path) -> bool:
+    """Whether a process trains into the run folder."""
+    if not (run / LOCK).exists():
+        return False
+    try:
+        with FileLock(run / LOCK).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
     """The training and the validation split that the recipe names.
 
