@@ -62,12 +62,10 @@ class Processes:
         return process
 
 
-def test_the_light_network_has_its_own_size_whatever_the_recipes(tmp_path: Path) -> None:
-    run = plan(recipe(tmp_path), choose(DECODERS, ["light"]), [0])[0]
-    model = untrained(run.recipe.model, 3)
-    assert model.fusion_strides == (8, 16, 32)
-    assert model.head.classify.in_features == 128
-    assert model.fusion[0].offsets.out_features == 8 * 3 * 4 * 2
+def test_the_light_network_looks_from_stride_16_on_and_is_otherwise_the_recipes(tmp_path: Path) -> None:
+    whole, light = plan(recipe(tmp_path), choose(DECODERS, ["cssformer", "light"]), [0])
+    assert dataclasses.replace(light.recipe.model, fusion_stride=whole.recipe.model.fusion_stride) == whole.recipe.model
+    assert untrained(light.recipe.model, 3).fusion_strides == (16, 32)
 
 
 def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:

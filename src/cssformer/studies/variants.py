@@ -36,9 +36,7 @@ class Variant:
 
 BASELINE = Variant("baseline", "baseline", {"augmentation": False, "fusion": False})
 WHOLE = Variant("cssformer", "CSSFormer", {"augmentation": True, "fusion": True}, paper=3.86)
-LIGHT = Variant(
-    "light", "CSSFormer light, C = 128", {**WHOLE.changes, "channels": 128, "heads": 8, "points": 4, "fusion_stride": 8}
-)
+LIGHT = Variant("light", "CSSFormer light, from stride 16 on", {**WHOLE.changes, "fusion_stride": 16})
 MODULES = (
     BASELINE,
     Variant("cia", "+ CIA", {"augmentation": True, "fusion": False}, paper=0.91),

@@ -151,7 +151,8 @@ class Training:
     clip: float | None = 1.0
     """Largest norm of the gradient."""
     ema: float | None = None
-    """Decay of a moving average of the weights, which is then what is scored and kept; 0.999 is usual."""
+    """Decay of a moving average of the weights, which is then what is scored and kept; 0.999 is usual.
+    It looks back about 1/(1 - decay) steps, which should be a small part of all: a longer look lags behind."""
     auxiliary_weight: float = 0.4
     """The auxiliary loss's weight."""
     precision: Literal["32", "bf16", "16"] = "32"
