@@ -51,7 +51,8 @@ class Processes:
         monkeypatch.setattr(grid, "POLL_SECONDS", 0.02)
 
     def start(self, run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-        run.folder.mkdir(parents=True, exist_ok=True)
+        if not (run.folder / RECIPE).exists():
+            run.recipe.save(run.folder / RECIPE)
         self.started.append(run.name)
         self.alive = [process for process in self.alive if process.poll() is None]
         with (run.folder / LOG).open("wb") as log:
@@ -99,6 +100,7 @@ def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_
     assert plan(other, [WHOLE], [0])  # nothing of it is done yet
     with FileLock(begun.folder / LOCK), pytest.raises(UserError, match=r"training.steps 4, not 5"):
         plan(other, [WHOLE], [0])
+    assert plan(other, [WHOLE], [0])  # the lock that was left is nobody's
     (begun.folder / LAST).parent.mkdir()
     (begun.folder / LAST).touch()
     with pytest.raises(UserError, match=r"cssformer/0 was begun with training.steps 4, not 5; .*--output"):
@@ -169,17 +171,21 @@ def test_a_worker_waits_for_another_one_and_does_not_train_what_that_has_finishe
     assert (run.folder / LOG).read_text() == ""
 
 
-def test_a_run_that_another_study_began_meanwhile_keeps_its_recipe(
+def test_a_run_that_another_study_trains_by_another_recipe_meanwhile_fails_and_keeps_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = plan(recipe(tmp_path), MODULES[:2], [0])
+    runs = plan(recipe(tmp_path), MODULES[:3], [0])
     other = plan(dataclasses.replace(recipe(tmp_path), training=Training(steps=5)), MODULES[1:2], [0])[0]
     other.recipe.save(other.folder / RECIPE)
+    with FileLock(other.folder / LOCK):
+        worker = grid._start(runs[1], {})
+        worker.kill()
+        worker.wait()
+        assert Recipe.load(other.folder / RECIPE) == other.recipe
     processes = Processes(monkeypatch, f"open({SCORES!r}, 'w').close()")
-    with FileLock(other.folder / LOCK), pytest.raises(UserError, match=r"cia/0 was begun with training.steps 5, not 4"):
-        execute(runs, 1, QUIET)
-    assert processes.started == [runs[0].name]
-    assert Recipe.load(other.folder / RECIPE) == other.recipe
+    with pytest.raises(UserError, match=r"1 of 3 runs failed. cia/0: .*cia/0 was begun with training.steps 5, not 4"):
+        execute(runs, 2, QUIET)
+    assert processes.started == [run.name for run in runs]
 
 
 def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
 
 
 def _require_same_recipe(run: Run) -> None:
-    if not (run.finished or (run.folder / LAST).exists() or in_use(run.folder)):
+    if not (run.finished or (run.folder / LAST).exists() or _trained_elsewhere(run)):
         return
     begun, wanted = (
         _dotted(dataclasses.asdict(recipe)) for recipe in (Recipe.load(run.folder / RECIPE).located(), run.recipe)
@@ -93,6 +93,10 @@ def _require_same_recipe(run: Run) -> None:
                 f"The run {run.folder} was begun with {key} {begun[key]}, not {wanted[key]}; "
                 "give the study another --output."
             )
+
+
+def _trained_elsewhere(run: Run) -> bool:
+    return (run.folder / RECIPE).exists() and in_use(run.folder)
 
 
 def _dotted(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -111,8 +115,7 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
     Ctrl-C, or a termination signal, lets each run write where it stands; the same call goes on from there.
 
     Raises:
-        UserError: runs failed; the others were finished all the same. Or another study began one of them by another
-            recipe meanwhile.
+        UserError: runs failed; the others were finished all the same.
         KeyboardInterrupt: someone asked to stop.
     """
     waiting = [run for run in runs if not run.finished]
@@ -121,14 +124,12 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
     active: list[Run] = []
     places = list(range(parallel))
     held: dict[str, int] = {}
-    failed: list[Run] = []
+    failed: dict[str, list[str]] = {}
     with _Board(len(runs), len(runs) - len(waiting), console) as board, _termination_as_interrupt():
         try:
             while waiting or active:
                 while waiting and len(active) < parallel:
                     run = waiting.pop(0)
-                    # Another study may have begun it meanwhile.
-                    _require_same_recipe(run)
                     held[run.name] = places.pop(0)
                     processes[run.name] = _start(run, environment(held[run.name], parallel))
                     active.append(run)
@@ -140,9 +141,9 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
                         active.remove(run)
                         places.append(held[run.name])
                         board.end(run)
-                        if not run.finished:
-                            failed.append(run)
-        except (KeyboardInterrupt, UserError):
+                        if why := _failure(run):
+                            failed.setdefault(why, []).append(run.name)
+        except KeyboardInterrupt:
             console.print("Stopping; the runs write where they stand. Once more to stop at once.")
             for run in active:
                 processes[run.name].terminate()
@@ -154,11 +155,8 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
                 with suppress(ProcessLookupError):
                     processes[run.name].kill()
     if failed:
-        names: dict[str, list[str]] = {}
-        for run in failed:
-            names.setdefault(_last_line(run.folder / LOG), []).append(run.name)
-        said = " ".join(f"{', '.join(those)}: {sentence}" for sentence, those in names.items())
-        raise UserError(f"{len(failed)} of {len(runs)} runs failed. {said}")
+        said = " ".join(f"{', '.join(names)}: {why}" for why, names in failed.items())
+        raise UserError(f"{sum(map(len, failed.values()))} of {len(runs)} runs failed. {said}")
 
 
 def environment(place: int, parallel: int) -> dict[str, str]:
@@ -177,7 +175,8 @@ def environment(place: int, parallel: int) -> dict[str, str]:
 
 
 def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    run.recipe.save(run.folder / RECIPE)
+    if not _trained_elsewhere(run):
+        run.recipe.save(run.folder / RECIPE)
     command = [sys.executable, "-m", "cssformer.studies.worker", str(run.folder)]
     command += [run.variant.peer] if run.variant.peer else []
     with (run.folder / LOG).open("ab") as log:
@@ -191,6 +190,18 @@ def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
             # The terminal's Ctrl-C is for this process, which passes it on once.
             start_new_session=True,
         )
+
+
+def _failure(run: Run) -> str | None:
+    """Why a run whose process has ended has no score for this study; None if it has one."""
+    if not run.finished:
+        return _last_line(run.folder / LOG)
+    try:
+        _require_same_recipe(run)
+    except UserError as error:
+        # Another study has trained it by another recipe meanwhile.
+        return str(error)
+    return None
 
 
 def _last_line(path: Path) -> str:

@@ -163,6 +163,9 @@ def in_use(run: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:
+        # Somebody else's folder, where nothing can be locked.
+        return False
 
 
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
