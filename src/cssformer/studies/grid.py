@@ -140,8 +140,9 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
                     if processes[run.name].poll() is not None:
                         active.remove(run)
                         places.append(held[run.name])
-                        board.end(run)
-                        if why := _failure(run):
+                        why = _failure(run)
+                        board.end(run, failed=why is not None)
+                        if why is not None:
                             failed.setdefault(why, []).append(run.name)
         except KeyboardInterrupt:
             console.print("Stopping; the runs write where they stand. Once more to stop at once.")
@@ -175,6 +176,7 @@ def environment(place: int, parallel: int) -> dict[str, str]:
 
 
 def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    # A run that another study trains keeps the recipe it is trained by.
     if not _trained_elsewhere(run):
         run.recipe.save(run.folder / RECIPE)
     command = [sys.executable, "-m", "cssformer.studies.worker", str(run.folder)]
@@ -263,7 +265,7 @@ class _Board:
             self.console.print(f"{run.name}: step {step}/{run.recipe.training.steps}  {score}")
         self.scores[run.name] = score
 
-    def end(self, run: Run) -> None:
+    def end(self, run: Run, failed: bool) -> None:
         self.progress.remove_task(self.tasks[run.name])
         self.progress.advance(self.all)
-        self.console.print(f"{run.name}: {'finished  ' + self.scores[run.name] if run.finished else 'failed'}")
+        self.console.print(f"{run.name}: {'failed' if failed else 'finished  ' + self.scores[run.name]}")
