@@ -407,9 +407,9 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
         help="Every variant is trained with each; by default with the recipe's seed and the two that follow it.",
     )
     if kind == "points":
-        from cssformer.studies.variants import POINTS
-
-        parser.add_argument("--points", type=int, nargs="+", default=list(POINTS), help="What is compared.")
+        parser.add_argument(
+            "--points", type=int, nargs="+", help="What is compared; by default the paper's 1 2 4 8 16 32 64."
+        )
     else:
         parser.add_argument("--variants", type=str, nargs="+", help="Only these rows of the table; all by default.")
     parser.add_argument(
@@ -436,7 +436,9 @@ def _study(options: "Namespace", kind: "Kind") -> int:
     )
     heading, *rows = results.summary()
     _show(rows, heading)
-    print(f"Study folder: {options.output} ({kind}.md, {kind}.csv, {kind}.png, {kind}_pictures.png)")
+    names = (f"{kind}{end}" for end in (".md", ".csv", ".png", "_pictures.png"))
+    left = ", ".join(name for name in names if (Path(options.output) / name).exists())
+    print(f"Study folder: {options.output} ({left})")
     _write_json(options, results.as_dict())
     return 0
 

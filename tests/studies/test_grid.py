@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,24 +42,23 @@ def finish(run: Run) -> None:
 
 
 class Processes:
-    """Stands for the workers: each runs a line of Python in the run's folder."""
+    """In the workers' place: each process runs a line of Python in the run's folder."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
         self.line = line
         self.started: list[str] = []
         self.alive: list[subprocess.Popen[bytes]] = []
         self.most = 0
-        monkeypatch.setattr(grid, "_start", self.start)
+        self.popen = subprocess.Popen
+        monkeypatch.setattr(subprocess, "Popen", self.start)
         monkeypatch.setattr(grid, "POLL_SECONDS", 0.02)
 
-    def start(self, run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-        if not (run.folder / RECIPE).exists():
-            run.recipe.save(run.folder / RECIPE)
-        self.started.append(run.name)
+    def start(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+        folder = Path(command[3])
+        name = f"{folder.parent.name}/{folder.name}"
+        self.started.append(name)
         self.alive = [process for process in self.alive if process.poll() is None]
-        with (run.folder / LOG).open("wb") as log:
-            command = [sys.executable, "-S", "-c", self.line, run.name]
-            process = subprocess.Popen(command, cwd=run.folder, stdout=log, stderr=log)
+        process = self.popen([sys.executable, "-S", "-c", self.line, name], cwd=folder, **options)
         self.alive.append(process)
         self.most = max(self.most, len(self.alive))
         return process
@@ -171,21 +172,53 @@ def test_a_worker_waits_for_another_one_and_does_not_train_what_that_has_finishe
     assert (run.folder / LOG).read_text() == ""
 
 
-def test_a_run_that_another_study_trains_by_another_recipe_meanwhile_fails_and_keeps_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stands", ["under way", "left", "finished"])
+def test_a_run_that_another_study_begins_by_another_recipe_meanwhile_fails_and_stays_as_it_is(
+    stands: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = plan(recipe(tmp_path), MODULES[:3], [0])
     other = plan(dataclasses.replace(recipe(tmp_path), training=Training(steps=5)), MODULES[1:2], [0])[0]
     other.recipe.save(other.folder / RECIPE)
-    with FileLock(other.folder / LOCK):
-        worker = grid._start(runs[1], {})
-        worker.kill()
-        worker.wait()
-        assert Recipe.load(other.folder / RECIPE) == other.recipe
-    processes = Processes(monkeypatch, f"open({SCORES!r}, 'w').close()")
-    with pytest.raises(UserError, match=r"1 of 3 runs failed. cia/0: .*cia/0 was begun with training.steps 5, not 4"):
+    if stands == "left":
+        (other.folder / LAST).parent.mkdir()
+        (other.folder / LAST).touch()
+    line = f"open({SCORES!r}, 'w').close()"
+    if stands == "finished":
+        # After this study has looked at what is to be done.
+        line += f"; open({str(other.folder / SCORES)!r}, 'w').close()"
+    processes = Processes(monkeypatch, line)
+    another = FileLock(other.folder / LOCK) if stands == "under way" else nullcontext()
+    told = r"1 of 3 runs failed. cia/0: .*cia/0 was begun with training.steps 5, not 4"
+    with another, pytest.raises(UserError, match=told):
+        execute(runs, 1, QUIET)
+    assert processes.started == ["baseline/0", "msfe-csf/0"]
+    assert Recipe.load(other.folder / RECIPE) == other.recipe
+
+
+def test_a_run_whose_recipe_another_study_replaces_before_it_begins_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = (
+        "text = open('recipe.yaml').read(); open('recipe.yaml', 'w').write(text.replace(' steps: 4', ' steps: 5'))"
+    )
+    Processes(monkeypatch, f"{replaced}; open({SCORES!r}, 'w').close()")
+    with pytest.raises(UserError, match=r"1 of 1 runs failed. cia/0: .*cia/0 was begun with training.steps 5, not 4"):
+        execute(plan(recipe(tmp_path), MODULES[1:2], [0]), 1, QUIET)
+
+
+def test_a_killed_run_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Processes(monkeypatch, "import os; print('step 1/4', flush=True); os.kill(os.getpid(), 9)")
+    with pytest.raises(UserError, match=r"cia/0: It was ended by SIGKILL; .* the memory was full: .*--parallel"):
+        execute(plan(recipe(tmp_path), MODULES[1:2], [0]), 1, QUIET)
+
+
+def test_a_run_that_cannot_be_begun_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = plan(recipe(tmp_path), MODULES, [0])
+    (runs[1].folder / LOG).mkdir(parents=True)
+    Processes(monkeypatch, f"import time; time.sleep(0.2); open({SCORES!r}, 'w').close()")
+    with pytest.raises(UserError, match=r"1 of 4 runs failed. cia/0: Cannot begin the run .*cia/0: Is a directory\."):
         execute(runs, 2, QUIET)
-    assert processes.started == [run.name for run in runs]
+    assert [run.finished for run in runs] == [True, False, True, True]
 
 
 def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +248,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     for words, sentence in (
         (["modules", "--variants", "csf"], "no variant 'csf'"),
         (["points", "--points", "0"], "1 or more"),
+        (["modules", "--seeds", "0", "-1"], "--seeds are 0 or more, not -1"),
         (["decoders", "--parallel", "-1"], "--parallel is -1"),
         (["decoders", "--parallel", "0"], "No run of this study is finished"),
         (["modules", "--reference", "fpn"], "no variant 'fpn'"),

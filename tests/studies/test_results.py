@@ -2,17 +2,26 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from matplotlib import pyplot
+from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from torch import Tensor
 
 from cssformer.data import IGNORE, Sample, Scenes
 from cssformer.errors import UserError
 from cssformer.evaluation.drawing import WRONG
+from cssformer.model import SegmentationNetwork
+from cssformer.studies import pictures
 from cssformer.studies.grid import Run
 from cssformer.studies.measure import Cost, measure
 from cssformer.studies.peers import Peer
@@ -50,6 +59,8 @@ def test_differences_are_paired_by_seed() -> None:
     row = next(row for row in found.rows() if row[0] == WHOLE.title)
     assert "+3.86" in row  # what the paper says
     assert "+3.00 ± 1.00" in row and f"{100 * low:+.2f} to {100 * high:+.2f}" in row
+    assert row[-1] == "4, 3 paired" and difference.pairs == 3
+    assert found.rows()[1][-1] == "3"
 
 
 def test_a_single_seed_has_a_difference_but_no_deviation() -> None:
@@ -68,6 +79,9 @@ def test_the_reference_of_each_study() -> None:
     eight, sixteen = points_variants([16, 8])
     assert results("points", {eight: {0: 0.5}, sixteen: {0: 0.4}}).reference == sixteen
     assert results("points", {eight: {0: 0.5}}).reference == eight
+    # A peer with fewer seeds is none to compare with yet, however lucky it was.
+    begun = {WHOLE: {0: 0.7, 1: 0.6, 2: 0.65}, FPN: {0: 0.5, 1: 0.55}, PSPNET: {2: 0.8}}
+    assert results("decoders", begun).reference == FPN
     with pytest.raises(
         UserError, match="no finished run of --reference 'pfn'; there are cssformer, light, baseline, fpn"
     ):
@@ -151,6 +165,36 @@ def test_disagreement_is_the_share_of_pairs_that_differ_on_scored_pixels() -> No
     assert disagreement([one, two, three], label) == pytest.approx(4 / 9)
     assert disagreement([one, one], label) == 0
     assert disagreement([one, two], np.full((2, 2), IGNORE, np.int32)) == 0
+
+
+def test_the_sheet_shows_the_pictures_on_which_two_networks_differ_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    differing = [3, 0, 9, 1, 30, 2, 9, 7, 5, 8]
+    samples = [
+        Sample(str(index), np.full((8, 8, 3), index, np.uint8), np.zeros((8, 8), np.int32))
+        for index in range(len(differing))
+    ]
+
+    def predict(model: SegmentationNetwork, pixels: Tensor, **_: Any) -> SimpleNamespace:
+        labels = torch.zeros(64, dtype=torch.int64)
+        if model is second:
+            labels[: differing[int(pixels[0, 0, 0])]] = 1
+        return SimpleNamespace(labels=labels.view(8, 8))
+
+    drawn: list[tuple[str, float]] = []
+
+    def draw(chosen: Sequence[tuple[Sample, float, Any]], *_: Any) -> NDArray[np.uint8]:
+        drawn.extend((sample.name, share) for sample, share, _ in chosen)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(pictures, "predict", predict)
+    monkeypatch.setattr(pictures, "draw", draw)
+    first, second = (untrained(Model(channels=8, heads=1, points=1), 2) for _ in range(2))
+    scenes = Scenes(1, (64, 64))
+    pictures.write_sheet({"a": first, "b": second}, samples, scenes.info, tmp_path / "sheet.png", Console(quiet=True))
+    assert drawn == [(str(index), differing[index] / 64) for index in (4, 2, 6, 9, 7, 8)]
+    assert (tmp_path / "sheet.png").exists()
 
 
 def test_the_sheet_stripes_what_is_wrong() -> None:

@@ -1,6 +1,10 @@
 """From finished runs to what a study leaves in its folder."""
 
+import dataclasses
 import json
+import os
+import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +13,13 @@ import torch
 from rich.console import Console
 
 from cssformer.errors import UserError
+from cssformer.evaluation.report import SCORES
 from cssformer.studies import study as studies
 from cssformer.studies.grid import plan
 from cssformer.studies.peers import build_peer
 from cssformer.studies.study import study
-from cssformer.studies.variants import DECODERS, choose
-from cssformer.training.recipe import Augment, Model, Recipe, Scenes, Training
+from cssformer.studies.variants import DECODERS, choose, points_variants
+from cssformer.training.recipe import RECIPE, Augment, Model, Recipe, Scenes, Training
 from cssformer.training.run import train
 
 QUIET = Console(quiet=True)
@@ -69,10 +74,39 @@ def test_a_study_leaves_tables_plot_and_sheet_and_measures_only_what_is_new(reci
     kept = json.loads(measured[0].read_text())
     assert kept["runs"] == ["cssformer/0", "segformer/0"] and kept["threads"] == torch.get_num_threads()
     measured[0].write_text(json.dumps({**kept, "threads": 99}))
-    assert tell(names=["cssformer", "segformer"]).rows() != results.rows()
     results = tell(names=["cssformer", "segformer"])
+    assert json.loads(measured[0].read_text())["threads"] == torch.get_num_threads()
     made = [file.stat().st_mtime_ns for file in measured]
     # What is not finished is no part of it.
     again = study("decoders", recipe, [0, 1], parallel=0, console=QUIET)
     assert again.rows() == results.rows()
     assert [file.stat().st_mtime_ns for file in measured] == made
+    # A run trained anew is measured and drawn anew.
+    new = time.time() + 5
+    os.utime(folder / "segformer" / "0" / "scores.json", (new, new))
+    tell(names=["cssformer", "segformer"])
+    assert all(file.stat().st_mtime_ns > before for file, before in zip(measured, made, strict=True))
+    # One network has nothing to disagree with, and an old sheet would show others.
+    tell(names=["segformer"])
+    assert not measured[1].exists()
+
+
+def test_rows_are_in_the_studys_order_whatever_was_finished_first(recipe: Recipe, tmp_path: Path) -> None:
+    shutil.copytree(recipe.output, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "segformer" / "0", tmp_path / "segformer" / "1")
+    of_seed_1 = tmp_path / "segformer" / "1" / "recipe.yaml"
+    of_seed_1.write_text(of_seed_1.read_text().replace("seed: 0", "seed: 1", 1))
+    results = study("decoders", dataclasses.replace(recipe, output=str(tmp_path)), [1, 0], parallel=0, console=QUIET)
+    assert [(outcome.variant.name, outcome.seed) for outcome in results.outcomes] == [
+        ("cssformer", 0),
+        ("segformer", 0),
+        ("segformer", 1),
+    ]
+
+
+def test_a_study_of_points_compares_the_papers(recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="points-16/0 was begun with model.points 2, not 16"):
+        (run,) = plan(recipe, points_variants([16]), [0])
+        dataclasses.replace(run.recipe, model=recipe.model).save(run.folder / RECIPE)
+        (run.folder / SCORES).touch()
+        study("points", recipe, [0], parallel=0, console=QUIET)

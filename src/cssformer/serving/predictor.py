@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cssformer.data.folder import decode_image, distinct_colours, read_bytes
+from cssformer.device import best_device
 from cssformer.errors import UserError
 from cssformer.evaluation import drawing
 from cssformer.evaluation.inference import predict
@@ -133,13 +134,6 @@ class Predictor:
         labels, probability = predict(self.model, picture, confidence=confidence, **self.options)
         certain = None if probability is None else probability.cpu().numpy()
         return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
-
-
-def best_device() -> str:
-    """The fastest device of this machine."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def read_pixels(image: str | Path | Image.Image | Picture) -> Picture:

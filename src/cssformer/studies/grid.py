@@ -61,8 +61,11 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
     """The runs of a study, seed after seed, each in ``recipe.output/VARIANT/SEED``.
 
     Raises:
-        UserError: one of them was begun by another recipe, or the recipe starts from a trained network.
+        UserError: one of them was begun by another recipe, the recipe starts from a trained network, or a seed is
+            below 0.
     """
+    if min(seeds) < 0:
+        raise UserError(f"--seeds are 0 or more, not {min(seeds)}.")
     if recipe.model.init is not None:
         raise UserError(
             f"A study begins anew, but model.init is {recipe.model.init}: its weights would fit some decoders only; "
@@ -125,25 +128,32 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
     places = list(range(parallel))
     held: dict[str, int] = {}
     failed: dict[str, list[str]] = {}
+
+    def end(run: Run, why: str | None) -> None:
+        board.end(run, failed=why is not None)
+        if why is not None:
+            failed.setdefault(why, []).append(run.name)
+
     with _Board(len(runs), len(runs) - len(waiting), console) as board, _termination_as_interrupt():
         try:
             while waiting or active:
                 while waiting and len(active) < parallel:
                     run = waiting.pop(0)
-                    held[run.name] = places.pop(0)
-                    processes[run.name] = _start(run, environment(held[run.name], parallel))
-                    active.append(run)
                     board.begin(run)
+                    try:
+                        processes[run.name] = _start(run, environment(places[0], parallel))
+                    except UserError as error:
+                        end(run, str(error))
+                    else:
+                        held[run.name] = places.pop(0)
+                        active.append(run)
                 time.sleep(POLL_SECONDS)
                 for run in list(active):
                     board.follow(run)
                     if processes[run.name].poll() is not None:
                         active.remove(run)
                         places.append(held[run.name])
-                        why = _failure(run)
-                        board.end(run, failed=why is not None)
-                        if why is not None:
-                            failed.setdefault(why, []).append(run.name)
+                        end(run, _failure(run, processes[run.name].returncode))
         except KeyboardInterrupt:
             console.print("Stopping; the runs write where they stand. Once more to stop at once.")
             for run in active:
@@ -176,27 +186,41 @@ def environment(place: int, parallel: int) -> dict[str, str]:
 
 
 def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    # A run that another study trains keeps the recipe it is trained by.
-    if not _trained_elsewhere(run):
+    """Begin or continue a run in a process of its own.
+
+    Raises:
+        UserError: another study has begun it by another recipe meanwhile, or it cannot be begun.
+    """
+    _require_same_recipe(run)
+    # What another study has finished, or trains, keeps the recipe that it has.
+    if not (run.finished or _trained_elsewhere(run)):
         run.recipe.save(run.folder / RECIPE)
     command = [sys.executable, "-m", "cssformer.studies.worker", str(run.folder)]
     command += [run.variant.peer] if run.variant.peer else []
-    with (run.folder / LOG).open("ab") as log:
-        return subprocess.Popen(
-            command,
-            # Never written to: it ends when this process does, however that happens.
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            # The terminal's Ctrl-C is for this process, which passes it on once.
-            start_new_session=True,
-        )
+    try:
+        with (run.folder / LOG).open("ab") as log:
+            return subprocess.Popen(
+                command,
+                # Never written to: it ends when this process does, however that happens.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # The terminal's Ctrl-C is for this process, which passes it on once.
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise UserError(f"Cannot begin the run {run.folder}: {error.strerror or error}.") from error
 
 
-def _failure(run: Run) -> str | None:
-    """Why a run whose process has ended has no score for this study; None if it has one."""
+def _failure(run: Run, code: int) -> str | None:
+    """Why a run whose process has ended with an exit code has no score for this study; None if it has one."""
     if not run.finished:
+        if code < 0:
+            return (
+                f"It was ended by {signal.Signals(-code).name}; if nobody asked for that, the memory was full: "
+                "let fewer runs go at one time (--parallel)."
+            )
         return _last_line(run.folder / LOG)
     try:
         _require_same_recipe(run)

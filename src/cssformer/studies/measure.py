@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from cssformer.device import best_device, device_name, synchronize
 from cssformer.evaluation.report import SCORES
 from cssformer.files import replacing
 from cssformer.model import CSSFormer, SegmentationNetwork
-from cssformer.serving.predictor import best_device
 from cssformer.studies.grid import Run
 from cssformer.studies.peers import Peer
 from cssformer.studies.profile import TITLES, multiply_adds
@@ -55,7 +55,11 @@ def measured(runs: Sequence[Run], path: Path, console: Console) -> dict[str, Cos
         path: a JSON file.
         console: where a word of progress goes.
     """
-    of = {"runs": [run.name for run in runs], "device": best_device(), "threads": torch.get_num_threads()}
+    of = {
+        "runs": [run.name for run in runs],
+        "device": device_name(best_device()),
+        "threads": torch.get_num_threads(),
+    }
     if path.exists() and all((run.folder / SCORES).stat().st_mtime <= path.stat().st_mtime for run in runs):
         kept = json.loads(path.read_text())
         costs = kept.pop("costs", None)
@@ -81,15 +85,14 @@ def measure(models: dict[str, SegmentationNetwork], size: tuple[int, int]) -> di
     counts = {name: multiply_adds(model, size) for name, model in models.items()}
     for model in models.values():
         model.to(device).eval()
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     seconds: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
         for _ in range(WARM_UP + ROUNDS):
             for name, model in models.items():
-                wait()
+                synchronize(device)
                 begin = time.perf_counter()
                 model(images)
-                wait()
+                synchronize(device)
                 seconds[name].append(time.perf_counter() - begin)
     first = next(iter(seconds.values()))[WARM_UP:]
     costs = {}

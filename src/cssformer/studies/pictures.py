@@ -14,11 +14,11 @@ from rich.progress import track
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.stream import Samples
+from cssformer.device import best_device
 from cssformer.evaluation import predict
 from cssformer.evaluation.drawing import UNKNOWN, WRONG, Picture, colourise, legend, sheet, sheet_width
 from cssformer.files import replacing
 from cssformer.model import SegmentationNetwork
-from cssformer.serving.predictor import best_device
 
 PICTURES = 6
 TILE = 300

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cssformer.device import device_name, synchronize
 from cssformer.errors import UserError
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.sampling import use_backend
@@ -205,7 +206,7 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
         interpolation=counts["interpolation"],
         pooling=counts["pooling"],
         milliseconds=1e3 * whole,
-        device=torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        device=device_name(device),
         comparable=size == (480, 480) and _PAPERS.items() <= model.config.items(),
     )
 
@@ -289,11 +290,10 @@ def activations(model: SegmentationNetwork, images: Tensor) -> dict[str, int]:
 
 def _times(model: SegmentationNetwork, images: Tensor, repeats: int) -> tuple[dict[str, float], float]:
     """Median seconds of each part and of the whole network."""
-    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
     rounds: list[dict[str, float]] = []
 
     def now() -> float:
-        wait()
+        synchronize(str(images.device))
         return time.perf_counter()
 
     def begin(name: str) -> None:

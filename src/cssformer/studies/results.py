@@ -36,12 +36,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over the seeds of the difference to the reference at the same seed, its deviation and 95 % interval."""
+    """Mean over the seeds of the difference to the reference at the same seed, its deviation and 95 % interval.
+
+    Attributes:
+        pairs: how many seeds both have.
+    """
 
     mean: float
     deviation: float
     low: float
     high: float
+    pairs: int
 
 
 def outcome(run: Run) -> Outcome:
@@ -78,7 +83,7 @@ class Results:
         outcomes: of finished runs.
         costs: of each variant among them.
         reference: name of the variant that differences are taken to; by default the baseline among the modules, the
-            best peer among the decoders, 16 points (else the most) among the points.
+            best peer among the decoders (of those with the most seeds), 16 points (else the most) among the points.
 
     Raises:
         UserError: there is no finished run of the reference.
@@ -119,7 +124,7 @@ class Results:
             return None
         mean, deviation = statistics.fmean(pairs), _deviation(pairs)
         margin = _student_t(len(pairs) - 1) * deviation / math.sqrt(len(pairs))
-        return Difference(mean, deviation, mean - margin, mean + margin)
+        return Difference(mean, deviation, mean - margin, mean + margin, len(pairs))
 
     def _reference(self, name: str | None) -> Variant:
         if name is not None:
@@ -132,7 +137,9 @@ class Results:
             )
         peers = [variant for variant in self.variants if variant.peer is not None]
         if self.kind == "decoders" and peers:
-            return max(peers, key=self.mean)
+            # The others' means are of fewer seeds, and few differences could be paired.
+            most = max(len(self.of(peer)) for peer in peers)
+            return max((peer for peer in peers if len(self.of(peer)) == most), key=self.mean)
         wanted = BASELINE.name if self.kind == "modules" else "points-16"
         return next((variant for variant in self.variants if variant.name == wanted), self.variants[-1])
 
@@ -153,7 +160,8 @@ class Results:
 
     def _columns(self, variant: Variant) -> dict[str, str]:
         cost = self.costs[variant.name]
-        difference, interval = _texts(self.difference(variant))
+        found, seeds = self.difference(variant), len(self.of(variant))
+        difference, interval = _texts(found)
         scores = {
             title: _spread(self.mean(variant, name), self.deviation(variant, name))
             for title, name in (
@@ -173,7 +181,7 @@ class Results:
             "latency (ms)": f"{cost.milliseconds:.1f}",
             "latency ratio": f"{cost.ratio:.2f}",
             "training (min)": "" if math.isnan(minutes) else f"{minutes:.1f}",
-            "seeds": str(len(self.of(variant))),
+            "seeds": str(seeds) if found is None or found.pairs == seeds else f"{seeds}, {found.pairs} paired",
         }
 
     def class_rows(self) -> list[tuple[str, ...]]:

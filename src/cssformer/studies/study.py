@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from cssformer.device import best_device, device_name
 from cssformer.errors import UserError
-from cssformer.serving.predictor import best_device
 from cssformer.studies.grid import Run, execute, plan
 from cssformer.studies.measure import load, measured
 from cssformer.studies.pictures import write_sheet
 from cssformer.studies.plots import plot
 from cssformer.studies.results import Results, outcome
-from cssformer.studies.variants import BASELINE, DECODERS, MODULES, Kind, choose, points_variants
+from cssformer.studies.variants import BASELINE, DECODERS, MODULES, POINTS, Kind, Variant, choose, points_variants
 from cssformer.training.recipe import Recipe
 from cssformer.training.run import datasets
 
@@ -39,7 +39,7 @@ def study(
         recipe: of every run, but for what the study varies.
         seeds: each variant is trained with each.
         names: only these variants; all of them by default. Not in the study of points.
-        points: numbers of points per head and scale, in the study of points.
+        points: numbers of points per head and scale, in the study of points; the paper's by default.
         parallel: runs at one time; 0 trains nothing and tells of what is finished.
         reference: see :class:`cssformer.studies.results.Results`.
         console: where progress goes; the terminal by default.
@@ -53,7 +53,10 @@ def study(
         raise UserError(f"--parallel is {parallel}; it is a number of runs.")
     _require_packages()
     console = console or Console()
-    variants = points_variants(points) if points else choose(MODULES if kind == "modules" else DECODERS, names)
+    if kind == "points":
+        variants = points_variants(points or POINTS)
+    else:
+        variants = choose(MODULES if kind == "modules" else DECODERS, names)
     if reference is not None:
         choose(variants, [reference])
     runs = plan(recipe, variants, seeds)
@@ -69,19 +72,26 @@ def study(
     if failure and reference not in [run.variant.name for run in finished]:
         # What failed is to be told, not that it cannot be compared with.
         reference = None
-    results = _report(kind, finished, Path(recipe.output), reference, console)
+    results = _report(kind, variants, finished, Path(recipe.output), reference, console)
     if failure:
         raise failure
     return results
 
 
-def _report(kind: Kind, runs: Sequence[Run], folder: Path, reference: str | None, console: Console) -> Results:
-    """Write table, plot and sheet of finished runs."""
+def _report(
+    kind: Kind,
+    variants: Sequence[Variant],
+    runs: Sequence[Run],
+    folder: Path,
+    reference: str | None,
+    console: Console,
+) -> Results:
+    """Write table, plot and sheet of finished runs, in the order of the variants."""
     first = {run.variant: run for run in reversed(runs)}
-    order = sorted({run.variant: None for run in runs}, key=lambda variant: variant != BASELINE)
+    variants = [variant for variant in variants if variant in first]
+    order = sorted(variants, key=lambda variant: variant != BASELINE)
     kept = folder / f"{kind}_costs.json"
     costs = measured([first[variant] for variant in order], kept, console)
-    variants = list(dict.fromkeys(run.variant for run in runs))
     ordered = sorted(runs, key=lambda run: (variants.index(run.variant), run.recipe.seed))
     results = Results(kind, [outcome(run) for run in ordered], costs, reference)
     results.write_csv(folder / f"{kind}.csv")
@@ -92,14 +102,17 @@ def _report(kind: Kind, runs: Sequence[Run], folder: Path, reference: str | None
         f"Scores in percent, mean ± standard deviation over the seeds; {recipe.training.steps} steps of "
         f"{recipe.training.batch_size} crops of {width}×{height}, {recipe.model.backbone}. Differences are paired by "
         "seed, the interval is Student's. Costs on one picture of the crop's size without the auxiliary head; "
-        f"1 GFLOP = 10⁹ multiply-adds; latency on {best_device()}, {torch.get_num_threads()} threads, all networks in "
-        f"turns in one process; its ratio, to {order[0].title}, is the median over the rounds. Training time without "
-        "validation.",
+        f"1 GFLOP = 10⁹ multiply-adds; latency on {device_name(best_device())}, {torch.get_num_threads()} threads, all "
+        f"networks in turns in one process; its ratio, to {order[0].title}, is the median over the rounds. Training "
+        "time without validation.",
     )
     plot(results, folder / f"{kind}.png")
     sheet = folder / f"{kind}_pictures.png"
+    if len(variants) == 1:
+        # It would show other networks than the table.
+        sheet.unlink(missing_ok=True)
     # Costs are measured anew whenever there are other networks.
-    if len(variants) > 1 and not (sheet.exists() and sheet.stat().st_mtime >= kept.stat().st_mtime):
+    elif not (sheet.exists() and sheet.stat().st_mtime >= kept.stat().st_mtime):
         console.print("Looking for the pictures on which the networks disagree most.")
         models = {variant.title: load(first[variant]) for variant in variants}
         validation = datasets(first[variants[0]].recipe)[1]

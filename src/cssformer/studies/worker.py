@@ -26,9 +26,12 @@ def main(folder: Path, peer: str | None) -> int:
     keep_freed_memory()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     build = partial(build_peer, peer) if peer else None
-    while not (folder / SCORES).exists():
+    while True:
         try:
-            train(Recipe.load(folder / RECIPE), resume=(folder / LAST).exists(), build=build)
+            recipe = Recipe.load(folder / RECIPE)
+            # Asked last: to read a recipe takes so long that the other one may have finished meanwhile.
+            if not (folder / SCORES).exists():
+                train(recipe, resume=(folder / LAST).exists(), build=build)
             return 0
         except RunInUse:
             time.sleep(1)
@@ -37,7 +40,6 @@ def main(folder: Path, peer: str | None) -> int:
         except UserError as error:
             print(error, file=sys.stderr)
             return 2
-    return 0
 
 
 def _stop_with_parent() -> None:

@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader
 from cssformer.data import Scenes, SegmentationFolder, verify_labels
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
+from cssformer.device import best_device
 from cssformer.errors import UserError
 from cssformer.evaluation import Evaluation, evaluate, write_report
 from cssformer.evaluation.evaluate import labels_of
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.model.pretrained import RUN_CHECKPOINTS, RUN_MODEL
-from cssformer.serving.predictor import best_device
 from cssformer.training.callbacks import (
     BestCheckpoint,
     Interrupted,

@@ -1,0 +1,23 @@
+"""Where networks run: which device, what it is called, and when its work is done."""
+
+import torch
+
+
+def best_device() -> str:
+    """The fastest device of this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    """The model of a GPU; of other devices their kind."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done what it was asked to: time is to be taken."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device.startswith("mps"):
+        torch.mps.synchronize()
