@@ -122,7 +122,12 @@ def _add_prepare_folder(parser: "ArgumentParser") -> None:
         required=True,
         help="The folder of both, or that of the pictures, then the masks.",
     )
-    parser.add_argument("--classes", type=str, nargs="+", help="Names of the classes, in the order of their ids.")
+    parser.add_argument(
+        "--classes",
+        type=str,
+        nargs="+",
+        help="Names of the classes, in the order of their ids; colours are in the order of their R, G, B.",
+    )
     parser.add_argument(
         "--ignore", type=str, nargs="+", help="Ids, colours (R,G,B) or names that are no class; 255 is ignored anyway."
     )

@@ -79,7 +79,7 @@ def prepare_folder(
         output: The prepared folder to be made; it must not exist.
         image_suffix: How pictures' names end, as in _image.jpg; by default found by itself.
         label_suffix: How masks' names end, as in _label.png; by default found by itself.
-        classes: Names of the classes, in the order of their ids.
+        classes: Names of the classes, in the order of their ids; colours are in the order of their R, G, B.
         class_file: A file of the classes, a line each: NAME, ID NAME, or R G B NAME. Lines of one name are one class.
         ignore: Ids, colours (R,G,B) or names that are no class; 255 (65535 in 16-bit masks) is ignored anyway.
         train_list: A file of the names of the training pictures, one a line.

@@ -71,7 +71,7 @@ class Model:
     mean: tuple[float, float, float] | None = None
     """What the backbone's weights expect to be subtracted from RGB in [0, 1]; by default as timm states it."""
     std: tuple[float, float, float] | None = None
-    """What they expect the difference to be divided by."""
+    """Deviation that the backbone's weights expect: what is left is divided by it."""
     channels: int = 64
     """C, the decoder's width; the paper uses 256."""
     heads: int = 4
@@ -141,13 +141,13 @@ class Training:
     backbone_lr_factor: float = 1.0
     """The backbone's learning rate is so many times the decoder's; 0 freezes its weights, which makes steps cheaper."""
     offsets_lr_factor: float = 0.1
-    """That of the layers which say where MSFE and CSF sample; faster ones throw the points out of the picture."""
+    """The sampling offsets' learning rate is so many times the decoder's; fast ones send points out of the picture."""
     weight_decay: float = 0.01
     """Of AdamW; never on norms, biases and embeddings."""
     warmup_steps: int = 40
     """Steps in which the learning rate rises linearly from nearly 0."""
     power: float = 1.0
-    """Of the polynomial decay to 0 that follows."""
+    """Exponent of the learning rate's polynomial decay to 0, which follows the warm-up."""
     clip: float | None = 1.0
     """Largest norm of the gradient."""
     ema: float | None = None
