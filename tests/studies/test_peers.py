@@ -37,7 +37,6 @@ def test_any_size_forward_and_backward(decoder: str, size: tuple[int, int]) -> N
     [
         ("fpn", partial(smp.FPN, upsampling=1), "mobilenetv2_100"),
         ("upernet", partial(smp.UPerNet, upsampling=1), "mobilenetv2_100"),
-        ("pspnet", partial(smp.PSPNet, encoder_depth=5, upsampling=1), "mobilenetv2_100"),
         # On backbones with a map of stride 2 the library's SegFormer reads that too; the original does not.
         ("segformer", partial(smp.Segformer, upsampling=1), "convnext_atto"),
     ],
@@ -46,6 +45,8 @@ def test_logits_are_those_of_the_librarys_own_model(decoder: str, library: parti
     torch.manual_seed(0)
     peer = Peer(decoder, backbone, 5).eval()
     theirs = library(f"tu-{backbone}", encoder_weights=None, classes=5).eval()
+    assert same_first_weights(peer.decoder.decoder, theirs.decoder)
+    assert same_first_weights(peer.decoder.head, theirs.segmentation_head)
     theirs.encoder.model.load_state_dict(peer.backbone.pyramid.state_dict())
     theirs.decoder.load_state_dict(peer.decoder.decoder.state_dict())
     theirs.segmentation_head.load_state_dict(peer.decoder.head.state_dict())
@@ -66,12 +67,14 @@ def test_deeplab_is_the_librarys_on_a_deepest_map_enlarged_to_stride_16() -> Non
     channels = [8, 16, 24, 32]
     ours = peers.deeplabv3plus(channels, 5).eval()
     theirs = smp.DeepLabV3Plus("tu-resnet10t", encoder_weights=None, classes=5, upsampling=1).eval()
-    # Their own layers, made for other widths.
+    # Their own layers, made for other widths and by the paper's rates for stride 16.
     fresh = type(theirs.decoder)(
-        [3, 0, *channels], 5, 256, (12, 24, 36), output_stride=16, aspp_separable=True, aspp_dropout=0.5
+        [3, 0, *channels], 5, 256, (6, 12, 18), output_stride=16, aspp_separable=True, aspp_dropout=0.5
     ).eval()
     fresh.load_state_dict(ours.decoder.state_dict())
     shapes = {name: value.shape for name, value in theirs.decoder.state_dict().items()}
+    dilations = {part.dilation for part in ours.modules() if isinstance(part, nn.Conv2d)}
+    assert dilations == {(1, 1), (6, 6), (12, 12), (18, 18)}
     # All but the layers on the backbone's maps have the shape that the library's defaults give them.
     assert {name for name, value in fresh.state_dict().items() if value.shape != shapes[name]} <= {
         "aspp.0.convs.0.0.weight",
@@ -79,6 +82,9 @@ def test_deeplab_is_the_librarys_on_a_deepest_map_enlarged_to_stride_16() -> Non
         "aspp.0.convs.4.1.weight",
         "block1.0.weight",
     }
+    assert same_first_weights(ours.head, theirs.segmentation_head)
+    wide = peers.deeplabv3plus(theirs.encoder.out_channels[2:], 5)
+    assert same_first_weights(wide.decoder, theirs.decoder)
     theirs.segmentation_head.load_state_dict(ours.head.state_dict())
     features = pyramid(channels)
     deepest = F.interpolate(features[3], scale_factor=2, mode="bilinear")
@@ -87,18 +93,43 @@ def test_deeplab_is_the_librarys_on_a_deepest_map_enlarged_to_stride_16() -> Non
         torch.testing.assert_close(ours(features), expected)
 
 
+def test_pspnet_is_the_librarys_on_a_deepest_map_enlarged_to_stride_8() -> None:
+    torch.manual_seed(0)
+    theirs = smp.PSPNet("tu-resnet10t", encoder_weights=None, encoder_depth=5, classes=5, upsampling=1).eval()
+    ours = peers.pspnet(theirs.encoder.out_channels[2:], 5).eval()
+    assert same_first_weights(ours.decoder, theirs.decoder)
+    assert same_first_weights(ours.head, theirs.segmentation_head)
+    theirs.decoder.load_state_dict(ours.decoder.state_dict())
+    theirs.segmentation_head.load_state_dict(ours.head.state_dict())
+    features = pyramid(theirs.encoder.out_channels[2:])
+    enlarged = F.interpolate(features[3], scale_factor=4, mode="bilinear")
+    with torch.no_grad():
+        expected = theirs.segmentation_head(theirs.decoder([*features[:3], enlarged]))
+        assert expected.shape[2:] == features[1].shape[2:]
+        torch.testing.assert_close(ours(features), expected)
+
+
 def test_dpt_has_the_widths_of_the_librarys_model() -> None:
     ours = peers.dpt([192] * 4, 5)
     theirs = smp.DPT("tu-vit_tiny_patch16_224", encoder_weights=None, decoder_readout="ignore", classes=5)
     shapes = {name: value.shape for name, value in theirs.decoder.state_dict().items() if ".upsample." not in name}
     assert {name: value.shape for name, value in ours.decoder.state_dict().items()} == shapes
+    assert same_first_weights(ours.head, theirs.segmentation_head)
     ours.head.load_state_dict(theirs.segmentation_head.state_dict())
 
 
 def same_first_weights(ours: nn.Module, theirs: nn.Module) -> bool:
-    """By their deviation, which tells one initialisation from another."""
+    """By their mean and deviation, which tell one initialisation from another, as exactly as so many draws allow."""
+
+    def alike(one: Tensor, other: Tensor) -> bool:
+        error = other.numel() ** -0.5
+        (mean, deviation), (expected, spread) = ((float(x.mean()), float(x.std())) for x in (one, other))
+        return deviation == pytest.approx(spread, rel=0.05 + 4 * error) and mean == pytest.approx(
+            expected, abs=1e-6 + 8 * error * spread
+        )
+
     return all(
-        float(ours.get_parameter(name).detach().std()) == pytest.approx(float(value.detach().std()), rel=0.2)
+        alike(ours.get_parameter(name).detach(), value.detach())
         for name, value in theirs.named_parameters()
         if value.numel() > 1
     )
@@ -133,6 +164,19 @@ def test_mask2former_is_the_pixel_decoder_of_the_librarys_model_with_its_first_w
     features = pyramid([8, 16, 32, 64])
     with torch.no_grad():
         torch.testing.assert_close(ours(features), ours.classifier(theirs(features).mask_features))
+
+
+def test_mask2former_looks_where_float32_says_also_in_mixed_precision() -> None:
+    torch.manual_seed(0)
+    ours = peers.mask2former([8, 16, 32, 64], 5).eval()
+    features = pyramid([8, 16, 32, 64])
+    with torch.no_grad():
+        expected = ours.decoder(features).mask_features
+        found = []
+        ours.classifier.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            ours([feature.clone() for feature in features])
+    torch.testing.assert_close(found[0], expected)
 
 
 def recipe(output: Path, **training: object) -> Recipe:

@@ -90,6 +90,13 @@ def test_interpolation_is_four_products_for_each_value_sampled() -> None:
     assert found["interpolation"] == 3 * samples * 4 * (32 // 4)
 
 
+def test_samples_are_weighed_once_each() -> None:
+    found = profile(untrained(Model(channels=32, heads=4, points=3), 5), 64, 64, repeats=1)
+    samples = (16 * 16 + 8 * 8 + 4 * 4 + 2 * 2) * 4 * 4 * 3
+    # MSFE sums values; CSF multiplies keys with queries, then sums values.
+    assert found.weighing == found.as_dict()["weighing_multiply_adds"] == 3 * samples * (32 // 4)
+
+
 def test_the_papers_cost_over_the_baseline() -> None:
     """At 480x480 with C = 256, M = 8, K = 16; the backbone decides nothing of it."""
     counts = multiply_adds(untrained(Model("resnet10t", channels=256, heads=8, points=16), 150), (480, 480))
@@ -116,6 +123,10 @@ def test_activations_are_what_autograd_keeps() -> None:
     assert linear <= kept["lateral"] <= 2 * linear + 2 * 4 * sum(tokens)
     assert kept["backbone"] > kept["lateral"]
     assert kept["augmentation"] == kept["fusion"] == 0
+    whole = activations(untrained(Model(channels=32, heads=4, points=2), 5), torch.rand(1, 3, 64, 64))
+    # Attention among samples keeps queries, keys and values of all tokens, and where they look: 4·4·2 places a token.
+    assert whole["fusion"] >= 4 * sum(tokens) * (3 * 32 + 4 * 4 * 2 * 2)
+    assert whole["lateral"] == kept["lateral"] and min(whole["augmentation"], whole["head"]) > 4 * sum(tokens) * 32
 
 
 @pytest.mark.parametrize("changes", [{"fusion_stride": 8}, {"fusion_depth": 2}, {"augmentation": False}])

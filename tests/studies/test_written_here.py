@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cssformer.studies.fapn import FeatureAlignment, FeatureSelection
+from cssformer.studies.fapn import AlignedPyramid, FeatureAlignment, FeatureSelection
 from cssformer.studies.segmenter import MaskTransformer
 from cssformer.studies.setr_mla import MultiLevelAggregation
 
@@ -66,6 +66,54 @@ def test_feature_alignment_samples_where_the_offsets_say() -> None:
         moved = F.conv2d(F.pad(up, (1, 3, 1, 2))[:, :, 1:, 2:], module.align.weight)
         found = module(selected, coarse) - selected
         torch.testing.assert_close(found, torch.relu(moved), rtol=1e-4, atol=1e-5)
+
+
+def test_the_pyramid_aligns_each_map_with_the_one_before() -> None:
+    torch.manual_seed(0)
+    kept: list[list[Tensor]] = []
+
+    class Head(torch.nn.Module):
+        def forward(self, maps: list[Tensor]) -> Tensor:
+            kept.append(maps)
+            return maps[0]
+
+    model = AlignedPyramid([4, 6, 8], Head(), width=16)
+    for align in model.align:
+        torch.nn.init.normal_(align.place.bias)
+        torch.nn.init.normal_(align.place.weight, std=0.1)
+    fine, middle, deep = (torch.randn(2, c, 16 // s, 8 // s) for c, s in ((4, 1), (6, 2), (8, 4)))
+    with torch.no_grad():
+        third = model.deepest(deep)
+        second = model.align[1](model.select[1](middle), third)
+        first = model.align[0](model.select[0](fine), second)
+        model([fine, middle, deep])
+        expected = [model.smooth[0](first), model.smooth[1](second), third]
+    for found, one in zip(kept[0], expected, strict=True):
+        torch.testing.assert_close(found, one)
+
+
+def test_feature_alignment_compares_with_the_coarser_map_doubled() -> None:
+    torch.manual_seed(0)
+    module = FeatureAlignment(16)
+    seen: list[Tensor] = []
+    module.compare.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    selected, coarse = torch.randn(1, 16, 8, 12), torch.randn(1, 16, 4, 6)
+    module(selected, coarse)
+    up = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(seen[0], torch.cat([selected, 2 * up], dim=1))
+
+
+def test_segmenters_layers_norm_before_each_branch() -> None:
+    torch.manual_seed(0)
+    layer = MaskTransformer(8, 5, width=64, depth=1).eval().layers[0]
+    torch.nn.init.normal_(layer.norm1.weight)
+    torch.nn.init.normal_(layer.norm2.bias)
+    tokens = torch.randn(2, 6, 64)
+    with torch.no_grad():
+        normed = layer.norm1(tokens)
+        attended = tokens + layer.self_attn(normed, normed, normed, need_weights=False)[0]
+        expected = attended + layer.linear2(F.gelu(layer.linear1(layer.norm2(attended))))
+        torch.testing.assert_close(layer(tokens), expected)
 
 
 def test_segmenters_masks_are_cosines_of_patches_and_classes() -> None:

@@ -28,7 +28,8 @@ class FeatureSelection(nn.Module):
 class FeatureAlignment(nn.Module):
     """FAM (its section 3.1): a deformable 3x3 convolution moves an up-sampled map to where the finer one has its edges.
 
-    Offsets and the samples' weights come from both maps; at the start the offsets are 0.
+    Offsets and the samples' weights come from both maps, the coarser one doubled as by the authors; at the start the
+    offsets are 0.
     """
 
     groups = 8
@@ -37,19 +38,22 @@ class FeatureAlignment(nn.Module):
         super().__init__()
         self.compare = _xavier(nn.Conv2d(2 * width, width, 1, bias=False))
         self.place = nn.Conv2d(width, 3 * 9 * self.groups, 3, padding=1)
-        self.align = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        for start in self.place.parameters():
+        self.align = nn.Conv2d(width, width, 3, padding=1)
+        assert self.align.bias is not None
+        for start in (*self.place.parameters(), self.align.bias):
             nn.init.zeros_(start)
 
     def forward(self, selected: Tensor, coarse: Tensor) -> Tensor:
         """The finer map (B, C, H, W) and the coarser one of any size -> their sum, aligned, (B, C, H, W)."""
         coarse = F.interpolate(coarse, list(selected.shape[2:]), mode="bilinear")
-        places = self.place(self.compare(torch.cat([selected, coarse], dim=1)))
+        places = self.place(self.compare(torch.cat([selected, 2 * coarse], dim=1)))
         offsets, weights = places.split([18 * self.groups, 9 * self.groups], dim=1)
+        assert self.align.bias is not None
         aligned: Tensor = deform_conv2d(
             coarse.float(),
             offsets.float(),
             self.align.weight.float(),
+            self.align.bias.float(),
             padding=1,
             mask=torch.sigmoid(weights.float()),
         )
@@ -67,7 +71,7 @@ class AlignedPyramid(nn.Module):
 
     def __init__(self, channels: list[int], head: nn.Module, width: int = 256) -> None:
         super().__init__()
-        self.deepest = _xavier(nn.Conv2d(channels[-1], width, 1))
+        self.deepest = nn.Conv2d(channels[-1], width, 1)
         self.select = nn.ModuleList(FeatureSelection(c, width) for c in channels[:-1])
         self.align = nn.ModuleList(FeatureAlignment(width) for _ in channels[:-1])
         self.smooth = nn.ModuleList(_xavier(nn.Conv2d(width, width, 3, padding=1)) for _ in channels[:-1])

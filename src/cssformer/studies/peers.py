@@ -97,9 +97,18 @@ class PyramidDecoder(nn.Module):
         num_classes: of the logits.
         kernel: side of the classifier's convolution.
         deepest: stride at which the decoder expects the deepest map; the pyramid's, of stride 32, is up-sampled to it.
+        initialize: give it the library's own first weights, as most of its models do; else it keeps PyTorch's.
     """
 
-    def __init__(self, decoder: nn.Module, channels: int, num_classes: int, kernel: int = 1, deepest: int = 32) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        channels: int,
+        num_classes: int,
+        kernel: int = 1,
+        deepest: int = 32,
+        initialize: bool = True,
+    ) -> None:
         super().__init__()
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -107,8 +116,9 @@ class PyramidDecoder(nn.Module):
         self.decoder = decoder
         self.head = SegmentationHead(channels, num_classes, kernel_size=kernel)
         self.enlarge = 32 // deepest
-        initialize_decoder(self.decoder)
-        initialize_head(self.head)
+        if initialize:
+            initialize_decoder(self.decoder)
+            initialize_head(self.head)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps (B, C_i, H_i, W_i) of stride 4, 8, 16 and 32 -> logits."""
@@ -131,18 +141,19 @@ def fpn(channels: list[int], num_classes: int) -> nn.Module:
 def pspnet(channels: list[int], num_classes: int) -> nn.Module:
     """PSPNet (Zhao et al. 2017), width 512, on the deepest map.
 
-    The original looks at a dilated backbone of stride 8. A pyramid has its deepest map at stride 32, so that is where
-    the logits lie.
+    The original looks at a dilated backbone of stride 8; here the pyramid's deepest map is up-sampled to stride 8, and
+    that is where the logits lie.
     """
     from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
 
-    return PyramidDecoder(PSPDecoder([3, 0, *channels]), 512, num_classes, kernel=3)
+    return PyramidDecoder(PSPDecoder([3, 0, *channels]), 512, num_classes, kernel=3, deepest=8)
 
 
 def deeplabv3plus(channels: list[int], num_classes: int) -> nn.Module:
-    """DeepLabV3+ (Chen et al. 2018), width 256, separable ASPP with rates 12, 24 and 36; logits at stride 4.
+    """DeepLabV3+ (Chen et al. 2018), width 256, separable ASPP with rates 6, 12 and 18; logits at stride 4.
 
     The original looks at a dilated backbone of stride 16; here the pyramid's deepest map is up-sampled to stride 16.
+    The rates are the original's for that stride; the library's 12, 24 and 36 are those for stride 8.
     """
     from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 
@@ -150,12 +161,12 @@ def deeplabv3plus(channels: list[int], num_classes: int) -> nn.Module:
         [3, 0, *channels],
         encoder_depth=5,
         out_channels=256,
-        atrous_rates=(12, 24, 36),
+        atrous_rates=(6, 12, 18),
         output_stride=16,
         aspp_separable=True,
         aspp_dropout=0.5,
     )
-    return PyramidDecoder(decoder, 256, num_classes, deepest=16)
+    return PyramidDecoder(decoder, 256, num_classes, deepest=16, initialize=False)
 
 
 def upernet(channels: list[int], num_classes: int) -> nn.Module:
@@ -234,7 +245,12 @@ def mask2former(channels: list[int], num_classes: int) -> nn.Module:
             self.classifier = nn.Conv2d(config.mask_feature_size, num_classes, 1)
 
         def forward(self, features: list[Tensor]) -> Tensor:
-            logits: Tensor = self.classifier(self.decoder(features).mask_features)
+            # In float32, as its authors have it: places in bfloat16 would be off by up to a quarter of a cell.
+            # A copy without data, by which products are counted, knows no mixed precision.
+            device = "cpu" if features[0].is_meta else features[0].device.type
+            with torch.autocast(device, enabled=False):
+                mask_features = self.decoder([feature.float() for feature in features]).mask_features
+            logits: Tensor = self.classifier(mask_features)
             return logits
 
     return Decoder()
@@ -243,7 +259,7 @@ def mask2former(channels: list[int], num_classes: int) -> nn.Module:
 def fapn(channels: list[int], num_classes: int) -> nn.Module:
     """FaPN (Huang et al. 2021), width 256, under segmentation_models_pytorch's head of Semantic FPN."""
     from segmentation_models_pytorch.base import SegmentationHead
-    from segmentation_models_pytorch.base.initialization import initialize_head
+    from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
     from segmentation_models_pytorch.decoders.fpn.decoder import MergeBlock, SegmentationBlock
 
     class Head(nn.Module):
@@ -253,6 +269,7 @@ def fapn(channels: list[int], num_classes: int) -> nn.Module:
             self.merge = MergeBlock("add")
             self.dropout = nn.Dropout2d(0.2)
             self.head = SegmentationHead(128, num_classes, kernel_size=1)
+            initialize_decoder(self.blocks)
             initialize_head(self.head)
 
         def forward(self, maps: list[Tensor]) -> Tensor:

@@ -1,8 +1,9 @@
 """What each part of a network costs: parameters, multiply-adds, activation memory, time.
 
 A GFLOP here is 10^9 multiply-adds, as the paper's framework counts. What is counted are products with learned weights
-(linear layers and convolutions) and those of attention. The bilinear interpolation of the sampling operator stands on a
-line of its own; so do CIA's pooling and up-sampling, which the network writes as products with small matrices.
+(linear layers and convolutions) and those of attention among tokens. What the sampling operator does stands on lines of
+its own, the bilinear interpolation and what is then done with the samples (products with queries, weighted sums); so do
+CIA's pooling and up-sampling, which the network writes as products with small matrices.
 """
 
 import copy
@@ -78,7 +79,7 @@ class Profile:
 
     Attributes:
         parts: those the network has, in the order of the data.
-        interpolation: multiply-adds inside the sampling operator, not part of any sum.
+        interpolation: multiply-adds of the sampling operator's bilinear samples, not part of any sum.
         pooling: multiply-adds of CIA's pooling and up-sampling, not part of any sum.
         milliseconds: median time of the whole network, up-sampling to the picture included.
         device: where the time was taken.
@@ -101,6 +102,11 @@ class Profile:
     def multiply_adds(self) -> int:
         return sum(part.multiply_adds for part in self.parts)
 
+    @property
+    def weighing(self) -> int:
+        """Multiply-adds of the samples with queries and weights, not part of any sum: one for each value sampled."""
+        return self.interpolation // CORNERS
+
     def over_baseline(self) -> dict[str, float]:
         """GFLOPs of the paper's modules, by the names of :data:`PAPER`."""
         cia, msfe, csf = (
@@ -120,7 +126,8 @@ class Profile:
             ),
             ("up-sampling, rest", "", "", "", f"{max(0.0, rest):.1f}"),
             _row("sum", self.parameters, self.multiply_adds, memory, self.milliseconds),
-            ("interpolation, besides", "", f"{self.interpolation / 1e9:.2f}", "", ""),
+            ("interpolation of samples, besides", "", f"{self.interpolation / 1e9:.2f}", "", ""),
+            ("weighing of samples, besides", "", f"{self.weighing / 1e9:.2f}", "", ""),
             ("pooling and up-sampling in CIA, besides", "", f"{self.pooling / 1e9:.2f}", "", ""),
         ]
         if not self.comparable:
@@ -141,6 +148,7 @@ class Profile:
             "multiply_adds": self.multiply_adds,
             "flops": 2 * self.multiply_adds,
             "interpolation_multiply_adds": self.interpolation,
+            "weighing_multiply_adds": self.weighing,
             "pooling_multiply_adds": self.pooling,
             "milliseconds": self.milliseconds,
             "over_baseline_gflops": self.over_baseline(),
