@@ -412,15 +412,23 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
         help="Every variant is trained with each; by default with the recipe's seed and the two that follow it.",
     )
     if kind == "points":
-        parser.add_argument(
-            "--points", type=int, nargs="+", help="What is compared; by default the paper's 1 2 4 8 16 32 64."
-        )
+        from cssformer.studies.variants import POINTS
+
+        papers = " ".join(map(str, POINTS))
+        parser.add_argument("--points", type=int, nargs="+", help=f"What is compared; by default the paper's {papers}.")
     else:
         parser.add_argument("--variants", type=str, nargs="+", help="Only these rows of the table; all by default.")
     parser.add_argument(
         "--parallel", type=int, default=1, help="Runs at one time, which share the cores; 0 trains nothing more."
     )
-    parser.add_argument("--reference", type=str | None, help="Differences are taken to this variant.")
+    compared = {
+        "modules": "the baseline",
+        "points": "16 points",
+        "decoders": "the best of the peers with the most seeds",
+    }
+    parser.add_argument(
+        "--reference", type=str | None, help=f"Differences are taken to this variant, by default {compared[kind]}."
+    )
     parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
     parser.add_class_arguments(Recipe)
     parser.set_defaults(output=f"runs/{kind}")

@@ -206,9 +206,15 @@ def test_a_run_whose_recipe_another_study_replaces_before_it_begins_is_not_taken
         execute(plan(recipe(tmp_path), MODULES[1:2], [0]), 1, QUIET)
 
 
-def test_a_killed_run_is_told_as_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Processes(monkeypatch, "import os; print('step 1/4', flush=True); os.kill(os.getpid(), 9)")
-    with pytest.raises(UserError, match=r"cia/0: It was ended by SIGKILL; .* the memory was full: .*--parallel"):
+@pytest.mark.parametrize(
+    ("name", "told"), [("KILL", r"It was killed; .* the memory was full: .*--parallel"), ("ABRT", r"An error\.$")]
+)
+def test_only_a_killed_run_is_told_as_killed(
+    name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"import os, signal; print('An error.', flush=True); os.kill(os.getpid(), signal.SIG{name})"
+    Processes(monkeypatch, line)
+    with pytest.raises(UserError, match=rf"1 of 1 runs failed. cia/0: {told}"):
         execute(plan(recipe(tmp_path), MODULES[1:2], [0]), 1, QUIET)
 
 

@@ -13,13 +13,12 @@ import torch
 from rich.console import Console
 
 from cssformer.errors import UserError
-from cssformer.evaluation.report import SCORES
 from cssformer.studies import study as studies
 from cssformer.studies.grid import plan
 from cssformer.studies.peers import build_peer
 from cssformer.studies.study import study
-from cssformer.studies.variants import DECODERS, choose, points_variants
-from cssformer.training.recipe import RECIPE, Augment, Model, Recipe, Scenes, Training
+from cssformer.studies.variants import DECODERS, Variant, choose
+from cssformer.training.recipe import Augment, Model, Recipe, Scenes, Training
 from cssformer.training.run import train
 
 QUIET = Console(quiet=True)
@@ -104,9 +103,9 @@ def test_rows_are_in_the_studys_order_whatever_was_finished_first(recipe: Recipe
     ]
 
 
-def test_a_study_of_points_compares_the_papers(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="points-16/0 was begun with model.points 2, not 16"):
-        (run,) = plan(recipe, points_variants([16]), [0])
-        dataclasses.replace(run.recipe, model=recipe.model).save(run.folder / RECIPE)
-        (run.folder / SCORES).touch()
+def test_a_study_of_points_compares_the_papers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Variant] = []
+    monkeypatch.setattr(studies, "plan", lambda recipe, variants, seeds: planned.extend(variants) or [])
+    with pytest.raises(UserError, match="No run of this study is finished"):
         study("points", recipe, [0], parallel=0, console=QUIET)
+    assert [variant.changes["points"] for variant in planned] == [1, 2, 4, 8, 16, 32, 64]

@@ -64,7 +64,7 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
         UserError: one of them was begun by another recipe, the recipe starts from a trained network, or a seed is
             below 0.
     """
-    if min(seeds) < 0:
+    if any(seed < 0 for seed in seeds):
         raise UserError(f"--seeds are 0 or more, not {min(seeds)}.")
     if recipe.model.init is not None:
         raise UserError(
@@ -216,11 +216,8 @@ def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
 def _failure(run: Run, code: int) -> str | None:
     """Why a run whose process has ended with an exit code has no score for this study; None if it has one."""
     if not run.finished:
-        if code < 0:
-            return (
-                f"It was ended by {signal.Signals(-code).name}; if nobody asked for that, the memory was full: "
-                "let fewer runs go at one time (--parallel)."
-            )
+        if code == -signal.SIGKILL:
+            return "It was killed; if not by you, the memory was full: let fewer runs go at one time (--parallel)."
         return _last_line(run.folder / LOG)
     try:
         _require_same_recipe(run)

@@ -61,7 +61,7 @@ class Part:
     Attributes:
         name: of the part.
         parameters: how many it has.
-        multiply_adds: of its linear layers, convolutions and attention.
+        multiply_adds: of its linear layers, convolutions and attention among tokens.
         activation_bytes: what its forward pass keeps for the backward pass in training, in bytes.
         milliseconds: median time.
     """
