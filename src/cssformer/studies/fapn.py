@@ -39,8 +39,7 @@ class FeatureAlignment(nn.Module):
         self.compare = _xavier(nn.Conv2d(2 * width, width, 1, bias=False))
         self.place = nn.Conv2d(width, 3 * 9 * self.groups, 3, padding=1)
         self.align = nn.Conv2d(width, width, 3, padding=1)
-        assert self.align.bias is not None
-        for start in (*self.place.parameters(), self.align.bias):
+        for start in (*self.place.parameters(), self.align.get_parameter("bias")):
             nn.init.zeros_(start)
 
     def forward(self, selected: Tensor, coarse: Tensor) -> Tensor:
@@ -48,12 +47,11 @@ class FeatureAlignment(nn.Module):
         coarse = F.interpolate(coarse, list(selected.shape[2:]), mode="bilinear")
         places = self.place(self.compare(torch.cat([selected, 2 * coarse], dim=1)))
         offsets, weights = places.split([18 * self.groups, 9 * self.groups], dim=1)
-        assert self.align.bias is not None
         aligned: Tensor = deform_conv2d(
             coarse.float(),
             offsets.float(),
             self.align.weight.float(),
-            self.align.bias.float(),
+            self.align.get_parameter("bias").float(),
             padding=1,
             mask=torch.sigmoid(weights.float()),
         )

@@ -137,9 +137,8 @@ class Results:
             )
         peers = [variant for variant in self.variants if variant.peer is not None]
         if self.kind == "decoders" and peers:
-            # The others' means are of fewer seeds, and few differences could be paired.
-            most = max(len(self.of(peer)) for peer in peers)
-            return max((peer for peer in peers if len(self.of(peer)) == most), key=self.mean)
+            # Seeds count first: a mean of few is uncertain, and few differences could be paired.
+            return max(peers, key=lambda peer: (len(self.of(peer)), self.mean(peer)))
         wanted = BASELINE.name if self.kind == "modules" else "points-16"
         return next((variant for variant in self.variants if variant.name == wanted), self.variants[-1])
 
