@@ -33,11 +33,11 @@ from torch import Tensor
 
 from cssformer import CSSFormer
 from cssformer.data import DatasetInfo, SegmentationFolder
-from cssformer.data.folder import distinct_colours
-from cssformer.evaluation import Scorer, evaluate, predict
-from cssformer.evaluation.confusion import confusion
-from cssformer.evaluation.upsampling import segment_coarse
-from cssformer.serving import predict_files
+from cssformer.data.dataset import distinct_colours
+from cssformer.inference import predict_files
+from cssformer.inference.labels import segment_coarse
+from cssformer.metrics import Scorer, evaluate, predict
+from cssformer.metrics.confusion import confusion
 
 HEIGHT, WIDTH = 1024, 2048
 REPEATS = 5

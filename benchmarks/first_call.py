@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from cssformer.sampling import sample_attend, sample_sum
+from cssformer.ops import ms_deform_attend, ms_deform_sample
 
 SHAPES = ((8, 8), (4, 4), (2, 2), (1, 1))
 
@@ -20,7 +20,7 @@ def first(dtype: torch.dtype) -> tuple[float, float]:
     positions = torch.rand(1, tokens, 8, 4, 16, 2, requires_grad=True)
     weights = torch.rand(1, tokens, 8, 4, 16, requires_grad=True)
     start = time.perf_counter()
-    out = sample_sum(value, SHAPES, positions, weights) + sample_attend(query, key, value, SHAPES, positions)
+    out = ms_deform_sample(value, SHAPES, positions, weights) + ms_deform_attend(query, key, value, SHAPES, positions)
     forward = time.perf_counter() - start
     out.sum().backward()
     return forward, time.perf_counter() - start

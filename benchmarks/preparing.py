@@ -28,7 +28,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cssformer.data.benchmarks import ade20k, cityscapes, prepare_benchmark
+from cssformer.prepare.benchmark import ade20k, cityscapes, prepare_benchmark
 
 REPEATS = 5
 SETS = {

@@ -5,8 +5,8 @@
     python benchmarks/sampling.py --dtype bfloat16 --threads 2
 
 Peers, run on the same inputs in the same process:
-    definition      cssformer.sampling.reference: grid_sample and a weighted sum, as Deformable DETR's fallback does it
-    transformers    its MultiScaleDeformableAttention module without compiled kernels (sample_sum only)
+    definition      cssformer.ops.reference: grid_sample and a weighted sum, as Deformable DETR's fallback does it
+    transformers    its MultiScaleDeformableAttention module without compiled kernels (ms_deform_sample only)
 
 ``of bound`` is the share of the machine's bound: the bytes of inputs, outputs and gradients over its measured memory
 bandwidth, or the multiply-adds over its measured peak, whichever takes longer. ``corners`` compares with reading the
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cssformer.sampling import sample_attend, sample_sum, use_backend
+from cssformer.ops import ms_deform_attend, ms_deform_sample, use_backend
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -132,8 +132,8 @@ def cache_bandwidth() -> float:
     import numpy as np
     from numba import njit
 
-    from cssformer.sampling.rows import load, store, zero
-    from cssformer.sampling.team import run
+    from cssformer.ops.simd import load, store, zero
+    from cssformer.ops.threads import run
 
     @njit(nogil=True)
     def read(floats: Any, out: Any, first: int, last: int) -> None:
@@ -175,9 +175,9 @@ def compare(size: tuple[int, int], options: argparse.Namespace, rates: tuple[flo
         def ours(*leaves: Tensor, name: str = name) -> Tensor:
             if name == "sum":
                 value, positions, weights = leaves
-                return sample_sum(value, shapes, positions, weights)
+                return ms_deform_sample(value, shapes, positions, weights)
             query, key, value, positions = leaves
-            return sample_attend(query, key, value, shapes, positions)
+            return ms_deform_attend(query, key, value, shapes, positions)
 
         calls: dict[str, Callable[..., Tensor] | None] = {"cssformer": ours, "definition": ours}
         if name == "sum":

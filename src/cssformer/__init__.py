@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cssformer.inference import Predictor
     from cssformer.model import CSSFormer
-    from cssformer.serving import Predictor
 
 __all__ = ["CSSFormer", "Predictor"]
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import the heavy parts only when they are first asked for."""
-    homes = {"CSSFormer": "cssformer.model", "Predictor": "cssformer.serving"}
+    homes = {"CSSFormer": "cssformer.model", "Predictor": "cssformer.inference"}
     if name in homes:
         return getattr(import_module(homes[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,17 +10,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cssformer.errors import UserError
-from cssformer.files import require_writable
-from cssformer.memory import keep_freed_memory
-from cssformer.options import nearest, parse
+from cssformer.accelerate.malloc import keep_freed_memory
 from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.utils.atomic import require_writable
+from cssformer.utils.errors import UserError
+from cssformer.utils.options import nearest, parse
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from cssformer.evaluation import Evaluation
-    from cssformer.studies.variants import Kind
+    from cssformer.metrics import Evaluation
+    from studies.variants import Kind
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ def _arguments(options: "Namespace") -> dict[str, Any]:
 
 
 def _write_json(options: "Namespace", result: dict[str, Any]) -> None:
-    from cssformer.files import replacing
+    from cssformer.utils.atomic import atomic_write
 
     if options.json is not None:
-        with replacing(options.json) as path:
+        with atomic_write(options.json) as path:
             path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _add_prepare_folder(parser: "ArgumentParser") -> None:
-    from cssformer.data.prepare import prepare_folder
+    from cssformer.prepare.folder import prepare_folder
 
     parser.add_argument(
         "--source",
@@ -135,7 +135,7 @@ def _add_prepare_folder(parser: "ArgumentParser") -> None:
 
 
 def _prepare_folder(options: "Namespace") -> int:
-    from cssformer.data.prepare import prepare_folder
+    from cssformer.prepare.folder import prepare_folder
 
     prepared = prepare_folder(**_arguments(options))
     _show(prepared.table())
@@ -156,9 +156,9 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
             parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
 
     def run(options: "Namespace") -> int:
-        from cssformer.data.benchmarks import prepare_benchmark
+        from cssformer.prepare.benchmark import prepare_benchmark
 
-        described = import_module(f"cssformer.data.benchmarks.{module}")
+        described = import_module(f"cssformer.prepare.{module}")
         arguments = _arguments(options)
         benchmark = described.benchmark(arguments.pop("classes")) if classes else described.BENCHMARK
         try:
@@ -278,10 +278,10 @@ def _add_evaluate(parser: "ArgumentParser") -> None:
 
 def _evaluate(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
-    from cssformer.evaluation import evaluate, submit
-    from cssformer.evaluation.evaluate import labels_of
-    from cssformer.evaluation.report import SCORES
-    from cssformer.serving import Predictor
+    from cssformer.inference import Predictor
+    from cssformer.metrics import evaluate, submit
+    from cssformer.metrics.evaluate import labels_of
+    from cssformer.metrics.report import SCORES
     from cssformer.training.run import datasets
 
     if options.output is not None:
@@ -325,7 +325,7 @@ def _evaluate(options: "Namespace") -> int:
 
 def _evaluate_predictions(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
-    from cssformer.evaluation import PredictionFolder, evaluate_predictions
+    from cssformer.metrics import PredictionFolder, evaluate_predictions
 
     of_models = ("model", "mode", "crop", "stride", "short_side", "submission")
     given = [name for name in of_models if options[name] is not None] + ["flip"] * options.flip
@@ -344,7 +344,7 @@ def _evaluate_predictions(options: "Namespace") -> int:
 def _finish_evaluation(
     options: "Namespace", evaluation: "Evaluation", data: Any, labels_of: Callable[[Any], Any]
 ) -> int:
-    from cssformer.evaluation import write_report
+    from cssformer.metrics import write_report
 
     _show_scores(evaluation)
     if options.output is not None:
@@ -354,7 +354,7 @@ def _finish_evaluation(
 
 
 def _add_predict(parser: "ArgumentParser") -> None:
-    from cssformer.serving.files import predict_files
+    from cssformer.inference.files import predict_files
 
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
@@ -365,7 +365,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
 
 
 def _predict(options: "Namespace") -> int:
-    from cssformer.serving.files import predict_files
+    from cssformer.inference.files import predict_files
 
     done = predict_files(**_arguments(options))
     _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
@@ -392,7 +392,7 @@ def _add_explain(parser: "ArgumentParser") -> None:
 
 
 def _explain(options: "Namespace") -> int:
-    from cssformer.serving import Predictor, explain
+    from cssformer.inference import Predictor, explain
 
     explanation = explain(Predictor.from_pretrained(options.model, options.device), options.image, *options.at)
     explanation.save(options.output, options.stride)
@@ -404,7 +404,17 @@ def _explain(options: "Namespace") -> int:
     return 0
 
 
+def _find_studies() -> None:
+    """Make ``studies`` importable: it lies beside the package in a clone, and is not part of an installed one."""
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "studies" / "__init__.py").is_file():
+        raise UserError("Studies are not part of the installed package; clone the repository and install it with -e.")
+    if str(clone) not in sys.path:
+        sys.path.append(str(clone))
+
+
 def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
+    _find_studies()
     parser.add_argument(
         "--seeds",
         type=int,
@@ -412,7 +422,7 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
         help="Every variant is trained with each; by default with the recipe's seed and the two that follow it.",
     )
     if kind == "points":
-        from cssformer.studies.variants import POINTS
+        from studies.variants import POINTS
 
         papers = " ".join(map(str, POINTS))
         parser.add_argument("--points", type=int, nargs="+", help=f"What is compared; by default the paper's {papers}.")
@@ -435,7 +445,7 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
 
 
 def _study(options: "Namespace", kind: "Kind") -> int:
-    from cssformer.studies.study import study
+    from studies.study import study
 
     recipe = Recipe.from_options(options)
     results = study(
@@ -457,7 +467,7 @@ def _study(options: "Namespace", kind: "Kind") -> int:
 
 
 def _add_profile(parser: "ArgumentParser") -> None:
-    from cssformer.studies.variants import PAPERS
+    from cssformer.metrics.profile import PAPERS
 
     parser.add_argument("--size", type=int, nargs="+", default=[480], help="The picture's height and width in pixels.")
     parser.add_argument("--classes", type=int, default=150, help="How many classes are told apart.")
@@ -469,8 +479,7 @@ def _add_profile(parser: "ArgumentParser") -> None:
 
 
 def _profile(options: "Namespace") -> int:
-    from cssformer.studies.profile import profile, untrained
-    from cssformer.studies.variants import PAPERS
+    from cssformer.metrics.profile import PAPERS, profile, untrained
 
     if len(options.size) > 2 or min(options.size) < 32 or options.classes < 1:
         raise UserError("--size takes a height and a width of 32 pixels at least, --classes one class at least.")

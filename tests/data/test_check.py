@@ -10,7 +10,7 @@ import pytest
 
 from cssformer.data import DatasetInfo, verify_labels
 from cssformer.data.check import check
-from cssformer.errors import UserError
+from cssformer.utils.errors import UserError
 
 
 def relabel(root: Path, change) -> None:

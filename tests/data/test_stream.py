@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cssformer.data import IGNORE, Scenes
+from cssformer.data import IGNORE, SyntheticScenes
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 
 
 def stream(seed: int = 0, length: int = 12) -> TrainingStream:
-    return TrainingStream(Scenes(5, (40, 48)), Augment((32, 32)), seed, length)
+    return TrainingStream(SyntheticScenes(5, (40, 48)), Augment((32, 32)), seed, length)
 
 
 def test_items_do_not_depend_on_order_or_length():
@@ -40,7 +40,7 @@ def test_item_form():
 
 
 def test_each_epoch_shows_every_picture_once_in_its_own_order():
-    class Spy(Scenes):
+    class Spy(SyntheticScenes):
         def __getitem__(self, index):
             seen.append(index)
             return super().__getitem__(index)
@@ -61,7 +61,7 @@ def test_seeds_differ_and_the_end_is_the_end():
 
 
 def test_validation_set_is_unchanged():
-    scenes = Scenes(3, (40, 48))
+    scenes = SyntheticScenes(3, (40, 48))
     items = ValidationSet(scenes)
     assert len(items) == 3
     item, sample = items[2], scenes[2]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cssformer.data import IGNORE, Sample, Scenes
+from cssformer.data import IGNORE, Sample, SyntheticScenes
 from cssformer.data.transforms import MEAN_COLOUR, Augment, distort_colours, largest_share, resize
 
 SIDE = st.integers(16, 80)
@@ -90,8 +90,12 @@ def test_image_and_label_stay_together_at_every_scale(height, width, crop_height
 @given(st.integers(0, 99))
 def test_flip_mirrors_both(seed):
     sample = random_sample(40, 50, seed)
-    plain = Augment((40, 50), scale=(1, 1), max_share=1, flip=0, photometric=False)(sample, np.random.default_rng(0))
-    mirrored = Augment((40, 50), scale=(1, 1), max_share=1, flip=1, photometric=False)(sample, np.random.default_rng(0))
+    plain = Augment((40, 50), scale=(1, 1), cat_max_ratio=1, flip=0, photometric=False)(
+        sample, np.random.default_rng(0)
+    )
+    mirrored = Augment((40, 50), scale=(1, 1), cat_max_ratio=1, flip=1, photometric=False)(
+        sample, np.random.default_rng(0)
+    )
     assert np.array_equal(mirrored.image, plain.image[:, ::-1])
     assert np.array_equal(mirrored.label, plain.label[:, ::-1])
 
@@ -108,8 +112,8 @@ def test_cap_on_the_largest_share():
     label[:, :20] = 1
     image = np.zeros((40, 100, 3), np.uint8)
 
-    def shares(max_share: float) -> np.ndarray:
-        augment = Augment((20, 20), scale=(1, 1), max_share=max_share, photometric=False)
+    def shares(cat_max_ratio: float) -> np.ndarray:
+        augment = Augment((20, 20), scale=(1, 1), cat_max_ratio=cat_max_ratio, photometric=False)
         rng = np.random.default_rng(0)
         return np.array([largest_share(augment(Sample("x", image, label), rng).label) for _ in range(300)])
 
@@ -179,4 +183,4 @@ def test_short_side_then_crop_shows_the_same_scale(height, width, side, seed):
 
 def test_a_sample_without_label_is_a_programming_error():
     with pytest.raises(ValueError, match="no label"):
-        Augment((8, 8))(Sample("x", Scenes(1)[0].image, None), np.random.default_rng(0))
+        Augment((8, 8))(Sample("x", SyntheticScenes(1)[0].image, None), np.random.default_rng(0))

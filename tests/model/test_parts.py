@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cssformer.model.augmentation import (
+from cssformer.model.cia import (
     POOLED_SIZES,
-    ChannelAugmentation,
+    ChannelInformationAugmentation,
     pooled_cells,
     pooling_matrix,
     upsampling_matrix,
 )
-from cssformer.model.enhancement import MultiScaleEnhancement
-from cssformer.model.fusion import CrossScaleFusion
+from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.head import SegmentationHead
+from cssformer.model.interpolate import resize, upsample
 from cssformer.model.loss import segmentation_loss
-from cssformer.model.tokens import flatten, reference_points, sine_positions, unflatten
-from cssformer.model.upsampling import resize, upsample
+from cssformer.model.msfe import MultiScaleFeatureEnhancement
+from cssformer.model.positions import flatten, reference_points, sine_positions, unflatten
 
 CHANNELS, HEADS, POINTS = 16, 2, 3
 SHAPES = ((6, 4), (3, 2))
@@ -50,7 +50,7 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("differentiable", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 12), (33, 2)])
 def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[int, int], differentiable: bool) -> None:
-    module = randomised(ChannelAugmentation(CHANNELS))
+    module = randomised(ChannelInformationAugmentation(CHANNELS))
     feature = torch.randn(2, CHANNELS, *size)
 
     contexts = [feature]
@@ -69,7 +69,7 @@ def test_augmentation_equals_the_formula_written_with_convolutions(size: tuple[i
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)])
 def test_augmentation_without_gradients_in_other_precisions(dtype: torch.dtype, tolerance: float) -> None:
-    module = randomised(ChannelAugmentation(CHANNELS)).to(dtype)
+    module = randomised(ChannelInformationAugmentation(CHANNELS)).to(dtype)
     feature = torch.randn(2, 9, 14, CHANNELS).to(dtype)
     expected = module.double()(feature.double()).detach()
     with torch.inference_mode():
@@ -118,7 +118,7 @@ def test_sine_positions_tell_every_token_of_a_scale_apart() -> None:
 
 
 def test_offsets_start_as_a_star_around_the_token_and_learn_from_content() -> None:
-    module = MultiScaleEnhancement(CHANNELS, heads=4, points=POINTS, levels=2).offsets
+    module = MultiScaleFeatureEnhancement(CHANNELS, heads=4, points=POINTS, levels=2).offsets
     offsets = module(torch.randn(1, 5, CHANNELS))
     assert offsets.shape == (1, 5, 4, 2, POINTS, 2)
     torch.testing.assert_close(offsets[0, 0], offsets[0, 4])
@@ -130,7 +130,7 @@ def test_offsets_start_as_a_star_around_the_token_and_learn_from_content() -> No
 
 
 def test_enhancement_equals_the_formula_written_with_loops() -> None:
-    module = randomised(MultiScaleEnhancement(CHANNELS, HEADS, POINTS, levels=2))
+    module = randomised(MultiScaleFeatureEnhancement(CHANNELS, HEADS, POINTS, levels=2))
     tokens, shapes = flatten([torch.randn(1, *shape, CHANNELS) for shape in SHAPES])
     reference = reference_points(shapes, tokens.device)
     places = torch.randn(tokens.shape[1:])

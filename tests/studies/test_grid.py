@@ -20,20 +20,22 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cssformer.cli import main
-from cssformer.errors import UserError
-from cssformer.evaluation.report import SCORES
-from cssformer.studies import grid
-from cssformer.studies.grid import LOG, Run, execute, plan
-from cssformer.studies.profile import untrained
-from cssformer.studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
-from cssformer.training.recipe import RECIPE, Model, Recipe, Training
+from cssformer.metrics.profile import untrained
+from cssformer.metrics.report import SCORES
+from cssformer.training.recipe import RECIPE, ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run import LAST, LOCK, METRICS
+from cssformer.utils.errors import UserError
+from studies import grid
+from studies.grid import LOG, Run, execute, plan
+from studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
 
 QUIET = Console(quiet=True)
 
 
 def recipe(output: Path) -> Recipe:
-    return Recipe(output=str(output), model=Model(channels=16, heads=2, points=2), training=Training(steps=4))
+    return Recipe(
+        output=str(output), model=ModelConfig(channels=16, heads=2, points=2), training=TrainingConfig(steps=4)
+    )
 
 
 def finish(run: Run) -> None:
@@ -74,10 +76,10 @@ def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:
     runs = plan(recipe(tmp_path), MODULES, [3, 1, 3])
     assert [run.name for run in runs] == [f"{variant.name}/{seed}" for seed in (3, 1) for variant in MODULES]
     assert all(run.folder == tmp_path / run.variant.name / str(run.recipe.seed) for run in runs)
-    switches = [(run.recipe.model.augmentation, run.recipe.model.fusion) for run in runs[:4]]
+    switches = [(run.recipe.model.cia, run.recipe.model.fusion) for run in runs[:4]]
     assert switches == [(False, False), (True, False), (False, True), (True, True)]
     # Nothing else differs.
-    same = [dataclasses.replace(run.recipe.model, augmentation=True, fusion=True) for run in runs]
+    same = [dataclasses.replace(run.recipe.model, cia=True, fusion=True) for run in runs]
     alike = {
         repr(dataclasses.replace(run.recipe, output="", seed=0, model=model))
         for run, model in zip(runs, same, strict=True)
@@ -86,18 +88,18 @@ def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:
 
 
 def test_files_of_a_study_are_found_from_any_folder_and_a_trained_network_is_no_start(tmp_path: Path) -> None:
-    model = Model(weights="weights.safetensors")
+    model = ModelConfig(weights="weights.safetensors")
     run = plan(Recipe(data="data", output=str(tmp_path), model=model), [WHOLE], [0])[0]
     assert run.recipe.data == str(Path.cwd() / "data")
     assert run.recipe.model.weights == str(Path.cwd() / "weights.safetensors")
     with pytest.raises(UserError, match=r"model.init is runs/idd.*leave it out"):
-        plan(Recipe(output=str(tmp_path), model=Model(init="runs/idd")), [WHOLE], [0])
+        plan(Recipe(output=str(tmp_path), model=ModelConfig(init="runs/idd")), [WHOLE], [0])
 
 
 def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_is_not(tmp_path: Path) -> None:
     begun = plan(recipe(tmp_path), [WHOLE], [0])[0]
     begun.recipe.save(begun.folder / RECIPE)
-    other = dataclasses.replace(recipe(tmp_path), training=Training(steps=5))
+    other = dataclasses.replace(recipe(tmp_path), training=TrainingConfig(steps=5))
     assert plan(other, [WHOLE], [0])  # nothing of it is done yet
     with FileLock(begun.folder / LOCK), pytest.raises(UserError, match=r"training.steps 4, not 5"):
         plan(other, [WHOLE], [0])
@@ -106,7 +108,9 @@ def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_
     (begun.folder / LAST).touch()
     with pytest.raises(UserError, match=r"cssformer/0 was begun with training.steps 4, not 5; .*--output"):
         plan(other, [WHOLE], [0])
-    assert plan(dataclasses.replace(recipe(tmp_path), training=Training(steps=4, workers=0, log_every=1)), [WHOLE], [0])
+    assert plan(
+        dataclasses.replace(recipe(tmp_path), training=TrainingConfig(steps=4, workers=0, log_every=1)), [WHOLE], [0]
+    )
 
 
 def test_finished_runs_are_skipped_and_so_many_go_at_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +181,7 @@ def test_a_run_that_another_study_begins_by_another_recipe_meanwhile_fails_and_s
     stands: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = plan(recipe(tmp_path), MODULES[:3], [0])
-    other = plan(dataclasses.replace(recipe(tmp_path), training=Training(steps=5)), MODULES[1:2], [0])[0]
+    other = plan(dataclasses.replace(recipe(tmp_path), training=TrainingConfig(steps=5)), MODULES[1:2], [0])[0]
     other.recipe.save(other.folder / RECIPE)
     if stands == "left":
         (other.folder / LAST).parent.mkdir()

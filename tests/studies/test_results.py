@@ -17,21 +17,21 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from cssformer.data import IGNORE, Sample, Scenes
-from cssformer.errors import UserError
-from cssformer.evaluation.drawing import WRONG
+from cssformer.data import IGNORE, Sample, SyntheticScenes
+from cssformer.metrics.profile import untrained
 from cssformer.model import SegmentationNetwork
-from cssformer.studies import pictures
-from cssformer.studies.grid import Run
-from cssformer.studies.measure import Cost, measure
-from cssformer.studies.peers import Peer
-from cssformer.studies.pictures import TILE, disagreement, draw
-from cssformer.studies.plots import plot
-from cssformer.studies.profile import untrained
-from cssformer.studies.results import Outcome, Results, _training_seconds
-from cssformer.studies.variants import BASELINE, DECODERS, LIGHT, MODULES, WHOLE, Kind, Variant, choose, points_variants
-from cssformer.training.recipe import Model, Recipe, Training
+from cssformer.training.recipe import ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run import METRICS
+from cssformer.utils.errors import UserError
+from cssformer.visualize.drawing import WRONG
+from studies import pictures
+from studies.baselines.networks import BaselineNetwork
+from studies.grid import Run
+from studies.measure import Cost, measure
+from studies.pictures import TILE, disagreement, draw
+from studies.plots import plot
+from studies.results import Outcome, Results, _training_seconds
+from studies.variants import BASELINE, DECODERS, LIGHT, MODULES, WHOLE, Kind, Variant, choose, points_variants
 
 FPN, PSPNET = choose(DECODERS, ["fpn", "pspnet"])
 COST = Cost(parameters=2_000_000, decoder_multiply_adds=10**9, multiply_adds=3 * 10**9, milliseconds=20.0, ratio=1.5)
@@ -135,7 +135,7 @@ def test_a_number_of_points_asked_for_twice_is_one_variant() -> None:
 
 
 def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: Path) -> None:
-    run = Run(BASELINE, Recipe(output=str(tmp_path), training=Training(steps=100, batch_size=4)))
+    run = Run(BASELINE, Recipe(output=str(tmp_path), training=TrainingConfig(steps=100, batch_size=4)))
     # 20 steps at 8 images/s, 20 at 4, resumed at 40 and logged at 50 after 10 steps at 2; the last 50 as the mean.
     (tmp_path / METRICS).write_text(
         "step,loss,lr,images_per_second,mIoU\n20,1,1,8,\n20,,,,0.1\n40,1,1,4,\n50,1,1,2,\n100,,,,0.2\n"
@@ -145,9 +145,9 @@ def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: 
 
 def test_costs_are_of_the_networks() -> None:
     baseline, whole = (
-        untrained(Model(channels=32, heads=4, points=2, augmentation=on, fusion=on), 5) for on in (False, True)
+        untrained(ModelConfig(channels=32, heads=4, points=2, cia=on, fusion=on), 5) for on in (False, True)
     )
-    peer = Peer("fpn", "resnet10t", 5)
+    peer = BaselineNetwork("fpn", "resnet10t", 5)
     costs = measure({"baseline": baseline, "cssformer": whole, "fpn": peer}, (64, 64))
     assert costs["baseline"].ratio == 1
     # Other work in the same rounds takes other times: the ratio is not that of a network to itself.
@@ -192,15 +192,15 @@ def test_the_sheet_shows_the_pictures_on_which_two_networks_differ_most(
 
     monkeypatch.setattr(pictures, "predict", predict)
     monkeypatch.setattr(pictures, "draw", draw)
-    first, second = (untrained(Model(channels=8, heads=1, points=1), 2) for _ in range(2))
-    scenes = Scenes(1, (64, 64))
+    first, second = (untrained(ModelConfig(channels=8, heads=1, points=1), 2) for _ in range(2))
+    scenes = SyntheticScenes(1, (64, 64))
     pictures.write_sheet({"a": first, "b": second}, samples, scenes.info, tmp_path / "sheet.png", Console(quiet=True))
     assert drawn == [(str(index), differing[index] / 64) for index in (4, 2, 6, 9, 7, 8)]
     assert (tmp_path / "sheet.png").exists()
 
 
 def test_the_sheet_stripes_what_is_wrong() -> None:
-    scenes = Scenes(1, (60, 90))
+    scenes = SyntheticScenes(1, (60, 90))
     name, image, label = scenes[0]
     assert label is not None
     wrong = (label + 1) % len(scenes.info.classes)

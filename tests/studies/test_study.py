@@ -12,14 +12,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from cssformer.errors import UserError
-from cssformer.studies import study as studies
-from cssformer.studies.grid import plan
-from cssformer.studies.peers import build_peer
-from cssformer.studies.study import study
-from cssformer.studies.variants import DECODERS, Variant, choose
-from cssformer.training.recipe import Augment, Model, Recipe, Scenes, Training
+from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run import train
+from cssformer.utils.errors import UserError
+from studies import study as studies
+from studies.baselines.networks import build_baseline
+from studies.grid import plan
+from studies.study import study
+from studies.variants import DECODERS, Variant, choose
 
 QUIET = Console(quiet=True)
 
@@ -29,13 +29,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Of two finished runs, trained as the workers train them."""
     recipe = Recipe(
         output=str(tmp_path_factory.mktemp("study")),
-        model=Model(channels=16, heads=2, points=2),
-        scenes=Scenes(count=10, val_count=2, size=(64, 64)),
-        augment=Augment(crop=(64, 64)),
-        training=Training(steps=2, batch_size=2, warmup_steps=0, validate_every=2, log_every=1, workers=0),
+        model=ModelConfig(channels=16, heads=2, points=2),
+        scenes=ScenesConfig(count=10, val_count=2, size=(64, 64)),
+        augment=AugmentConfig(crop=(64, 64)),
+        training=TrainingConfig(steps=2, batch_size=2, warmup_steps=0, validate_every=2, log_every=1, workers=0),
     )
     for run in plan(recipe, choose(DECODERS, ["cssformer", "segformer"]), [0]):
-        train(run.recipe, console=QUIET, build=partial(build_peer, run.variant.peer) if run.variant.peer else None)
+        train(run.recipe, console=QUIET, build=partial(build_baseline, run.variant.peer) if run.variant.peer else None)
     return recipe
 
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cssformer.studies.fapn import AlignedPyramid, FeatureAlignment, FeatureSelection
-from cssformer.studies.segmenter import MaskTransformer
-from cssformer.studies.setr_mla import MultiLevelAggregation
+from studies.baselines.fapn import AlignedPyramid, FeatureAlignment, FeatureSelection
+from studies.baselines.segmenter import MaskTransformer
+from studies.baselines.setr_mla import MultiLevelAggregation
 
 
 def convolve(x: Tensor, block: torch.nn.Sequential) -> Tensor:

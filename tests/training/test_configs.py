@@ -14,10 +14,10 @@ from rich.console import Console
 
 from cssformer import CSSFormer
 from cssformer.data import DatasetInfo
-from cssformer.data.folder import distinct_colours
-from cssformer.options import parse
+from cssformer.data.dataset import distinct_colours
 from cssformer.training.recipe import Recipe
 from cssformer.training.run import train
+from cssformer.utils.options import parse
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"

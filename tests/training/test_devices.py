@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from cssformer import CSSFormer
-from cssformer.errors import UserError
 from cssformer.training import run as runs
-from cssformer.training.recipe import Augment, Model, Recipe, Scenes, Training
-from cssformer.training.task import SegmentationTask
+from cssformer.training.module import SegmentationTask
+from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.utils.errors import UserError
 
 
 @pytest.mark.slow
@@ -49,10 +49,10 @@ def test_two_processes_on_the_cpu_make_one_run(tmp_path: Path) -> None:
 def recipe(output: Path) -> Recipe:
     return Recipe(
         output=str(output),
-        model=Model(backbone="test_resnet", channels=16, heads=2, points=2),
-        scenes=Scenes(count=4, val_count=2, size=(32, 32)),
-        augment=Augment(crop=(32, 32)),
-        training=Training(steps=1, batch_size=6, workers=0, devices=3),
+        model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2),
+        scenes=ScenesConfig(count=4, val_count=2, size=(32, 32)),
+        augment=AugmentConfig(crop=(32, 32)),
+        training=TrainingConfig(steps=1, batch_size=6, workers=0, devices=3),
     )
 
 

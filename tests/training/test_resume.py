@@ -11,12 +11,11 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from cssformer.data import Sample, Scenes
-from cssformer.errors import UserError
+from cssformer.data import Sample, SyntheticScenes
 from cssformer.training import run as runs
 from cssformer.training.callbacks import Interrupted
-from cssformer.training.recipe import Augment, Model, Recipe, Training
-from cssformer.training.recipe import Scenes as ScenesRecipe
+from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.utils.errors import UserError
 
 STEPS, BATCH = 7, 4
 
@@ -24,10 +23,10 @@ STEPS, BATCH = 7, 4
 def recipe(output: Path, **training: object) -> Recipe:
     return Recipe(
         output=str(output),
-        model=Model(channels=16, heads=2, points=2),
-        scenes=ScenesRecipe(count=10, val_count=2, size=(32, 32)),
-        augment=Augment(crop=(32, 32)),
-        training=Training(
+        model=ModelConfig(channels=16, heads=2, points=2),
+        scenes=ScenesConfig(count=10, val_count=2, size=(32, 32)),
+        augment=AugmentConfig(crop=(32, 32)),
+        training=TrainingConfig(
             steps=STEPS, batch_size=BATCH, warmup_steps=2, log_every=2, validate_every=3, workers=0, **training
         ),
     )
@@ -41,7 +40,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, at_reading: int, kill: bool) -> Non
     """Ctrl-C, or a crash, while the n-th training picture is read."""
     readings = 0
 
-    class Disturbed(Scenes):
+    class Disturbed(SyntheticScenes):
         def __getitem__(self, index: int) -> Sample:
             nonlocal readings
             training = len(self) == 10
@@ -52,7 +51,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, at_reading: int, kill: bool) -> Non
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__getitem__(index)
 
-    monkeypatch.setattr(runs, "Scenes", Disturbed)
+    monkeypatch.setattr(runs, "SyntheticScenes", Disturbed)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -139,14 +138,14 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_start_again_and_signa
 
 def test_a_run_of_other_classes_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs.train(recipe(tmp_path))
-    count = len(Scenes(1).info.classes)
+    count = len(SyntheticScenes(1).info.classes)
 
-    class Fewer(Scenes):
+    class Fewer(SyntheticScenes):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             info = self.info
             self.info = dataclasses.replace(info, classes=info.classes[:3], colours=info.colours[:3])
 
-    monkeypatch.setattr(runs, "Scenes", Fewer)
+    monkeypatch.setattr(runs, "SyntheticScenes", Fewer)
     with pytest.raises(UserError, match=f"begun with {count} classes, but its data has 3"):
         runs.train(recipe(tmp_path), resume=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from cssformer.data.folder import (
+from cssformer.data.dataset import (
     SPLITS,
     DatasetInfo,
     SegmentationFolder,
@@ -22,8 +22,8 @@ from cssformer.data.folder import (
     require_whole_file,
     to_classes,
 )
-from cssformer.data.parallel import in_parallel
-from cssformer.errors import UserError
+from cssformer.utils.errors import UserError
+from cssformer.utils.parallel import in_parallel
 
 # So many classes are named in one sentence.
 _SHOWN = 8

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cssformer.data.folder import DatasetInfo, Sample
+from cssformer.data.dataset import DatasetInfo, Sample
 from cssformer.data.transforms import Augment
 
 
 class Samples(Protocol):
-    """The face that ``SegmentationFolder`` and ``Scenes`` share."""
+    """The face that ``SegmentationFolder`` and ``SyntheticScenes`` share."""
 
     @property
     def info(self) -> DatasetInfo: ...

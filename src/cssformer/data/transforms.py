@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.folder import IGNORE, Sample
+from cssformer.data.dataset import IGNORE, Sample
 
 # The usual mean of ImageNet's pictures, RGB.
 MEAN_COLOUR = (124, 116, 104)
@@ -24,7 +24,8 @@ class Augment:
     Args:
         crop: height and width of the result.
         scale: range of the random scale.
-        max_share: a crop in which one class has a larger share of the labelled pixels is drawn again, up to ten times.
+        cat_max_ratio: a crop in which one class has a larger share of the labelled pixels is drawn again, up to ten
+            times.
         flip: probability of mirroring left and right.
         photometric: random brightness, contrast, saturation and hue.
         short_side: the scale is relative to the picture resized so that its shorter side has this many pixels;
@@ -33,7 +34,7 @@ class Augment:
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
-    max_share: float = 0.75
+    cat_max_ratio: float = 0.75
     flip: float = 0.5
     photometric: bool = True
     short_side: int | None = None
@@ -74,7 +75,7 @@ class Augment:
             top = int(rng.integers(label.shape[0] - height + 1))
             left = int(rng.integers(label.shape[1] - width + 1))
             window = np.s_[top : top + height, left : left + width]
-            if largest_share(label[window]) <= self.max_share:
+            if largest_share(label[window]) <= self.cat_max_ratio:
                 break
         return window, (size[0], size[1])
 

@@ -12,9 +12,9 @@ from timm.models import load_state_dict
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
-from cssformer.eager import values_only
-from cssformer.errors import UserError
-from cssformer.model.linear import use_onednn
+from cssformer.accelerate.linear import use_onednn
+from cssformer.utils.eager import values_only
+from cssformer.utils.errors import UserError
 
 STRIDES = (4, 8, 16, 32)
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cssformer.model.linear import Linear, glorot
+from cssformer.accelerate.linear import Linear, xavier_init_
+from cssformer.model.interpolate import resize
 from cssformer.model.norm import MapNorm
-from cssformer.model.upsampling import resize
 
 
 class SegmentationHead(nn.Module):
@@ -26,7 +26,7 @@ class SegmentationHead(nn.Module):
         self.fuse = nn.ModuleList(quarters)
         self.norm = MapNorm(channels // 8, channels)
         self.dropout = nn.Dropout(dropout)
-        self.classify = glorot(Linear(channels, num_classes))
+        self.classify = xavier_init_(Linear(channels, num_classes))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, H_i, W_i, C), the finest first -> logits (B, classes, H_1, W_1)."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from cssformer.model.upsampling import upsample
+from cssformer.model.interpolate import upsample
 
 
 def segmentation_loss(

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, R
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
-from cssformer.files import replacing
+from cssformer.utils.atomic import atomic_write
 
 
 class Interrupted(Exception):
@@ -84,14 +84,14 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or not there: Lightning's own writing may stop in the middle of the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         # By way of memory, because torch tells a full disk by the name of a line of its own.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
 
@@ -153,7 +153,7 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         self.rows.append({key: str(value) if key == "step" else f"{value:.6g}" for key, value in row.items()})
-        with replacing(self.path) as path, path.open("w", newline="") as file:
+        with atomic_write(self.path) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(self.rows)

@@ -11,9 +11,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cssformer.errors import UserError
-from cssformer.files import replacing
-from cssformer.options import parse
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+from cssformer.utils.options import parse
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -26,13 +26,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "model.channels": (8, inf),
     "model.heads": (1, inf),
     "model.points": (1, inf),
-    "model.enhancement_depth": (0, inf),
-    "model.fusion_depth": (0, inf),
+    "model.msfe_depth": (0, inf),
+    "model.csf_depth": (0, inf),
     "model.dropout": (0, 1),
     "augment.short_side": (32, inf),
     "augment.crop": (32, inf),
     "augment.scale": (0.01, 100),
-    "augment.max_share": (0, 1),
+    "augment.cat_max_ratio": (0, 1),
     "augment.flip": (0, 1),
     "training.steps": (1, inf),
     "training.batch_size": (1, inf),
@@ -57,7 +57,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 @dataclass
-class Model:
+class ModelConfig:
     """The network."""
 
     backbone: str = "resnet10t"
@@ -78,15 +78,15 @@ class Model:
     """M, the attention heads of MSFE and CSF; the paper uses 8."""
     points: int = 4
     """K, sampled places per head and scale; the paper uses 16."""
-    augmentation: bool = True
+    cia: bool = True
     """CIA, Channel Information Augmentation."""
     fusion: bool = True
     """MSFE and CSF: Multi-Scale Feature Enhancement and Cross-Scale Fusion."""
     fusion_stride: Literal[4, 8, 16, 32] = 4
     """Stride of the finest scale in MSFE and CSF; the paper's is 4, with 8 a quarter of the tokens is left."""
-    enhancement_depth: int = 1
+    msfe_depth: int = 1
     """How many MSFE blocks follow each other."""
-    fusion_depth: int = 1
+    csf_depth: int = 1
     """How many CSF blocks follow each other."""
     aux: bool = True
     """The auxiliary head on the stride-16 backbone map, training only."""
@@ -97,7 +97,7 @@ class Model:
 
 
 @dataclass
-class Scenes:
+class ScenesConfig:
     """The generated pictures trained on when no data folder is given."""
 
     count: int = 4000
@@ -109,7 +109,7 @@ class Scenes:
 
 
 @dataclass
-class Augment:
+class AugmentConfig:
     """What training does to each picture."""
 
     short_side: int | None = None
@@ -118,7 +118,7 @@ class Augment:
     """Height and width of the random crop."""
     scale: tuple[float, float] = (0.75, 1.33)
     """Range of the random scale before the crop; photographs take 0.5 to 2, generated scenes have one scale."""
-    max_share: float = 0.75
+    cat_max_ratio: float = 0.75
     """A crop in which one class has a larger share of the pixels is drawn again, up to ten times."""
     flip: float = 0.5
     """How often a picture is mirrored."""
@@ -127,7 +127,7 @@ class Augment:
 
 
 @dataclass
-class Training:
+class TrainingConfig:
     """The optimisation."""
 
     steps: int = 300
@@ -170,7 +170,7 @@ class Training:
 
 
 @dataclass
-class Evaluation:
+class EvaluationConfig:
     """How pictures are predicted for a score."""
 
     mode: Literal["whole", "slide"] = "whole"
@@ -189,15 +189,15 @@ class Recipe:
     """The run folder to make."""
     seed: int = 0
     """All randomness comes from it."""
-    model: Model = field(default_factory=Model)
+    model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
-    scenes: Scenes = field(default_factory=Scenes)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """The generated pictures trained on when no data folder is given."""
-    augment: Augment = field(default_factory=Augment)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What training does to each picture."""
-    training: Training = field(default_factory=Training)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     """The optimisation."""
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How pictures are predicted for a score."""
 
     @classmethod
@@ -240,7 +240,7 @@ class Recipe:
         return dataclasses.replace(self, data=data, model=dataclasses.replace(self.model, weights=weights))
 
     def inference(self) -> dict[str, Any]:
-        """How pictures are predicted, as options of :func:`cssformer.evaluation.predict`."""
+        """How pictures are predicted, as options of :func:`cssformer.inference.predict`."""
         return {
             "mode": self.evaluation.mode,
             "crop": list(self.evaluation.crop or self.augment.crop),
@@ -251,7 +251,7 @@ class Recipe:
         """Write the resolved recipe as YAML, readable by ``--config``."""
         import yaml
 
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False))
 
 

@@ -22,33 +22,33 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cssformer.data import Scenes, SegmentationFolder, verify_labels
+from cssformer.data import SegmentationFolder, SyntheticScenes, verify_labels
+from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
-from cssformer.device import best_device
-from cssformer.errors import UserError
-from cssformer.evaluation import Evaluation, evaluate, write_report
-from cssformer.evaluation.evaluate import labels_of
+from cssformer.metrics import Evaluation, evaluate, write_report
+from cssformer.metrics.evaluate import labels_of
 from cssformer.model import CSSFormer, SegmentationNetwork
-from cssformer.model.pretrained import RUN_CHECKPOINTS, RUN_MODEL
+from cssformer.model.hub import RUN_CHECKPOINTS, RUN_MODEL
 from cssformer.training.callbacks import (
+    AtomicCheckpointIO,
     BestCheckpoint,
     Interrupted,
     Progress,
     ProgressBar,
     ResumePoint,
-    WholeCheckpoints,
 )
-from cssformer.training.loader import StepBatches
+from cssformer.training.finetune import start_from, starting_point
+from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import RECIPE, Recipe
-from cssformer.training.start import start_from, starting_point
-from cssformer.training.task import SegmentationTask
+from cssformer.utils.device import best_device
+from cssformer.utils.errors import UserError
 
 LAST, BEST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", f"{RUN_CHECKPOINTS}/best.ckpt", "metrics.csv"
 LOCK = ".lock"
 """Held by the process that trains into the run folder."""
 
-Dataset = Scenes | SegmentationFolder
+Dataset = SyntheticScenes | SegmentationFolder
 
 __all__ = ["Interrupted", "RunInUse", "build_model", "datasets", "train"]
 
@@ -179,7 +179,7 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
         return SegmentationFolder(recipe.data, "train"), SegmentationFolder(recipe.data, "val")
     scenes = recipe.scenes
     # Held-out scenes come from another seed.
-    return Scenes(scenes.count, scenes.size, recipe.seed), Scenes(
+    return SyntheticScenes(scenes.count, scenes.size, recipe.seed), SyntheticScenes(
         scenes.val_count, scenes.size, 1_000_000 + recipe.seed
     )
 
@@ -273,7 +273,7 @@ def _fit(
             gradient_clip_val=training.clip,
             logger=TensorBoardLogger(run, name="", version="tensorboard"),
             callbacks=callbacks,
-            plugins=[WholeCheckpoints()],
+            plugins=[AtomicCheckpointIO()],
             enable_progress_bar=console.is_terminal,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -290,7 +290,7 @@ def _fit(
     stream = TrainingStream(
         train_data, Augment(**vars(recipe.augment)), recipe.seed, training.steps * training.batch_size
     )
-    batches = StepBatches(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
+    batches = ResumableBatchSampler(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
     loader = partial(
         DataLoader[Any],
         num_workers=training.workers,

@@ -1,0 +1,364 @@
+"""The one dataset on disk: ``root/{train,val[,test]}/{images,labels}/NAME.{jpg,png}`` and ``root/dataset.yaml``."""
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+
+IGNORE = -100
+INVALID = 1 << 20
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SPLITS = ("train", "val", "test")
+
+
+class Readable(Protocol):
+    """A file on disk, or one inside an archive."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+class Sample(NamedTuple):
+    """One picture: RGB uint8 (H, W, 3), and its label, int32 (H, W) of class indices or ``IGNORE``.
+
+    The label is None only for pictures of a test split that has no labels.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    label: NDArray[np.int32] | None
+
+
+def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Return ``count`` RGB colours; neighbours differ well in hue (golden angle) and brightness."""
+    index = np.arange(count)
+    hsv = np.stack([index * 111 % 180, 150 + index % 2 * 80, 230 - index % 3 * 55], -1).astype(np.uint8)
+    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if count else hsv
+    return tuple((int(r), int(g), int(b)) for r, g, b in rgb)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What ``dataset.yaml`` says: classes with their colours, and where the pictures came from."""
+
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    #: The value of ignored pixels in label files: 255 (8-bit) or 65535 (16-bit).
+    ignore: int = 255
+    #: Raw id or colour ("r g b") of the source -> class index, None where it was ignored.
+    mapping: dict[str, int | None] = field(default_factory=dict)
+    #: Pictures per split.
+    counts: dict[str, int] = field(default_factory=dict)
+    #: Source file -> SHA-256; for the sources of a benchmark their size.
+    sources: dict[str, str] = field(default_factory=dict)
+    #: Of a benchmark: fewer pictures than officially, so that scores do not compare with published ones.
+    partial: bool = False
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "DatasetInfo":
+        """Read ``folder/dataset.yaml``; only ``classes`` is required there.
+
+        Raises:
+            UserError: the file is missing, unreadable, or not of this form.
+        """
+        path = Path(folder) / "dataset.yaml"
+        if not path.parent.is_dir():
+            raise UserError(f"There is no folder {path.parent}.")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{path} is missing, so {path.parent} is not a prepared folder; make one with `cssformer prepare`."
+            ) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}.") from None
+        try:
+            entries = content["classes"]
+            if sorted(entries) != list(range(len(entries))) or not entries:
+                raise ValueError("the classes must be numbered 0, 1, 2, ... without gaps")
+            ordered = [entries[index] for index in range(len(entries))]
+            palette = distinct_colours(len(ordered))
+            info = cls(
+                classes=tuple(str(entry["name"]) for entry in ordered),
+                colours=tuple(
+                    _colour(entry.get("colour", default)) for entry, default in zip(ordered, palette, strict=True)
+                ),
+                ignore=int(content.get("ignore", 255)),
+                mapping={str(raw): index for raw, index in content.get("mapping", {}).items()},
+                counts=dict(content.get("counts", {})),
+                sources=dict(content.get("sources", {})),
+                partial=bool(content.get("partial", False)),
+            )
+            if info.ignore not in (255, 65535) or len(ordered) > info.ignore:
+                raise ValueError(f"ignore is {info.ignore}; it must be 255 (up to 255 classes) or 65535")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} is not a description of a prepared dataset: {error}.") from None
+        return info
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``folder/dataset.yaml``, one line a class."""
+        lines = ["# Written by `cssformer prepare`.", f"ignore: {self.ignore}"]
+        lines += ["partial: true  # fewer pictures than officially"] if self.partial else []
+        lines.append("classes:")
+        for index, (name, colour) in enumerate(zip(self.classes, self.colours, strict=True)):
+            lines.append(f"  {index}: {{name: {_quoted(name)}, colour: {list(colour)}}}")
+        for title in ("mapping", "counts", "sources"):
+            entries: dict[str, Any] = getattr(self, title)
+            lines.append(f"{title}:" if entries else f"{title}: {{}}")
+            lines += [f"  {_quoted(key)}: {_scalar(value)}" for key, value in entries.items()]
+        with atomic_write(Path(folder) / "dataset.yaml") as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30).strip()
+
+
+def _scalar(value: str | int | None) -> str:
+    return _quoted(value) if isinstance(value, str) else "null" if value is None else str(value)
+
+
+def _colour(value: Any) -> tuple[int, int, int]:
+    red, green, blue = (int(part) for part in value)
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"colour {value} is not three numbers from 0 to 255")
+    return red, green, blue
+
+
+class SegmentationFolder:
+    """A split of a prepared folder.
+
+    Images and labels are decoded by OpenCV. EXIF orientation is ignored in both, because masks are drawn
+    on the stored pixels.
+
+    Raises:
+        UserError: the folder, ``dataset.yaml``, the split or its pictures are missing, or a picture has no label.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train") -> None:
+        self.root, self.split = Path(root), split
+        self.info = DatasetInfo.load(root)
+        if not (self.root / split / "images").is_dir():
+            there = [path.parent.name for path in sorted(self.root.glob("*/images"))]
+            raise UserError(
+                f"There is no folder {self.root / split / 'images'}; the splits of {self.root} are "
+                f"{', '.join(there) or 'missing'}."
+            )
+        self.images = pictures_by_name(self.root / split / "images")
+        if not self.images:
+            raise UserError(f"{self.root / split / 'images'} holds no pictures (.jpg or .png).")
+        self.names = sorted(self.images)
+        labels = self.root / split / "labels"
+        self.labels: dict[str, Path] | None = None
+        if split != "test" or labels.is_dir():
+            self.labels = {name: labels / f"{name}.png" for name in self.names}
+            for name, path in self.labels.items():
+                if not path.is_file():
+                    raise UserError(f"The picture {self.images[name]} has no label: {path} is missing.")
+        self._table = label_table(self.info)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read picture ``index``.
+
+        Raises:
+            UserError: a file is unreadable or truncated, the sizes differ, or the label has an id outside the classes.
+        """
+        name = self.names[index]
+        image = read_image(self.images[name])
+        label = self.label(index)
+        if label is not None and label.shape != image.shape[:2]:
+            raise UserError(
+                f"{self.images[name]} is {image.shape[1]}x{image.shape[0]} but its label "
+                f"{self.root / self.split / 'labels' / name}.png is {label.shape[1]}x{label.shape[0]}; "
+                "they must have the same size."
+            )
+        return Sample(name, image, label)
+
+    def label(self, index: int) -> NDArray[np.int32] | None:
+        """Read the label of picture ``index`` alone; raises as reading the whole sample does."""
+        if self.labels is None:
+            return None
+        path = self.labels[self.names[index]]
+        return to_classes(read_label(path), self._table, path)
+
+
+def pictures_by_name(folder: Path) -> dict[str, Path]:
+    """Return name -> path of the pictures in ``folder``, hidden files aside.
+
+    Raises:
+        UserError: there is no such folder, or two pictures share a name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}.")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                raise UserError(f"{found[path.stem]} and {path} share one name; rename one of them.")
+            found[path.stem] = path
+    return found
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture of any kind to RGB uint8 (H, W, 3), as stored (EXIF orientation ignored).
+
+    Raises:
+        UserError: the file is missing, no picture, or truncated.
+    """
+    return decode_image(read_bytes(path), path)
+
+
+def decode_image(data: bytes, path: Path, upright: bool = False) -> NDArray[np.uint8]:
+    """Decode a picture's bytes to RGB uint8 (H, W, 3), as stored or ``upright`` as its EXIF data say.
+
+    Raises:
+        UserError: no picture, or truncated; ``path`` is named.
+    """
+    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = decode(data, cv2.IMREAD_COLOR | orientation, path)
+    cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return pixels
+
+
+def read_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode a single-channel label file to its ids, uint8 or uint16 (H, W).
+
+    Raises:
+        UserError: the file is missing, no picture, truncated, or has several channels or a palette.
+    """
+    label = decode(read_bytes(path), cv2.IMREAD_UNCHANGED, path)
+    if label.ndim != 2:
+        raise UserError(f"The label {path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
+    return label
+
+
+def label_table(info: DatasetInfo) -> NDArray[np.int32]:
+    """Return the table (info.ignore + 1,) from stored id to class index, ``IGNORE`` or ``INVALID``."""
+    table = np.full(info.ignore + 1, INVALID, np.int32)
+    table[: len(info.classes)] = np.arange(len(info.classes))
+    table[info.ignore] = IGNORE
+    return table
+
+
+def to_classes(ids: NDArray[Any], table: NDArray[np.int32], path: Path) -> NDArray[np.int32]:
+    """Map stored ids (H, W) to class indices by ``table``; ``path`` is named in the error.
+
+    Raises:
+        UserError: an id is outside the classes.
+    """
+    if ids.dtype.itemsize > 1 and len(table) <= 256:
+        raise UserError(f"The label {path} has {8 * ids.dtype.itemsize} bits; the dataset's labels have 8.")
+    label = look_up(table, ids)
+    if label.max() == INVALID:
+        rogue = int(ids[label == INVALID][0])
+        classes = int((table != INVALID).sum()) - 1
+        raise UserError(
+            f"The label {path} has the id {rogue}, but the classes are 0 to {classes - 1} and {len(table) - 1} "
+            "is ignored; run `cssformer check` on the dataset."
+        )
+    return label
+
+
+def look_up(table: NDArray[np.int32], ids: NDArray[Any]) -> NDArray[np.int32]:
+    """``table[ids]`` for ids (H, W); ids beyond the table take its last entry."""
+    found = np.empty(ids.shape, np.int32)
+    # In blocks of rows, because numpy makes eight bytes of each index.
+    rows = max(1, 2**18 // ids.shape[1])
+    for top in range(0, len(ids), rows):
+        np.take(table, ids[top : top + rows], out=found[top : top + rows], mode="clip")
+    return found
+
+
+def read_bytes(path: Readable) -> bytes:
+    """Return the file's bytes.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+
+
+def require_modest(data: bytes, path: Path) -> None:
+    """Raise UserError if the picture of ``path`` says to have so many pixels that decoding it would fill the memory."""
+    try:
+        # An unknown format is the decoder's to judge.
+        with suppress(OSError, ValueError, SyntaxError), Image.open(io.BytesIO(data)):
+            pass
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large a picture: {str(error).rstrip('.')}.") from None
+
+
+def require_whole(data: bytes, path: Path) -> None:
+    """Raise UserError if the JPEG or PNG stream ``data`` of ``path`` lacks its end."""
+    if is_truncated(data):
+        raise UserError(f"{path} is truncated: the file ends before the picture does; get a whole copy.")
+
+
+def require_whole_file(path: Path) -> None:
+    """Raise UserError if ``path`` is missing or lacks its end; reads the last bytes alone where these tell."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 64))
+            tail = file.read()
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+    if b"\xff\xd9" not in tail and b"IEND" not in tail:
+        require_whole(read_bytes(path), path)
+
+
+def decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
+    """Decode a picture's bytes as OpenCV's ``flags`` say; colours are BGR.
+
+    Raises:
+        UserError: no picture, or truncated; ``path`` is named.
+    """
+    require_whole(data, path)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error:
+        # More pixels than OpenCV takes.
+        pixels = None
+    if pixels is None:
+        raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.")
+    return pixels
+
+
+def is_truncated(data: bytes) -> bool:
+    """Tell whether a JPEG or PNG stream lacks its end marker.
+
+    Decoders may return a half-grey picture for a truncated JPEG without a word. The end marker's bytes cannot occur
+    within the compressed scan, so it is enough to look for them behind the headers (a thumbnail there has its own).
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return b"IEND\xaeB`\x82" not in data[-4096:] and b"IEND\xaeB`\x82" not in data
+    if data[:2] != b"\xff\xd8":
+        return False
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1]
+        if marker == 0xDA:
+            return data.find(b"\xff\xd9", position) < 0
+        # A fill byte is skipped alone; a segment by its length.
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if position + 1 >= len(data):
+            break
+    return True

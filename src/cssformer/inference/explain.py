@@ -1,0 +1,292 @@
+"""Where one pixel looks: the places that MSFE and CSF sample for it on all scales, with their weights."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from cssformer.inference.predict import SMALLEST
+from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
+from cssformer.model.csf import CrossScaleFusion
+from cssformer.model.cssformer import pad
+from cssformer.model.positions import Shapes, reference_points
+from cssformer.ops import ms_deform_sample
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+from cssformer.visualize.attention import draw_places
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class SamplingMap:
+    """What one module samples for the I = L tokens, one of each stride, that contain a pixel.
+
+    A token has M heads, each of which looks at K points on every one of L scales, four in the paper. Places are (x, y)
+    in pixels of the picture; (0, 0) is the centre of its first pixel.
+
+    Attributes:
+        module: "MSFE" or "CSF", numbered if the network has several.
+        places: what is sampled, (I, M, L, K, 2); it may lie outside the picture.
+        weights: (I, M, L, K), from 0 to 1; those of a head's L·K places sum to one. In MSFE the softmax of the linear
+            layer's output, in CSF the attention softmax(q·k / √D).
+        centres: the tokens' own places, (I, 2).
+    """
+
+    module: str
+    places: Array
+    weights: Array
+    centres: Array
+
+    def shares(self) -> Array:
+        """How much of each token's weight lies on each scale, averaged over the heads: (I, L), rows sum to one."""
+        return self.weights.sum(axis=3).mean(axis=1)
+
+    def reach(self) -> Array:
+        """Mean distance of the places from their token, weighted, in pixels of the picture: (I,)."""
+        distances = np.linalg.norm(self.places - self.centres[:, None, None, None], axis=-1)
+        return (self.weights * distances).sum(axis=(2, 3)).mean(axis=1)
+
+    def outside(self, height: int, width: int) -> Array:
+        """How much of each token's weight lies outside the picture of this size: (I,)."""
+        beyond = (self.places < -0.5) | (self.places > np.array((width, height)) - 0.5)
+        return (self.weights * beyond.any(axis=-1)).sum(axis=(2, 3)).mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where one pixel of a picture looks.
+
+    Attributes:
+        prediction: of the whole picture.
+        x, y: the pixel, counted from 0, 0 at the picture's top left.
+        looks: of each MSFE, then of each CSF.
+        strides: of the L scales, the finest first.
+        cells: (width, height) of a cell of each stride in pixels of the picture, (L, 2).
+    """
+
+    prediction: Prediction
+    x: int
+    y: int
+    looks: tuple[SamplingMap, ...]
+    strides: tuple[int, ...]
+    cells: Array
+
+    @property
+    def label(self) -> tuple[str, float]:
+        """The class predicted for the pixel, and its probability."""
+        here = self.y, self.x
+        assert self.prediction.confidence is not None
+        return self.prediction.classes[self.prediction.labels[here]], float(self.prediction.confidence[here])
+
+    def picture(self, stride: int | None = None) -> Picture:
+        """The places of the token of this stride, by default the finest, a row for each module.
+
+        Returns:
+            RGB uint8 (height, width, 3).
+
+        Raises:
+            UserError: MSFE and CSF have no tokens of this stride.
+        """
+        stride = self.strides[0] if stride is None else stride
+        if stride not in self.strides:
+            own = ", ".join(map(str, self.strides))
+            raise UserError(f"MSFE and CSF of this model have no tokens of stride {stride}; choose one of {own}.")
+        return draw_places(self, self.strides.index(stride))
+
+    def save(self, path: str | Path, stride: int | None = None) -> None:
+        """Write :meth:`picture` as a PNG.
+
+        Raises:
+            UserError: the name does not end in .png, the file cannot be written, or as :meth:`picture`.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise UserError(f"An explanation is written as a PNG picture; give a name that ends in .png, not {path}.")
+        picture = self.picture(stride)
+        with atomic_write(path) as temporary:
+            Image.fromarray(picture).save(temporary, optimize=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the pixel, its class, and a row of figures for each module and token."""
+        name, confidence = self.label
+        rows = []
+        for look in self.looks:
+            outside = look.outside(*self.prediction.labels.shape[:2]).tolist()
+            figures = zip(self.strides, look.shares().tolist(), outside, look.reach().tolist(), strict=True)
+            for stride, shares, beyond, reach in figures:
+                by_scale = dict(zip(map(str, self.strides), shares, strict=True))
+                row = {"module": look.module, "stride": stride, "shares": by_scale, "outside": beyond, "reach": reach}
+                rows.append(row)
+        return {"at": [self.x, self.y], "class": name, "confidence": confidence, "looks": rows}
+
+    def table(self) -> list[tuple[str, ...]]:
+        """:meth:`as_dict` as rows of text, the heading first."""
+        scales = (f"on {stride}" for stride in self.strides)
+        heading = ("module", "token of stride", *scales, "outside", "mean distance")
+        rows = [
+            (
+                row["module"],
+                str(row["stride"]),
+                *(f"{100 * share:.1f} %" for share in row["shares"].values()),
+                f"{100 * row['outside']:.1f} %",
+                f"{row['reach']:.1f} pixels",
+            )
+            for row in self.as_dict()["looks"]
+        ]
+        return [heading, *rows]
+
+
+def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: int, y: int) -> Explanation:
+    """Find the places that a network samples for the tokens, one of each stride, that contain a pixel.
+
+    The network sees the picture once, resized as the predictor does; where the predictor slides a window, it sees one
+    window with the pixel as near to its middle as the picture's border allows.
+
+    Args:
+        predictor: with any network that has MSFE and CSF, trained or not.
+        image: a file or pixels, as for :class:`Predictor`.
+        x, y: the pixel, counted from 0, 0 at the picture's top left.
+
+    Raises:
+        UserError: the pixel is not in the picture, the picture cannot be read, or the network has no MSFE and CSF.
+    """
+    model = predictor.model
+    if model.msfe is None or model.csf is None:
+        raise UserError("This model was built with fusion=False; without MSFE and CSF no pixel looks at other places.")
+    pixels = read_pixels(image)
+    height, width = pixels.shape[:2]
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
+    view = _View.around(pixels, x, y, predictor.options, model.fusion_strides)
+    tokens, centres = view.tokens(x, y)
+
+    modules: dict[str, list[Any]] = {"MSFE": list(model.msfe), "CSF": list(model.csf)}
+    layers = [layer for block in modules["MSFE"] for layer in (block.offsets, block.weights)]
+    layers += [layer for block in modules["CSF"] for layer in (block.offsets, block.query, block.key)]
+    device = next(model.parameters()).device
+    with _outputs(layers) as outputs, torch.inference_mode():
+        model.coarse(view.images.to(device))
+    reference_NL2 = reference_points(view.shapes, device)
+    # A module may take its tokens in several runs.
+    of = {layer: torch.cat(parts, dim=1)[0].float() for layer, parts in outputs.items()}
+    looks = []
+    for module, blocks in modules.items():
+        for number, block in enumerate(blocks, 1):
+            positions_IMLK2 = of[block.offsets][tokens] + reference_NL2[tokens][:, None, :, None]
+            if isinstance(block, CrossScaleFusion):
+                logits_IMLK = _products(of[block.query][tokens], of[block.key], view.shapes, positions_IMLK2)
+            else:
+                logits_IMLK = of[block.weights][tokens].view(positions_IMLK2.shape[:-1])
+            weights_IMLK = logits_IMLK.flatten(2).softmax(-1).view_as(logits_IMLK)
+            name = module if len(blocks) == 1 else f"{module} {number}"
+            places = view.to_picture(positions_IMLK2.cpu().numpy())
+            looks.append(SamplingMap(name, places, weights_IMLK.cpu().numpy(), centres))
+    return Explanation(predictor(pixels), x, y, tuple(looks), view.strides, view.cells)
+
+
+@contextmanager
+def _outputs(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
+    """What each of the layers gives out inside the block, call by call."""
+    outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
+
+    def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs[layer].append(output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in outputs]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _products(query_IC: Tensor, key_SC: Tensor, shapes: Shapes, positions_IMLK2: Tensor) -> Tensor:
+    """q·k / √D with the keys at the positions, (I, M, L, K).
+
+    Bilinear sampling is linear, so the product with a sampled key is a sample of the products with all keys.
+    """
+    heads = positions_IMLK2.shape[1]
+    query_IMD, key_SMD = query_IC.unflatten(-1, (heads, -1)), key_SC.unflatten(-1, (heads, -1))
+    products_ISM = torch.einsum("imd,smd->ism", query_IMD, key_SMD) * query_IMD.shape[-1] ** -0.5
+    parts = products_ISM.split([height * width for height, width in shapes], dim=1)
+    levels = []
+    for part_ISM, shape, positions_IMK2 in zip(parts, shapes, positions_IMLK2.unbind(2), strict=True):
+        positions_IKM112 = positions_IMK2.transpose(1, 2)[:, :, :, None, None]
+        weights_IKM11 = torch.ones_like(positions_IKM112[..., 0])
+        sampled_IKM1 = ms_deform_sample(part_ISM[..., None], (shape,), positions_IKM112, weights_IKM11)
+        levels.append(sampled_IKM1[..., 0].transpose(1, 2))
+    return torch.stack(levels, dim=2)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the network sees of a picture.
+
+    Attributes:
+        images: (1, 3, H, W) in [0, 1], padded to multiples of 32 as the network would.
+        zoom: pixels of the view per pixel of the picture, (x, y).
+        corner: the view's left and top edge in the resized picture.
+        strides: of the scales looked at.
+    """
+
+    images: Tensor
+    zoom: Array
+    corner: Array
+    strides: tuple[int, ...]
+
+    @classmethod
+    def around(cls, pixels: Picture, x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "_View":
+        """The view that holds the pixel under a predictor's options."""
+        height, width = pixels.shape[:2]
+        fit = options["short_side"] / min(height, width) if options.get("short_side") else 1.0
+        size = max(1, round(height * fit)), max(1, round(width * fit))
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        if size != (height, width):
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        zoom = np.array((size[1] / width, size[0] / height))
+        corner = np.zeros(2, int)
+        if options.get("mode") == "slide":
+            crop = np.broadcast_to(options.get("crop", 512), 2)[::-1]
+            last = np.maximum(0, np.array(size[::-1]) - crop)
+            corner = np.clip(((np.array((x, y)) + 0.5) * zoom - crop / 2).astype(int), 0, last)
+            (left, top), (right, below) = corner, corner + crop
+            images = images[:, :, top:below, left:right]
+        # As `predict` does for pictures that are too small, then as the network does.
+        missing = [max(0, SMALLEST - side) for side in images.shape[2:]]
+        images = F.pad(images, (0, missing[1], 0, missing[0]), mode="replicate")
+        return cls(pad(images), zoom, corner, strides)
+
+    @property
+    def shapes(self) -> Shapes:
+        """(H, W) of each scale."""
+        return tuple((self.images.shape[2] // stride, self.images.shape[3] // stride) for stride in self.strides)
+
+    @property
+    def cells(self) -> Array:
+        """(width, height) of each scale's cell in pixels of the picture, (L, 2)."""
+        return np.array(self.strides)[:, None] / self.zoom
+
+    def tokens(self, x: int, y: int) -> tuple[list[int], Array]:
+        """The index of the token of each scale over a pixel of the picture, and these tokens' places there, (I, 2)."""
+        u, v = (np.array((x, y)) + 0.5) * self.zoom - self.corner
+        cells = [(int(u // stride), int(v // stride)) for stride in self.strides]
+        starts = [0, *itertools.accumulate(height * width for height, width in self.shapes)]
+        tokens = [
+            start + row * width + column
+            for start, (column, row), (_, width) in zip(starts, cells, self.shapes, strict=False)
+        ]
+        return tokens, self.to_picture(np.array(cells)[:, None])[:, 0]
+
+    def to_picture(self, positions: Array) -> Array:
+        """Positions (..., L, K, 2) in pixels of each scale -> places in pixels of the picture."""
+        strides = np.array(self.strides)[:, None, None]
+        return (((positions + 0.5) * strides + self.corner) / self.zoom - 0.5).astype(np.float32)

@@ -1,0 +1,274 @@
+"""Labels of whole pictures: in one look, in overlapping windows, at several scales, with mirror images."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cssformer.inference.labels import STRIDE, Segmentation, View, segment
+from cssformer.utils.errors import UserError
+
+Mode = Literal["whole", "slide"]
+
+SMALLEST = 32
+"""Height and width in pixels that the network needs; smaller pictures get their border repeated."""
+
+WINDOWS_AT_ONCE = 4
+"""Windows of a sliding row that go through the network as one batch."""
+
+BAND_WINDOWS = 8
+"""Sliding goes down in bands at most so many windows wide; windows at the seams are seen from both sides."""
+
+ROWS_RESIZED_AT_ONCE = 64
+"""Rows of a window's resized picture made at one time."""
+
+
+def predict(
+    model: nn.Module,
+    image: Tensor,
+    *,
+    mode: Mode = "whole",
+    crop: int | tuple[int, int] = 512,
+    stride: int | tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    short_side: int | None = None,
+    confidence: bool = False,
+    precision: torch.dtype = torch.float32,
+) -> Segmentation:
+    """Label every pixel of a picture, or of pictures of one size, at the pictures' own size.
+
+    Whole-picture inference runs the network once per view. Sliding-window inference runs it on overlapping windows and
+    averages the logits where windows overlap. It goes from top to bottom in bands of up to 8 windows and keeps only the
+    class scores, at stride 4, of the windows' current row, so beside picture and labels its memory depends on the
+    window, the number of classes and that of the views, not on the picture's size. The picture may stay in main memory
+    as uint8: windows are cut out of it, resized for their view and brought to the model's device one by one. They
+    begin at multiples of 4 pixels, so that their cells coincide. Several views (scales, mirror images) are averaged as
+    probabilities.
+
+    Args:
+        model: anything with ``coarse(images) -> (B, C, ceil(H / 4), ceil(W / 4))`` logits, such as ``CSSFormer``.
+        image: RGB (3, H, W) or (B, 3, H, W), uint8 or floats from 0 to 1, on any device.
+        mode: "whole" or "slide".
+        crop: height and width of the window in pixels (one number: square).
+        stride: from window to window, in pixels; 2/3 of the crop if None. Rounded down to a multiple of 4.
+        scales: factors of the picture's size, one view each.
+        flip: add the mirror image of each view.
+        short_side: first resize so that the shorter side has this many pixels.
+        confidence: return the probability of the class chosen too.
+        precision: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast.
+
+    Returns:
+        labels (H, W) or (B, H, W), and confidence of the same shape or None; on the model's device.
+
+    Raises:
+        UserError: the stride is not between 4 and the crop, or a scale or the short side is not positive.
+        ValueError: the image is not RGB.
+    """
+    if image.ndim not in (3, 4) or image.shape[-3] != 3:
+        raise ValueError(f"image must be (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}.")
+    if not scales or min(scales) <= 0:
+        raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
+    if short_side is not None and short_side < 1:
+        raise UserError(f"The short side must have at least one pixel, not {short_side}.")
+    window = _pair(crop)
+    step = (window[0] * 2 // 3, window[1] * 2 // 3) if stride is None else _pair(stride)
+    if mode == "slide" and not all(STRIDE <= s <= c for s, c in zip(step, window, strict=True)):
+        raise UserError(f"The stride {step} must lie between {STRIDE} and the crop {window}, else windows leave gaps.")
+    height, width = image.shape[-2:]
+    fit = short_side / min(height, width) if short_side else 1.0
+    sizes = [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
+    mirrorings = (False, True) if flip else (False,)
+    network = _Network(model, precision)
+    trained = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            pictures = image if image.ndim == 4 else image[None]
+            if mode == "whole":
+                views = _whole_views(network, pictures, sizes, mirrorings)
+                result = segment(views, confidence)
+            else:
+                result = _segment_in_bands(network, pictures, sizes, mirrorings, window, step, confidence)
+    finally:
+        model.train(trained)
+    if image.ndim == 4:
+        return result
+    return Segmentation(result.labels[0], None if result.confidence is None else result.confidence[0])
+
+
+def window_offsets(size: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along an axis: multiples of 4, the last one reaching the end (by up to 3 pixels too far)."""
+    last = max(0, -(-(size - window) // STRIDE) * STRIDE)
+    return [*range(0, last, stride // STRIDE * STRIDE), last]
+
+
+class _Network:
+    """The model's coarse logits in float32, computed on its device in the precision asked for."""
+
+    def __init__(self, model: nn.Module, precision: torch.dtype) -> None:
+        self.coarse: Any = model.coarse
+        self.device = next(model.parameters()).device
+        self.precision = precision
+
+    def __call__(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if height < SMALLEST or width < SMALLEST:
+            images = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            coarse = self.coarse(images)
+        return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
+
+    def load(self, images: Tensor) -> Tensor:
+        """Images as floats from 0 to 1 on the model's device."""
+        images = images.to(self.device)
+        return images if images.is_floating_point() else images.float().div_(255)
+
+
+def _whole_views(
+    network: _Network, images: Tensor, sizes: Sequence[tuple[int, int]], mirrorings: Sequence[bool]
+) -> list[View]:
+    output_size = (images.shape[2], images.shape[3])
+    images = network.load(images)
+    views = []
+    for size in sizes:
+        scaled = images
+        if size != output_size:
+            scaled = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        for mirrored in mirrorings:
+            coarse = network(scaled.flip(3) if mirrored else scaled)
+            views.append(View(partial(_columns, coarse), size, output_size, mirrored))
+    return views
+
+
+def _columns(coarse: Tensor, first: int, last: int) -> Iterator[Tensor]:
+    yield coarse[..., first:last]
+
+
+def _segment_in_bands(
+    network: _Network,
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    mirrorings: Sequence[bool],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    confidence: bool,
+) -> Segmentation:
+    batch, _, height, width = images.shape
+    count = -(-max(across for _, across in sizes) // (BAND_WINDOWS * window[1]))
+    labels = torch.empty(batch, height, width, dtype=torch.int32, device=network.device)
+    best = torch.empty(batch, height, width, device=network.device) if confidence else None
+    for left, right in pairwise(width * band // count for band in range(count + 1)):
+        views = []
+        for size in sizes:
+            for mirrored in mirrorings:
+                blocks = partial(_slide, _Scaled(network, images, size, mirrored), window, stride)
+                views.append(View(blocks, size, (height, width), mirrored, left, right))
+        part = segment(views, confidence)
+        if count == 1:
+            return part
+        labels[..., left:right] = part.labels
+        if best is not None and part.confidence is not None:
+            best[..., left:right] = part.confidence
+    return Segmentation(labels, best)
+
+
+class _Scaled:
+    """Pictures (B, 3, h, w) at another size, perhaps mirrored, of which only the windows asked for are made."""
+
+    def __init__(self, network: _Network, images: Tensor, size: tuple[int, int], mirrored: bool) -> None:
+        self.network, self.images, self.size, self.mirrored = network, images, size, mirrored
+
+    def window(self, top: int, left: int, window: tuple[int, int]) -> Tensor:
+        """Floats from 0 to 1 on the network's device; border pixels are repeated where the window reaches beyond."""
+        height, width = self.size
+        bottom, right = min(top + window[0], height), min(left + window[1], width)
+        if self.mirrored:
+            part = self._part(top, bottom, width - right, width - left).flip(3)
+        else:
+            part = self._part(top, bottom, left, right)
+        return F.pad(part, (0, window[1] - part.shape[3], 0, window[0] - part.shape[2]), mode="replicate")
+
+    def _part(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        height, width = self.images.shape[2:]
+        if self.size == (height, width):
+            return self.network.load(self.images[:, :, top:bottom, left:right])
+        x, across = _resampling(width, self.size[1], left, right)
+        parts = []
+        for first in range(top, bottom, ROWS_RESIZED_AT_ONCE):
+            y, down = _resampling(height, self.size[0], first, min(first + ROWS_RESIZED_AT_ONCE, bottom))
+            source = self.network.load(self.images[:, :, y : y + down.shape[1], x : x + across.shape[1]])
+            parts.append(down.to(source) @ source @ across.T.to(source))
+        return torch.cat(parts, dim=2)
+
+
+def _resampling(size: int, output: int, first: int, last: int) -> tuple[int, Tensor]:
+    """Weights by which outputs first..last-1 are made of inputs from the one returned on: (last - first, n).
+
+    They are those of ``F.interpolate(mode="bilinear", antialias=True)``: triangles as wide as an output pixel, or an
+    input pixel if that is wider.
+    """
+    scale = size / output
+    reach = max(scale, 1.0)
+    centre = (torch.arange(first, last, dtype=torch.float64) + 0.5) * scale
+    begin, end = max(0, int(centre[0] - reach)), min(size, int(centre[-1] + reach) + 1)
+    distance = (torch.arange(begin, end) + 0.5 - centre[:, None]).abs() / reach
+    weights = (1 - distance).clamp(min=0)
+    return begin, weights / weights.sum(dim=1, keepdim=True)
+
+
+def _slide(scaled: _Scaled, crop: tuple[int, int], stride: tuple[int, int], first: int, last: int) -> Iterator[Tensor]:
+    """Coarse logits (B, C, n, last - first) averaged over the windows, in blocks of rows that no later window touches.
+
+    Args:
+        scaled: the pictures.
+        crop, stride: of the window, in pixels.
+        first, last: the columns of coarse cells wanted.
+    """
+    height, width = scaled.size
+    window = (min(crop[0], height), min(crop[1], width))
+    tops, lefts = window_offsets(height, window[0], stride[0]), window_offsets(width, window[1], stride[1])
+    down, across = _looks(height, window[0], tops), _looks(width, window[1], lefts)[first:last]
+    lefts = [left for left in lefts if left // STRIDE < last and -(-(left + window[1]) // STRIDE) > first]
+    begun: Tensor | None = None
+    for top, below in zip(tops, [*tops[1:], len(down) * STRIDE], strict=True):
+        row, end = top // STRIDE, below // STRIDE
+        total = _window_row(scaled, top, lefts, window, first, last)[:, :, : len(down) - row]
+        if begun is not None:
+            total[:, :, : begun.shape[2]] += begun
+        looks = down[row:end, None] * across
+        yield total[:, :, : end - row] / looks.to(total.device)
+        begun = total[:, :, end - row :]
+
+
+def _window_row(scaled: _Scaled, top: int, lefts: list[int], window: tuple[int, int], first: int, last: int) -> Tensor:
+    """Coarse logits of the windows beginning at ``top``, added up where they overlap: (B, C, n, last - first)."""
+    total: Tensor | None = None
+    for number in range(0, len(lefts), WINDOWS_AT_ONCE):
+        group = lefts[number : number + WINDOWS_AT_ONCE]
+        logits = scaled.network(torch.cat([scaled.window(top, left, window) for left in group]))
+        if total is None:
+            total = logits.new_zeros(scaled.images.shape[0], *logits.shape[1:3], last - first)
+        for left, part in zip(group, logits.chunk(len(group)), strict=True):
+            place = left // STRIDE - first
+            inside = part[..., max(0, -place) :]
+            target = total[..., max(0, place) :][..., : inside.shape[3]]
+            target += inside[..., : target.shape[3]]
+    assert total is not None
+    return total
+
+
+def _looks(size: int, window: int, offsets: list[int]) -> Tensor:
+    """How many windows see each coarse cell along an axis."""
+    looks = torch.zeros(-(-size // STRIDE))
+    for offset in offsets:
+        looks[offset // STRIDE : -(-(offset + window) // STRIDE)] += 1
+    return looks
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

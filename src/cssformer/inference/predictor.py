@@ -1,0 +1,146 @@
+"""A network that takes pictures as people have them and gives back labels to look at and to save."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cssformer.data.dataset import decode_image, distinct_colours, read_bytes
+from cssformer.inference.predict import predict
+from cssformer.model import CSSFormer
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.device import best_device
+from cssformer.utils.errors import UserError
+from cssformer.visualize import drawing
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about one picture.
+
+    Attributes:
+        image: the picture, RGB uint8 (H, W, 3).
+        labels: class indices (H, W) int32.
+        confidence: probability of the class chosen, (H, W) float32 from 0 to 1; None if it was not asked for.
+        classes: a name per class.
+        colours: an RGB colour per class.
+    """
+
+    image: Picture
+    labels: NDArray[np.int32]
+    confidence: NDArray[np.float32] | None
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Class name -> share of the pixels, from 0 to 1, for the classes that occur, the largest first."""
+        # In blocks of rows, because numpy makes eight bytes of each label.
+        blocks = np.array_split(self.labels, -(-self.labels.size // 2**20))
+        counts = sum(np.bincount(block.ravel(), minlength=len(self.classes)) for block in blocks)
+        pixels = np.asarray(counts) / self.labels.size
+        return {self.classes[index]: float(pixels[index]) for index in np.argsort(-pixels) if pixels[index]}
+
+    def overlay(self, alpha: float = 0.5) -> Picture:
+        """The picture under its classes' colours, of opacity ``alpha``: RGB uint8 (H, W, 3)."""
+        return drawing.overlay(self.image, self.labels, self.colours, alpha)
+
+    def legend(self, width: int = 900) -> Picture:
+        """The colours of the classes that occur, with names and shares: RGB uint8 (height, width, 3)."""
+        colour_of = dict(zip(self.classes, self.colours, strict=True))
+        entries = [(f"{name} {100 * share:.1f} %", colour_of[name]) for name, share in self.shares.items()]
+        return drawing.legend(entries, width)
+
+    def save(self, path: str | Path) -> None:
+        """Write the labels as a PNG of class indices: 8 bits with a palette, 16 bits grey beyond 255 classes.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with atomic_write(path) as temporary:
+            if len(self.classes) > 255:
+                Image.fromarray(self.labels.astype(np.uint16)).save(temporary, "PNG")
+            else:
+                indexed = Image.fromarray(self.labels.astype(np.uint8))
+                # All 256 entries: with fewer, Pillow packs pixels into fewer bits, which some programs misread.
+                palette = np.zeros((256, 3), np.uint8)
+                palette[: len(self.colours)] = self.colours
+                indexed.putpalette(palette.tobytes())
+                indexed.save(temporary, "PNG")
+
+
+class Predictor:
+    """A network with all that is needed to label pictures.
+
+    Args:
+        model: a trained ``CSSFormer``.
+        device: "cuda", "mps", "cpu" and the like; "auto" takes the best there is.
+        **options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision.
+            What is not given, or None, is done as the model was trained for.
+
+    Raises:
+        UserError: there is no such device, or a crop or stride is given where no window slides.
+    """
+
+    def __init__(self, model: CSSFormer, device: str = "auto", **options: Any) -> None:
+        try:
+            self.model = model.to(best_device() if device == "auto" else device).eval()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
+        given = {name: value for name, value in options.items() if value is not None}
+        self.options = {**model.inference, **given}
+        if self.options.get("mode") != "slide" and (unused := given.keys() & {"crop", "stride"}):
+            raise UserError(
+                f"The {min(unused)} is that of the sliding window; give the mode slide too or leave it out."
+            )
+        self.classes = model.classes or tuple(f"class {index}" for index in range(model.num_classes))
+        self.colours = model.colours or distinct_colours(model.num_classes)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "auto", **options: Any) -> "Predictor":
+        """A predictor from a folder that ``save_pretrained`` wrote, or from a model id of the Hugging Face hub.
+
+        Args:
+            source: the folder or the id.
+            device: see :class:`Predictor`.
+            **options: see :class:`Predictor`.
+
+        Raises:
+            UserError: there is no such model, or as :class:`Predictor` raises.
+        """
+        return cls(CSSFormer.from_pretrained(source), device, **options)
+
+    def __call__(self, image: str | Path | Image.Image | Picture, confidence: bool = True) -> Prediction:
+        """Label every pixel of a picture.
+
+        Args:
+            image: a file (turned upright as its EXIF data say), or pixels as they are: a PIL image or an RGB uint8
+                array (H, W, 3).
+            confidence: False saves the time and the memory of the probabilities.
+
+        Raises:
+            UserError: the file is missing, damaged or no picture.
+            ValueError: the array is not RGB uint8.
+        """
+        pixels = read_pixels(image)
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)
+        labels, probability = predict(self.model, picture, confidence=confidence, **self.options)
+        certain = None if probability is None else probability.cpu().numpy()
+        return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
+
+
+def read_pixels(image: str | Path | Image.Image | Picture) -> Picture:
+    """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
+    if isinstance(image, str | Path):
+        return decode_image(read_bytes(Path(image)), Path(image), upright=True)
+    pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"an image must be RGB uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")
+    return np.require(pixels, requirements=("C", "W"))

@@ -1,0 +1,95 @@
+"""How well contours are met: Boundary IoU, and the mIoU of a trimap around the true contours.
+
+Boundary IoU (Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021): of
+each class only the pixels near its contour count, those within d pixels of a pixel of another class or of the
+picture's edge, where d is 2 % of the picture's diagonal; it is the IoU of these bands of truth and prediction. The
+paper's implementation erodes each class's mask d times by 3x3 pixels and takes what vanishes, which is distance in the
+maximum norm, so one distance to the next other label, the same for all classes, gives all the bands at once.
+
+The trimap of width w is all pixels within w pixels of a pixel of another label, on both sides of the true contours,
+here in the same norm; the edge of the picture is no contour. Its mIoU is the ordinary one of these pixels.
+
+In both, ignored pixels belong to no class and are not counted, but there is a contour around them.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data import IGNORE
+from cssformer.metrics import kernels
+
+DILATION_RATIO = 0.02
+"""Width of Boundary IoU's bands as a share of the picture's diagonal, as in the paper."""
+
+TRIMAP_WIDTHS = (1, 2, 4, 8, 16, 32)
+"""Widths of the trimaps in pixels."""
+
+TRIMAP_WIDTH = 4
+"""The width told where there is room for one: a cell of the network's output."""
+
+
+def boundary_width(shape: tuple[int, ...], dilation_ratio: float = DILATION_RATIO) -> int:
+    """The width d in pixels of Boundary IoU's bands in a picture of shape (H, W), one at least."""
+    return max(1, round(dilation_ratio * math.hypot(*shape)))
+
+
+def contour_distance(
+    label: NDArray[np.int32], truth: NDArray[np.int32], dilation_ratio: float = DILATION_RATIO
+) -> NDArray[np.uint16]:
+    """How far from each pixel the nearest pixel of another label is, in the maximum norm: (H, W).
+
+    Distances beyond all bands are cut off.
+
+    Args:
+        label: class indices (H, W), of the truth or of a prediction.
+        truth: where it is ``IGNORE`` the label counts as such, too.
+        dilation_ratio: of Boundary IoU.
+    """
+    limit = max(boundary_width(label.shape, dilation_ratio), *TRIMAP_WIDTHS)
+    distance = np.empty(label.shape, np.uint16)
+    kernels.contour_distance(label, truth, IGNORE, limit, distance)
+    return distance
+
+
+def count_by_distance(
+    prediction: NDArray[np.int32],
+    label: NDArray[np.int32],
+    distance: NDArray[np.uint16],
+    classes: int,
+    dilation_ratio: float = DILATION_RATIO,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What all scores of a picture are made of.
+
+    Args:
+        prediction: class indices (H, W), ``IGNORE`` where none is given.
+        label: the truth (H, W) with ``IGNORE``.
+        distance: the truth's :func:`contour_distance`.
+        classes: C.
+        dilation_ratio: of Boundary IoU.
+
+    Returns:
+        Confusion matrices (bands, C, C + 1): one for the pixels up to each of ``TRIMAP_WIDTHS`` from the true contours
+        that are not in the band before, the last one for the rest; truth in the rows, predictions in the columns, the
+        last column for pixels without prediction. And the pixels of each class (3, C) in both bands of Boundary IoU,
+        in the truth's and in the prediction's.
+
+    Raises:
+        ValueError: a class index is impossible.
+    """
+    width = boundary_width(label.shape, dilation_ratio)
+    predicted_distance = contour_distance(prediction, label, dilation_ratio)
+    limit = max(width, *TRIMAP_WIDTHS)
+    band = np.searchsorted(TRIMAP_WIDTHS, np.arange(limit + 2))
+    pairs = np.zeros((len(TRIMAP_WIDTHS) + 1, classes, classes + 1), np.int64)
+    boundary = np.zeros((3, classes + 1), np.int64)
+    possible = kernels.count_by_distance(
+        label, prediction, IGNORE, distance, predicted_distance, band, width, pairs, boundary
+    )
+    if not possible:
+        raise ValueError(
+            f"Class indices must lie in [0, {classes}): labels reach from {label[label != IGNORE].min()} to "
+            f"{label.max()}, predictions from {prediction.min()} to {prediction.max()}."
+        )
+    return pairs, boundary[:, :classes]

@@ -1,0 +1,188 @@
+"""The confusion matrix of a whole data set and the scores of the field that follow from it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cssformer.data import IGNORE
+from cssformer.metrics import kernels
+
+
+def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Count the pairs (true class, predicted class) of all pixels whose label is not ``IGNORE``.
+
+    Args:
+        prediction: class indices, any shape, any integer type.
+        label: the truth, same shape; ``IGNORE`` where there is none.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64 on the label's device; rows are the truth, columns the prediction.
+
+    Raises:
+        ValueError: shapes differ, or a class index lies outside [0, C).
+    """
+    if prediction.shape != label.shape:
+        raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape.")
+    truth, predicted = label.flatten(), prediction.flatten()
+    counts, possible = (count if label.device.type == "cpu" else count_on_device)(truth, predicted, num_classes)
+    if not possible:
+        scored = label[label != IGNORE]
+        raise ValueError(
+            f"Class indices must lie in [0, {num_classes}): labels reach from {scored.min().item()} to "
+            f"{scored.max().item()}, predictions from {prediction.min().item()} to {prediction.max().item()}."
+        )
+    return counts
+
+
+def count(truth: Tensor, predicted: Tensor, num_classes: int) -> tuple[Tensor, bool]:
+    """The (C, C) counts of two flat label maps, and whether all class indices were possible: compiled, on the CPU."""
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    return counts, kernels.count_pairs(truth.numpy(), predicted.cpu().numpy(), IGNORE, counts.numpy())
+
+
+def count_on_device(truth: Tensor, predicted: Tensor, num_classes: int) -> tuple[Tensor, bool]:
+    """The same on any device."""
+    truth, predicted = truth.int(), predicted.to(truth.device).int()
+    known = (truth >= 0) & (truth < num_classes) & (predicted >= 0) & (predicted < num_classes)
+    # Two more cells, for ignored and for impossible pixels, save passes over the picture.
+    cells = num_classes**2
+    pair = torch.where(known, truth * num_classes + predicted, cells + 1)
+    pair.masked_fill_(truth == IGNORE, cells)
+    counts = torch.bincount(pair, minlength=cells + 2)
+    return counts[:cells].view(num_classes, num_classes), not counts[-1]
+
+
+class ConfusionMatrix:
+    """A confusion matrix that lives on the device of the predictions and grows batch by batch.
+
+    It is no module: weight averaging swaps a module's buffers, and this is none of the weights.
+
+    Attributes:
+        matrix: (C, C) int64, pixels of this process; rows are the truth, columns the prediction.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, prediction: Tensor, label: Tensor) -> None:
+        """Add the pixels of a batch: prediction and label (B, H, W), see :func:`confusion`."""
+        self.matrix += confusion(prediction, label, self.num_classes).to(self.matrix.device)
+
+    def reduce(self) -> Tensor:
+        """The (C, C) matrix of all processes together; this process's own counts stay as they are."""
+        total = self.matrix.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+        return total
+
+    def scores(self) -> "Scores":
+        """The scores of all processes' pixels."""
+        return Scores.from_matrix(self.reduce())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a data set; all but the pixel counts are fractions from 0 to 1.
+
+    With intersection I, true pixels T and predicted pixels P of a class, its IoU is I / (T + P - I) and its accuracy
+    I / T. A class that is neither in the truth nor in the prediction has no IoU (NaN) and is left out of the mean; one
+    that is predicted but never true has IoU 0 and counts, as in mmsegmentation, the Cityscapes scripts and
+    torchmetrics' ``MulticlassJaccardIndex(average="macro")``. The mean accuracy is over the classes in the truth.
+
+    Attributes:
+        miou: mean of the classes' IoU (mIoU).
+        mean_accuracy: mean of the classes' accuracy (mAcc).
+        pixel_accuracy: correct pixels / scored pixels (aAcc).
+        frequency_weighted_iou: IoU weighted by the class's share of the true pixels.
+        iou: IoU of each class, NaN where it has none.
+        accuracy: accuracy of each class, NaN where the truth has no such pixel.
+        pixels: true pixels of each class.
+    """
+
+    miou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+    frequency_weighted_iou: float
+    iou: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    pixels: tuple[int, ...]
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor | NDArray[np.int64]) -> "Scores":
+        """Scores of a (C, C) confusion matrix with the truth in its rows.
+
+        It may have one more column, of pixels to which the prediction gave no class: these are wrong for the true
+        class and count for no other, as in the Cityscapes and ADE20K scripts.
+        """
+        counts = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else np.asarray(matrix)
+        correct, true, _ = areas = areas_of(counts)
+        iou, accuracy = intersection_over_union(areas), ratio(correct, true)
+        scored = true.sum()
+        return cls(
+            miou=float(mean_of_present(iou)),
+            mean_accuracy=float(mean_of_present(accuracy)),
+            pixel_accuracy=float(ratio(correct.sum(), scored)),
+            frequency_weighted_iou=float(ratio(np.nansum(iou * true), scored)),
+            iou=tuple(iou.tolist()),
+            accuracy=tuple(accuracy.tolist()),
+            pixels=tuple(true.tolist()),
+        )
+
+    def as_dict(self) -> dict[str, float | list[float | None] | list[int] | None]:
+        """Plain values for JSON, with None for NaN."""
+        return {
+            "miou": number(self.miou),
+            "mean_accuracy": number(self.mean_accuracy),
+            "pixel_accuracy": number(self.pixel_accuracy),
+            "frequency_weighted_iou": number(self.frequency_weighted_iou),
+            "iou": [number(value) for value in self.iou],
+            "accuracy": [number(value) for value in self.accuracy],
+            "pixels": list(self.pixels),
+        }
+
+    def table(self, classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
+        """One row of text per class: name, IoU in percent, accuracy in percent, share of the true pixels in percent."""
+        scored = sum(self.pixels)
+        return [
+            (name, percent(iou), percent(accuracy), percent(pixels / scored if scored else math.nan))
+            for name, iou, accuracy, pixels in zip(classes, self.iou, self.accuracy, self.pixels, strict=True)
+        ]
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with two digits, "–" for NaN."""
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def number(value: float) -> float | None:
+    """The value for JSON, which knows no NaN."""
+    return None if math.isnan(value) else value
+
+
+def areas_of(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels of each class in common, in the truth, and in the prediction: (C, C) or (C, C + 1) -> (3, C)."""
+    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)[: len(matrix)]])
+
+
+def intersection_over_union(areas: NDArray[np.number]) -> NDArray[np.float64]:
+    """IoU of each class, NaN for one in neither truth nor prediction: (..., 3, C) of :func:`areas_of` -> (..., C)."""
+    common, true, predicted = np.moveaxis(areas, -2, 0)
+    return ratio(common, true + predicted - common)
+
+
+def mean_of_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean along the last axis of what is not NaN; NaN if nothing is left."""
+    return ratio(np.nansum(values, axis=-1), np.sum(~np.isnan(values), axis=-1))
+
+
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+    """part / whole, NaN where the whole is 0."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)

@@ -1,0 +1,227 @@
+"""Score a network, or anybody's predictions, on a data set at the pictures' own size."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from cssformer.data import DatasetInfo, Sample, SegmentationFolder
+from cssformer.data.stream import Samples
+from cssformer.inference.predict import predict
+from cssformer.metrics.boundary import DILATION_RATIO
+from cssformer.metrics.confusion import Scores, percent
+from cssformer.metrics.predictions import PredictionFolder, Submission
+from cssformer.metrics.scoring import Counts, Evaluation, Scorer
+from cssformer.utils.errors import UserError
+from cssformer.utils.parallel import ahead
+
+Labels = NDArray[np.int32]
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Samples,
+    *,
+    batch_size: int = 1,
+    workers: int | None = None,
+    dilation_ratio: float = DILATION_RATIO,
+    submission: Path | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Predict and score every picture of a data set at its own size, on the model's device.
+
+    Args:
+        model: a ``CSSFormer``, or whatever :func:`cssformer.inference.predict` takes.
+        dataset: ``SegmentationFolder``, ``SyntheticScenes`` or the like, with labels.
+        batch_size: neighbours in the data set that have one size are predicted together, up to so many.
+        workers: threads that decode ahead and prepare the truth's contours; by default one per core.
+        dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        submission: also write the predictions into this folder, see :func:`submit`.
+        console: where progress goes if it is a terminal; standard error by default.
+        options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision.
+
+    Raises:
+        UserError: a picture cannot be read, has no label, or the model and the data have different classes.
+    """
+    _require_same_classes(model, dataset.info)
+    scorer = Scorer(dataset.info, dilation_ratio)
+    written = Submission(submission, dataset.info) if submission is not None else None
+
+    def load(index: int) -> _Item:
+        name, image, label = dataset[index]
+        if label is None:
+            raise UserError(
+                f"The picture {name} has no label; evaluate on a split that has labels, "
+                "or write a submission of this one."
+            )
+        return _Item(name, image, label, scorer.distance(label))
+
+    with _progress("evaluate", len(dataset), console) as advance:
+        for item, labels in _predicted(model, ahead(load, len(dataset), _bytes, workers), batch_size, options):
+            assert item.label is not None
+            scorer.add(item.name, scorer.count(labels, item.label, item.distance))
+            if written is not None:
+                written.write(item.name, labels)
+            advance(scorer)
+    return scorer.result(**options)
+
+
+def submit(
+    model: nn.Module,
+    dataset: Samples,
+    folder: Path,
+    *,
+    batch_size: int = 1,
+    workers: int | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> int:
+    """Write what the model predicts for every picture as the data set's test server takes it; returns how many.
+
+    A PNG per picture, named like it, holds the raw ids of the data set's source, see
+    :class:`cssformer.metrics.predictions.Submission`.
+
+    Args:
+        model: see :func:`evaluate`.
+        dataset: labels are not needed.
+        folder: made if it is missing.
+        batch_size, workers, console, options: see :func:`evaluate`.
+
+    Raises:
+        UserError: a picture cannot be read, a file cannot be written, the model and the data have different classes,
+            or the data set does not tell its raw ids.
+    """
+    _require_same_classes(model, dataset.info)
+    submission = Submission(folder, dataset.info)
+
+    def load(index: int) -> _Item:
+        sample = dataset[index]
+        return _Item(sample.name, sample.image)
+
+    with _progress("predict", len(dataset), console) as advance:
+        for item, labels in _predicted(model, ahead(load, len(dataset), _bytes, workers), batch_size, options):
+            submission.write(item.name, labels)
+            advance(None)
+    return len(dataset)
+
+
+def evaluate_predictions(
+    predictions: PredictionFolder,
+    dataset: SegmentationFolder,
+    *,
+    workers: int | None = None,
+    dilation_ratio: float = DILATION_RATIO,
+    console: Console | None = None,
+) -> Evaluation:
+    """Score label files that any program wrote.
+
+    Args:
+        predictions: the files for the data set.
+        dataset: a split with labels.
+        workers: threads that read and count; by default one per core.
+        dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        console: where progress goes if it is a terminal; standard error by default.
+
+    Raises:
+        UserError: a file cannot be read, has another size than its picture, or values that are no class.
+    """
+    scorer = Scorer(dataset.info, dilation_ratio)
+
+    def load(index: int) -> tuple[str, Counts]:
+        name, label = dataset.names[index], dataset.label(index)
+        if label is None:
+            raise UserError(f"The split {dataset.split} of {dataset.root} has no labels to score against.")
+        return name, scorer.count(predictions.read(name, label.shape), label)
+
+    with _progress("evaluate", len(dataset), console) as advance:
+        for name, counts in ahead(load, len(dataset), lambda _: 0, workers):
+            scorer.add(name, counts)
+            advance(scorer)
+    return scorer.result()
+
+
+def labels_of(model: nn.Module, sample: Sample, **options: Any) -> Labels:
+    """The class indices (H, W) that :func:`evaluate` with these options gives a picture."""
+    image = torch.from_numpy(sample.image).permute(2, 0, 1)
+    labels: Labels = predict(model, image, **options).labels.cpu().numpy()
+    return labels
+
+
+class _Item(NamedTuple):
+    """A picture with its truth and the distances from its contours, where they are needed."""
+
+    name: str
+    image: NDArray[np.uint8]
+    label: Labels | None = None
+    distance: NDArray[np.uint16] | None = None
+
+
+def _bytes(item: _Item) -> int:
+    return sum(part.nbytes for part in item if isinstance(part, np.ndarray))
+
+
+def _require_same_classes(model: nn.Module, info: DatasetInfo) -> None:
+    known, classes = getattr(model, "classes", None), info.classes
+    count = getattr(model, "num_classes", len(classes))
+    if count != len(classes):
+        raise UserError(f"The model knows {count} classes but the data has {len(classes)}; evaluate on data it is for.")
+    if known is not None and known != classes:
+        index = next(index for index in range(count) if known[index] != classes[index])
+        raise UserError(f"Class {index} is {known[index]!r} for the model but {classes[index]!r} in the data.")
+
+
+def _predicted(
+    model: nn.Module, items: Iterator[_Item], batch_size: int, options: dict[str, Any]
+) -> Iterator[tuple[_Item, Labels]]:
+    for group in _same_size(items, batch_size):
+        # No copy of a single picture, which may be large.
+        images = np.stack([item.image for item in group]) if len(group) > 1 else group[0].image[None]
+        labels = predict(model, torch.from_numpy(images).permute(0, 3, 1, 2), **options).labels.cpu().numpy()
+        yield from zip(group, labels, strict=True)
+
+
+def _same_size(items: Iterator[_Item], most: int) -> Iterator[list[_Item]]:
+    """Runs of up to ``most`` neighbours with one picture size."""
+    group: list[_Item] = []
+    for item in items:
+        if group and item.image.shape != group[0].image.shape:
+            yield group
+            group = []
+        group.append(item)
+        if len(group) == most:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+@contextmanager
+def _progress(title: str, total: int, console: Console | None) -> Iterator[Callable[[Scorer | None], None]]:
+    """A bar in the terminal; the function it gives counts one more picture and shows the score so far."""
+    if not total:
+        raise UserError("There is no picture to evaluate on.")
+    console = console or Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[score]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(title, total=total, score="")
+
+        def advance(scorer: Scorer | None) -> None:
+            score = "" if scorer is None else f"mIoU {percent(Scores.from_matrix(scorer.bands.sum(axis=0)).miou)}"
+            progress.update(task, advance=1, score=score)
+
+        yield advance

@@ -1,0 +1,145 @@
+"""Label files as other programs know them: predictions that anybody wrote, and submissions to test servers."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.data.dataset import INVALID, label_table, look_up, read_bytes
+from cssformer.prepare.masks import read_ids
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+
+ONE_CHANNEL = (0, 3)
+"""PNG's colour types of grey values and of a palette."""
+
+
+class PredictionFolder:
+    """PNGs that hold the predictions for a split, found by the pictures' names.
+
+    The file for picture NAME is ``NAME.png`` or, where there is none, ``NAME_*.png``, at any depth of the folder. It
+    has the picture's size and one channel, or a palette: class indices, or the ids of the data set's source. The
+    ignored value, or with ``raw`` an id that is ignored, says that there is no prediction.
+
+    Args:
+        folder: searched to the bottom.
+        dataset: the split predicted.
+        raw: the files hold the source's ids, as :class:`Submission` writes them, not class indices.
+
+    Raises:
+        UserError: the folder is missing, lacks a picture or has two files for one, or the source had no ids.
+    """
+
+    def __init__(self, folder: Path, dataset: SegmentationFolder, raw: bool = False) -> None:
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}.")
+        self.info, self.raw = dataset.info, raw
+        self.table = np.append(_classes_of_raw_ids(dataset.info) if raw else label_table(dataset.info), INVALID)
+        exact: dict[str, list[Path]] = {name: [] for name in dataset.names}
+        longer: dict[str, list[Path]] = {name: [] for name in dataset.names}
+        for path in sorted(folder.rglob("*.png")):
+            name = path.stem
+            while name not in exact and "_" in name:
+                name = name.rpartition("_")[0]
+            if name in exact:
+                (exact if name == path.stem else longer)[name].append(path)
+        self.files = {name: exact[name] or longer[name] for name in dataset.names}
+        missing = [name for name, paths in self.files.items() if not paths]
+        if missing:
+            raise UserError(
+                f"{folder} has no prediction for {len(missing)} of {len(self.files)} pictures: "
+                f"{missing[0]}.png is missing."
+            )
+        for name, paths in self.files.items():
+            if len(paths) > 1:
+                raise UserError(f"{paths[0]} and {paths[1]} may both be the prediction for {name}; leave one there.")
+
+    def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
+        """The class indices (H, W) predicted for a picture of this shape, ``IGNORE`` where there is none.
+
+        Raises:
+            UserError: the file cannot be read, is of another kind or size, or holds a value that is no class.
+        """
+        path = self.files[name][0]
+        data = read_bytes(path)
+        if data[:4] != b"\x89PNG" or len(data) < 26 or data[25] not in ONE_CHANNEL:
+            raise UserError(f"The prediction {path} is not a PNG of one channel, so it holds no class ids.")
+        ids = read_ids(data, path)
+        if ids.shape != shape:
+            raise UserError(
+                f"The prediction {path} is {ids.shape[1]}x{ids.shape[0]} but its picture is {shape[1]}x{shape[0]}; "
+                "predictions are scored at the picture's own size."
+            )
+        labels = look_up(self.table, ids)
+        if labels.max() == INVALID:
+            value = int(ids[labels == INVALID][0])
+            known = "an id of the data set's source" if self.raw else f"a class from 0 to {len(self.info.classes) - 1}"
+            raise UserError(f"The prediction {path} has the value {value}, which is not {known}.")
+        return labels
+
+
+class Submission:
+    """A folder of PNGs, NAME.png for picture NAME, that hold the ids of the data set's source, 8 bits if they fit.
+
+    For prepared Cityscapes and ADE20K these are the files that the test servers take: labelIds, and 1 to 150. Where
+    several ids became one class, the lowest is written; without a source's ids (``mapping`` in ``dataset.yaml`` is
+    empty) the class indices are.
+
+    Args:
+        folder: made with the first file.
+        info: of the data set.
+
+    Raises:
+        UserError: the source had colours instead of ids, or the folder is prepared data.
+    """
+
+    def __init__(self, folder: Path, info: DatasetInfo) -> None:
+        if any((place / "dataset.yaml").is_file() for place in (folder, *folder.resolve().parents[:2])):
+            raise UserError(f"{folder} is a place of prepared data; give another folder for the submission.")
+        self.folder = folder
+        self.ids = raw_ids(info)
+
+    def write(self, name: str, labels: NDArray[np.integer]) -> None:
+        """Write the class indices (H, W) predicted for a picture.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        with atomic_write(self.folder / f"{name}.png") as path:
+            path.write_bytes(cv2.imencode(".png", np.take(self.ids, labels))[1].tobytes())
+
+
+def raw_ids(info: DatasetInfo) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The id (C,) that each class has in the data set's source, the lowest where it has several.
+
+    Raises:
+        UserError: the source had colours instead of ids, or none for a class.
+    """
+    lowest: dict[int, int] = {}
+    for raw, index in sorted(_source_ids(info).items(), reverse=True):
+        if index is not None:
+            lowest[index] = raw
+    for index, name in enumerate(info.classes):
+        if index not in lowest:
+            raise UserError(f"The data set's description gives no id of its source for the class {name!r}.")
+    ids = [lowest[index] for index in range(len(info.classes))]
+    return np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
+
+
+def _classes_of_raw_ids(info: DatasetInfo) -> NDArray[np.int32]:
+    """The table from an id of the source to its class index, ``IGNORE`` or ``INVALID``."""
+    ids = _source_ids(info)
+    table = np.full(max(ids) + 1, INVALID, np.int32)
+    for raw, index in ids.items():
+        table[raw] = IGNORE if index is None else index
+    return table
+
+
+def _source_ids(info: DatasetInfo) -> dict[int, int | None]:
+    if not info.mapping:
+        return {**{index: index for index in range(len(info.classes))}, info.ignore: None}
+    if not all(raw.isdecimal() for raw in info.mapping):
+        raise UserError("The data set was made of colour-coded masks, so it has no ids of a source.")
+    return {int(raw): index for raw, index in info.mapping.items()}

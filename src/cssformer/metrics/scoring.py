@@ -1,0 +1,204 @@
+"""From label maps to what a whole data set scores; knows nothing of networks and files."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data import DatasetInfo
+from cssformer.metrics.boundary import (
+    DILATION_RATIO,
+    TRIMAP_WIDTH,
+    TRIMAP_WIDTHS,
+    contour_distance,
+    count_by_distance,
+)
+from cssformer.metrics.confusion import (
+    Scores,
+    areas_of,
+    intersection_over_union,
+    mean_of_present,
+    number,
+    percent,
+)
+from cssformer.utils.errors import UserError
+
+RESAMPLINGS = 1000
+"""Bootstrap samples for the confidence interval."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What scoring a data set found.
+
+    Attributes:
+        info: the data set's classes and colours.
+        names: the pictures, n of them.
+        bands: (widths + 1, C, C + 1) int64, confusion matrices by distance from the true contours, see
+            :func:`cssformer.metrics.boundary.count_by_distance`.
+        areas: (n, 3, C) int64, per picture and class the pixels in common, in the truth and in the prediction.
+        boundary: the same near the contours, see :mod:`cssformer.metrics.boundary`.
+        dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        options: how the pictures were predicted, arguments of :func:`cssformer.inference.predict`.
+    """
+
+    info: DatasetInfo
+    names: tuple[str, ...]
+    bands: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+    dilation_ratio: float = DILATION_RATIO
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def matrix(self) -> NDArray[np.int64]:
+        """(C, C + 1) confusion matrix; rows are the truth, columns the prediction, the last one none at all."""
+        return self.bands.sum(axis=0)
+
+    @cached_property
+    def scores(self) -> Scores:
+        return Scores.from_matrix(self.matrix)
+
+    @cached_property
+    def trimap(self) -> dict[int, Scores]:
+        """Width in pixels -> scores of the pixels up to so far from a true contour."""
+        within = self.bands.cumsum(axis=0)
+        return {width: Scores.from_matrix(matrix) for width, matrix in zip(TRIMAP_WIDTHS, within[:-1], strict=True)}
+
+    @cached_property
+    def boundary_iou(self) -> tuple[float, ...]:
+        """Boundary IoU of each class over the data set, NaN for a class in neither truth nor prediction."""
+        return tuple(intersection_over_union(self.boundary.sum(axis=0)).tolist())
+
+    @cached_property
+    def mean_boundary_iou(self) -> float:
+        return float(mean_of_present(intersection_over_union(self.boundary.sum(axis=0))))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Percentile bootstrap over pictures: the 95 % confidence interval of the mIoU."""
+        return bootstrap_interval(self.areas)
+
+    @cached_property
+    def picture_miou(self) -> NDArray[np.float64]:
+        """(n,) the mIoU of each picture for itself, over the classes in its truth or its prediction."""
+        return mean_of_present(intersection_over_union(self.areas))
+
+    def worst(self, count: int) -> list[int]:
+        """The indices of the ``count`` pictures of least mIoU, the worst first; of equal ones the first."""
+        order = np.argsort(self.picture_miou, kind="stable")
+        return [int(index) for index in order[:count] if not np.isnan(self.picture_miou[index])]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; fractions from 0 to 1, None where a class has no score."""
+        return {
+            **self.scores.as_dict(),
+            "miou_interval": [number(value) for value in self.interval],
+            "mean_boundary_iou": number(self.mean_boundary_iou),
+            "boundary_iou": [number(value) for value in self.boundary_iou],
+            "dilation_ratio": self.dilation_ratio,
+            "trimap_miou": {str(width): number(scores.miou) for width, scores in self.trimap.items()},
+            "classes": list(self.info.classes),
+            "pictures": len(self.names),
+            "partial": self.info.partial,
+            "options": {name: str(value) if name == "precision" else value for name, value in self.options.items()},
+        }
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Name and value in percent of each score of the whole data set."""
+        low, high = self.interval
+        return [
+            ("mIoU", f"{percent(self.scores.miou)}  (95 %: {percent(low)} to {percent(high)})"),
+            ("mean accuracy", percent(self.scores.mean_accuracy)),
+            ("pixel accuracy", percent(self.scores.pixel_accuracy)),
+            ("frequency-weighted IoU", percent(self.scores.frequency_weighted_iou)),
+            ("mean Boundary IoU", percent(self.mean_boundary_iou)),
+            (f"mIoU within {TRIMAP_WIDTH} pixels of contours", percent(self.trimap[TRIMAP_WIDTH].miou)),
+            *([("note", "partial data, not comparable with published scores")] if self.info.partial else []),
+        ]
+
+
+class Counts(NamedTuple):
+    """What one picture adds to an evaluation, see :func:`cssformer.metrics.boundary.count_by_distance`."""
+
+    bands: NDArray[np.int64]
+    boundary: NDArray[np.int64]
+
+
+class Scorer:
+    """Collects the counts of a data set picture by picture.
+
+    Args:
+        info: the classes and colours of the data set.
+        dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+
+    Raises:
+        UserError: the ratio is not between 0 and 1.
+    """
+
+    def __init__(self, info: DatasetInfo, dilation_ratio: float = DILATION_RATIO) -> None:
+        if not 0 < dilation_ratio <= 1:
+            raise UserError(f"The dilation ratio of Boundary IoU must lie between 0 and 1; it is {dilation_ratio}.")
+        self.info = info
+        self.dilation_ratio = dilation_ratio
+        self.names: list[str] = []
+        self.areas: list[NDArray[np.int64]] = []
+        self.boundary: list[NDArray[np.int64]] = []
+        self.bands = np.zeros((len(TRIMAP_WIDTHS) + 1, len(info.classes), len(info.classes) + 1), np.int64)
+
+    def distance(self, label: NDArray[np.int32]) -> NDArray[np.uint16]:
+        """The truth's distances from its contours, (H, W) -> (H, W), which may be computed ahead for :meth:`count`."""
+        return contour_distance(label, label, self.dilation_ratio)
+
+    def count(
+        self, prediction: NDArray[np.integer], label: NDArray[np.int32], distance: NDArray[np.uint16] | None = None
+    ) -> Counts:
+        """Compare a prediction with the truth; changes nothing here, so that several threads may count.
+
+        Args:
+            prediction: class indices (H, W), ``IGNORE`` where none is given, which is wrong for whatever class is true.
+            label: the truth (H, W) with ``IGNORE``.
+            distance: the truth's :meth:`distance`, if it is known already.
+
+        Raises:
+            ValueError: the shapes differ, or a class index lies outside the classes.
+        """
+        if prediction.shape != label.shape:
+            raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape.")
+        distance = self.distance(label) if distance is None else distance
+        said = prediction.astype(np.int32, copy=False)
+        return Counts(*count_by_distance(said, label, distance, len(self.info.classes), self.dilation_ratio))
+
+    def add(self, name: str, counts: Counts) -> None:
+        """Add the counts of the picture ``name``."""
+        self.names.append(name)
+        self.bands += counts.bands
+        self.areas.append(areas_of(counts.bands.sum(axis=0)))
+        self.boundary.append(counts.boundary)
+
+    def result(self, **options: Any) -> Evaluation:
+        """The evaluation of all pictures added so far; ``options`` say how they were predicted."""
+        areas, boundary = np.stack(self.areas), np.stack(self.boundary)
+        return Evaluation(self.info, tuple(self.names), self.bands, areas, boundary, self.dilation_ratio, options)
+
+
+def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Confidence interval of the mIoU if other pictures of the same kind had been drawn.
+
+    Each of 1000 resamplings draws as many pictures as there are, with replacement, and takes the mIoU of their summed
+    areas; the interval runs between the percentiles of these scores.
+
+    Args:
+        areas: (n, 3, C), see :class:`Evaluation`.
+        level: share of the resamplings inside.
+        seed: of the draws.
+    """
+    pictures = len(areas)
+    rng = np.random.default_rng(seed)
+    times_drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLINGS)
+    resampled = (times_drawn @ areas.reshape(pictures, -1).astype(np.float64)).reshape(-1, *areas.shape[1:])
+    scores = mean_of_present(intersection_over_union(resampled))
+    low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

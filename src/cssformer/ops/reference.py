@@ -1,0 +1,61 @@
+"""The definition of the two sampling functions, in plain PyTorch: what every other backend must agree with.
+
+Runs on any device and in any floating dtype, stores every sampled value (its cost in memory and time), and traces into
+``torch.export`` and ONNX with static ``shapes``. Arithmetic is float32 for half-precision values, float64 for float64.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _sample(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> Tensor:
+    """Bilinear samples, (B, M, D, N, L·K); zero outside the map and where a position is NaN."""
+    B, _, M, D = value_BSMD.shape
+    N, K = positions_BNMLK2.shape[1], positions_BNMLK2.shape[4]
+    maps = value_BSMD.split([h * w for h, w in shapes], 1)
+    levels = []
+    for level, (map_BSMD, (H, W)) in enumerate(zip(maps, shapes, strict=True)):
+        # Two pixels outside is as zero as infinitely far, but stays exact in the arithmetic below.
+        x, y = positions_BNMLK2[:, :, :, level].nan_to_num(nan=-2.0).unbind(-1)
+        x, y = x.clamp(-2, W + 1), y.clamp(-2, H + 1)
+        grid_BNMK2 = torch.stack(((2 * x + 1) / W - 1, (2 * y + 1) / H - 1), -1)
+        sampled = F.grid_sample(
+            map_BSMD.permute(0, 2, 3, 1).reshape(B * M, D, H, W),
+            grid_BNMK2.transpose(1, 2).reshape(B * M, N, K, 2),
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        levels.append(sampled)
+    return torch.cat(levels, -1).view(B, M, D, N, len(levels) * K)
+
+
+def ms_deform_sample(
+    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, weights_BNMLK: Tensor
+) -> Tensor:
+    """The definition of :func:`cssformer.ops.ms_deform_sample`."""
+    compute = torch.promote_types(value_BSMD.dtype, torch.float32)
+    sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
+    weights_BM1NP = weights_BNMLK.to(compute).flatten(3).transpose(1, 2).unsqueeze(2)
+    return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)
+
+
+def ms_deform_attend(
+    query_BNMD: Tensor,
+    key_BSMD: Tensor,
+    value_BSMD: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    positions_BNMLK2: Tensor,
+) -> Tensor:
+    """The definition of :func:`cssformer.ops.ms_deform_attend`."""
+    compute = torch.promote_types(value_BSMD.dtype, torch.float32)
+    positions = positions_BNMLK2.to(compute)
+    query_BMDN1 = query_BNMD.to(compute).permute(0, 2, 3, 1).unsqueeze(-1) * query_BNMD.shape[-1] ** -0.5
+    # Products and sums rather than matmul: autocast would round a matmul to half precision.
+    logits_BMNP = (_sample(key_BSMD.to(compute), shapes, positions) * query_BMDN1).sum(2)
+    weights_BM1NP = logits_BMNP.softmax(-1).unsqueeze(2)
+    sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions)
+    return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)

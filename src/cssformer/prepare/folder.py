@@ -1,0 +1,254 @@
+"""From pictures and masks as people have them to a prepared folder."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cssformer.data.dataset import SPLITS, DatasetInfo
+from cssformer.prepare.masks import LabelMapping, MaskStats, meaning, read_class_file, survey
+from cssformer.prepare.pairing import Pair, Pairing, find_pairs
+from cssformer.prepare.writer import Entry, write_prepared
+from cssformer.utils.errors import UserError
+from cssformer.utils.parallel import in_parallel
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written, and how the source was understood."""
+
+    output: Path
+    info: DatasetInfo
+    suffixes: tuple[tuple[str, str], ...]
+    split: str
+    notes: tuple[str, ...]
+
+    def table(self) -> list[tuple[str, str]]:
+        """Rows of a fact and its value."""
+        pairs = ", ".join(f"*{image} + *{label}" for image, label in self.suffixes)
+        rows = [("written", str(self.output)), ("paired", pairs), ("split", self.split)]
+        rows += [(split, f"{count} pictures") for split, count in self.info.counts.items()]
+        for index, name in enumerate(self.info.classes):
+            raw = [value for value, target in self.info.mapping.items() if target == index]
+            rows.append((f"class {index}", f"{name} (from {', '.join(raw)})"))
+        ignored = [value for value, target in self.info.mapping.items() if target is None]
+        rows.append(("ignored", ", ".join(ignored) or "nothing"))
+        return rows + [("note", note) for note in self.notes]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "output": str(self.output),
+            "counts": self.info.counts,
+            "classes": list(self.info.classes),
+            "mapping": self.info.mapping,
+            "suffixes": [list(pair) for pair in self.suffixes],
+            "split": self.split,
+            "notes": list(self.notes),
+        }
+
+
+def prepare_folder(
+    source: list[Path],
+    output: Path,
+    *,
+    image_suffix: str | None = None,
+    label_suffix: str | None = None,
+    classes: list[str] | None = None,
+    class_file: Path | None = None,
+    ignore: list[str] | None = None,
+    train_list: Path | None = None,
+    val_list: Path | None = None,
+    test_list: Path | None = None,
+    val_share: float = 0.1,
+    seed: int = 0,
+    skip_unpaired: bool = False,
+) -> Prepared:
+    """Make a prepared folder of pictures and masks.
+
+    A picture and its mask stand in the same folder, words like ``images`` or ``masks`` aside, and have the same name
+    up to a suffix. Masks may hold ids (8 or 16 bits), palette indices, 0 and 255, or colours. Folders named
+    train, val or test decide the split; without any, whole folders are drawn for validation, so that neighbouring
+    frames of a video stay together.
+
+    Args:
+        source: The folder of pictures and masks, or that of the pictures and that of the masks.
+        output: The prepared folder to be made; it must not exist.
+        image_suffix: How pictures' names end, as in _image.jpg; by default found by itself.
+        label_suffix: How masks' names end, as in _label.png; by default found by itself.
+        classes: Names of the classes, in the order of their ids; colours are in the order of their R, G, B.
+        class_file: A file of the classes, a line each: NAME, ID NAME, or R G B NAME. Lines of one name are one class.
+        ignore: Ids, colours (R,G,B) or names that are no class; 255 (65535 in 16-bit masks) is ignored anyway.
+        train_list: A file of the names of the training pictures, one a line.
+        val_list: A file of the names of the validation pictures.
+        test_list: A file of the names of the test pictures.
+        val_share: Share of the pictures that validation gets, where the source names no validation split.
+        seed: Of the draw of the validation split.
+        skip_unpaired: Leave out pictures without mask and masks without picture, instead of refusing them.
+
+    Raises:
+        UserError: anything about the source that is not as above; nothing is written then.
+    """
+    if output.exists():
+        raise UserError(f"{output} exists already; give another output or remove it.")
+    if not 1 <= len(source) <= 2:
+        raise UserError("Give one source folder, or two: that of the pictures and that of the masks.")
+    if classes and class_file:
+        raise UserError("Give the classes by name or by a class file, not both.")
+    if not 0 < val_share < 1:
+        raise UserError(f"The share of the validation split must lie between 0 and 1; it is {val_share}.")
+    lines = read_class_file(class_file) if class_file else []
+    pairing = find_pairs(source[0], source[1] if len(source) == 2 else None, image_suffix, label_suffix)
+    lists = {"train": train_list, "val": val_list, "test": test_list}
+    entries, how = _split(pairing.pairs, lists, val_share, seed)
+    notes = []
+    if not any(lists.values()):
+        entries, note = _without_unpaired(entries, pairing, skip_unpaired)
+        notes += note
+    _require_masks(entries)
+
+    masks = [entry.label for entry in entries if isinstance(entry.label, Path)]
+    surveys = in_parallel(survey, masks, "Reading masks")
+    understood = meaning(surveys, lines, classes or [], ignore or [])
+    _require_known_values(masks, surveys, understood)
+    info = write_prepared(output, understood.info(), entries, understood.read, understood.index_of)
+    return Prepared(output, info, tuple(pairing.suffixes), how, (*notes, *understood.notes))
+
+
+def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:
+    known = understood.index_of.keys()
+    for path, found in zip(masks, surveys, strict=True):
+        unknown = (found.colours if understood.as_colours else found.ids or frozenset()) - known
+        if unknown:
+            kind = "colour" if understood.as_colours else "id"
+            shown = [understood.written(value) for value in sorted(known)]
+            raise UserError(
+                f"The mask {path} has the {kind} {understood.written(min(unknown))}, which is no class "
+                f"({shown[0]} to {shown[-1]}); name it in the class file or ignore it."
+            )
+
+
+def _without_unpaired(entries: list[Entry], pairing: Pairing, skip: bool) -> tuple[list[Entry], list[str]]:
+    bare = [entry for entry in entries if entry.label is None and entry.split != "test"]
+    lonely = pairing.lonely_masks
+    if skip:
+        notes = [
+            f"{len(files)} {kind} left out, {files[0]} the first."
+            for files, kind in (
+                ([entry.image for entry in bare], "pictures without mask"),
+                (lonely, "masks without picture"),
+            )
+            if files
+        ]
+        return [entry for entry in entries if entry.label is not None or entry.split == "test"], notes
+    if bare:
+        raise UserError(
+            f"The picture {bare[0].image} has no mask ({len(bare)} such pictures); add masks, or leave them out "
+            "with the option skip_unpaired."
+        )
+    if lonely:
+        raise UserError(
+            f"The mask {lonely[0]} has no picture ({len(lonely)} such masks); add pictures, or leave them out "
+            "with the option skip_unpaired."
+        )
+    return entries, []
+
+
+def _require_masks(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        if entry.label is None and entry.split != "test":
+            raise UserError(f"The picture {entry.image} has no mask.")
+    with_masks = {entry.image for entry in entries if entry.split == "test" and entry.label is not None}
+    for entry in entries:
+        if entry.split == "test" and entry.label is None and with_masks:
+            raise UserError(f"The test picture {entry.image} has no mask, but others have; give all or none.")
+    for split in ("train", "val"):
+        if not any(entry.split == split for entry in entries):
+            raise UserError(f"There are no pictures for the {split} split.")
+
+
+def _split(
+    pairs: Sequence[Pair], lists: dict[str, Path | None], val_share: float, seed: int
+) -> tuple[list[Entry], str]:
+    """Give each picture its split, by the lists, the folders or a draw; the second value says which."""
+    if any(lists.values()):
+        chosen = [(pair, split) for split, path in lists.items() if path for pair in _listed(pairs, path)]
+        how = "by the lists"
+        twice = [pair for pair, count in Counter(pair for pair, _ in chosen).items() if count > 1]
+        if twice:
+            raise UserError(f"{twice[0].image} is in more than one list.")
+    elif any(pair.split for pair in pairs):
+        without = [pair for pair in pairs if pair.split is None]
+        if without:
+            raise UserError(
+                f"{without[0].image} is in no folder named train, val or test, but other pictures are; "
+                "move it, or give lists."
+            )
+        chosen = [(pair, str(pair.split)) for pair in pairs]
+        how = "by the folders' names"
+    else:
+        chosen = [(pair, "train") for pair in pairs]
+        how = ""
+    if not any(split == "val" for _, split in chosen):
+        drawn, groups = _draw([pair for pair, split in chosen if split == "train"], val_share, seed)
+        chosen = [(pair, "val" if pair in drawn else split) for pair, split in chosen]
+        how = f"{how + ', ' if how else ''}{val_share:.0%} drawn for validation, {groups}"
+    chosen.sort(key=lambda each: (SPLITS.index(each[1]), each[0].name))
+    return [Entry(split, pair.name, pair.image, pair.label) for pair, split in chosen], how
+
+
+def _draw(pairs: Sequence[Pair], share: float, seed: int) -> tuple[set[Pair], str]:
+    """Draw about ``share`` of the pictures that have masks, in whole folders where there are several."""
+    groups: dict[Any, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        if pair.label is not None:
+            groups[pair.folders].append(pair)
+    how = "in whole folders"
+    if len(groups) == 1:
+        groups = {pair: [pair] for pair in next(iter(groups.values()))}
+        how = "picture by picture (there is only one folder)"
+    if len(groups) < 2:
+        raise UserError("There is only one picture with a mask; training and validation need at least one each.")
+    keys = [list(groups)[index] for index in np.random.default_rng(seed).permutation(len(groups))]
+    wanted = share * sum(map(len, groups.values()))
+    drawn: set[Pair] = set(groups[keys[0]])
+    for key in keys[1:-1]:
+        # A folder is taken if that brings the number nearer to what is wanted.
+        if abs(len(drawn) + len(groups[key]) - wanted) < abs(len(drawn) - wanted):
+            drawn.update(groups[key])
+    return drawn, how
+
+
+def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:
+    """The pictures that a list names, by the first word or the whole of a line: stem, file name or path."""
+    by_name: dict[str, set[Pair]] = defaultdict(set)
+    for pair in pairs:
+        for name in {pair.stem, pair.image.name, pair.image.stem}:
+            by_name[name].add(pair)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the list {path}: {error}.") from None
+    found: list[Pair] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        # A line may name the mask, too, but a picture's name may also hold spaces.
+        wanted = next(
+            (path for path in map(PurePosixPath, (line.strip(), line.split()[0])) if path.name in by_name),
+            PurePosixPath(line.strip()),
+        )
+        fits = by_name.get(wanted.name, set())
+        if len(fits) > 1:
+            folder = wanted.parts[-2:-1]
+            fits = {pair for pair in fits if (*pair.image.parts[-2:-1],) == folder}
+        if len(fits) != 1:
+            problem = "is no picture of the source" if not fits else "fits several pictures"
+            raise UserError(f"{path}, line {number}: {wanted} {problem}.")
+        found += fits
+    if not found:
+        raise UserError(f"The list {path} is empty.")
+    return found

@@ -1,0 +1,182 @@
+"""Prepared folders, written whole or not at all."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data.dataset import IGNORE, INVALID, DatasetInfo, decode, read_bytes, require_modest
+from cssformer.prepare.archives import Member
+from cssformer.prepare.masks import Reader
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+from cssformer.utils.parallel import in_parallel
+
+CHECKSUMS = "sources.sha256"
+JOURNAL = "finished.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture to come: its split, its flat name, its source files (label None: a test picture without one)."""
+
+    split: str
+    name: str
+    image: Path | Member
+    label: Path | Member | None
+
+
+def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
+    """Return the table from a mask's value to its class index, ``IGNORE`` (None) or ``INVALID`` (not in the dict)."""
+    table = np.full(max(index_of) + 1, INVALID, np.int32)
+    for value, index in index_of.items():
+        table[value] = IGNORE if index is None else index
+    return table
+
+
+def write_prepared(
+    output: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
+) -> DatasetInfo:
+    """Write a prepared folder, which appears when it is complete; see :func:`fill`."""
+    with atomic_write(output) as folder:
+        return fill(folder, info, entries, read, index_of)
+
+
+def fill(
+    folder: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
+) -> DatasetInfo:
+    """Write pictures, labels, checksums and ``dataset.yaml``; return the description with counts and checksums.
+
+    JPEG and PNG pictures are copied byte for byte, others become PNG. Labels become 8-bit PNG (16-bit where
+    ``info.ignore`` is 65535), copied where they are that already. Entries that an earlier, interrupted call finished
+    in the same folder are not written again.
+
+    Args:
+        folder: where to write; made if it is missing.
+        info: classes, colours, ignored value and mapping.
+        entries: the pictures.
+        read: decodes a mask's bytes to its values (H, W).
+        index_of: the class index of each value, None where it is ignored.
+
+    Raises:
+        UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, or two pictures
+            would have one name.
+    """
+    table = class_table(index_of)
+    taken: dict[tuple[str, str], Path | Member] = {}
+    for entry in entries:
+        other = taken.setdefault((entry.split, entry.name.lower()), entry.image)
+        if other is not entry.image:
+            raise UserError(f"{other} and {entry.image} would both be called {entry.name}; rename one of them.")
+    for split in {entry.split for entry in entries}:
+        (folder / split / "images").mkdir(parents=True, exist_ok=True)
+    for split in {entry.split for entry in entries if entry.label is not None}:
+        (folder / split / "labels").mkdir(exist_ok=True)
+
+    finished = _read_journal(folder / JOURNAL)
+    with (folder / JOURNAL).open("ab", buffering=0) as journal:
+
+        def write(entry: Entry) -> list[tuple[str, str]]:
+            key = f"{entry.split}/{entry.name}"
+            sums = finished.get(key)
+            if sums is None:
+                sums = _write_entry(entry, folder / entry.split, info, read, table)
+                # One write a line, so that those of several threads do not mix; the line before may have been cut off.
+                journal.write(b"\n" + json.dumps([key, sums]).encode())
+            return sums
+
+        sums = [each for sums in in_parallel(write, entries, "Writing") for each in sums]
+    # Names that are not UTF-8 are written with escapes.
+    listing = "".join(f"{digest}  {path}\n" for digest, path in sums).encode(errors="backslashreplace")
+    (folder / CHECKSUMS).write_bytes(listing)
+    info = replace(
+        info,
+        counts=dict(Counter(entry.split for entry in entries)),
+        sources={**info.sources, CHECKSUMS: hashlib.sha256(listing).hexdigest()},
+    )
+    info.save(folder)
+    (folder / JOURNAL).unlink()
+    return info
+
+
+def _read_journal(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """The checksums of the sources of each finished entry."""
+    finished = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            key, sums = json.loads(line)
+            finished[key] = [(digest, source) for digest, source in sums]
+    return finished
+
+
+def _write_entry(
+    entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32]
+) -> list[tuple[str, str]]:
+    """Write one picture and its label; return the checksums of the sources."""
+    data, where = read_bytes(entry.image), Path(str(entry.image))
+    require_modest(data, where)
+    suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
+    kept = suffix == ".jpg" or data[:4] == b"\x89PNG"
+    # What is kept is decoded to see that it is sound; grey is enough for that and twice as fast.
+    colour = cv2.IMREAD_GRAYSCALE if kept else cv2.IMREAD_COLOR
+    image = decode(data, colour | cv2.IMREAD_IGNORE_ORIENTATION, where)
+    (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else _png(image))
+    sums = [(hashlib.sha256(data).hexdigest(), str(entry.image))]
+    if entry.label is None:
+        return sums
+
+    data = read_bytes(entry.label)
+    values = read(data, Path(str(entry.label)))
+    if values.shape != image.shape[:2]:
+        raise UserError(_sizes_differ(entry, image.shape[:2], values.shape))
+    reach = table[: int(values.max()) + 1]
+    if len(reach) <= values.max() or INVALID in reach:
+        _require_known(values, table, entry)
+    stored = _relabel(values, table, info.ignore)
+    # The first pixel tells most differing labels apart without a look at the others.
+    same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
+    right = same and _is_grey_png(data, 8 * stored.itemsize)
+    (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else _png(stored))
+    return [*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))]
+
+
+def _require_known(values: NDArray[Any], table: NDArray[np.int32], entry: Entry) -> None:
+    unknown = np.append(table, np.int32(INVALID)).take(values, mode="clip") == INVALID
+    if unknown.any():
+        value = int(values[unknown][0])
+        raise UserError(f"The mask {entry.label} has the value {value}, which is no class and not ignored.")
+
+
+def _relabel(values: NDArray[Any], table: NDArray[np.int32], ignore: int) -> NDArray[Any]:
+    """What is stored for the values of a mask (H, W), all of them known to ``table``."""
+    if values.dtype == np.uint8:
+        # OpenCV looks up bytes several times as fast as NumPy; it wants a table of 256.
+        return cv2.LUT(np.ascontiguousarray(values), _stored(np.resize(table, 256), ignore))
+    return _stored(np.take(table, values), ignore)
+
+
+def _stored(label: NDArray[np.int32], ignore: int) -> NDArray[Any]:
+    return np.where(label == IGNORE, ignore, label).astype(np.uint8 if ignore == 255 else np.uint16)
+
+
+def _sizes_differ(entry: Entry, image: tuple[int, ...], label: tuple[int, ...]) -> str:
+    turned = image == label[::-1]
+    return f"{entry.image} is {image[1]}x{image[0]} but its mask {entry.label} is {label[1]}x{label[0]}; " + (
+        "the picture is stored turned (EXIF): save it upright." if turned else "they must have the same size."
+    )
+
+
+def _is_grey_png(data: bytes, bits: int) -> bool:
+    return data[:4] == b"\x89PNG" and data[24] == bits and data[25] == 0
+
+
+def _png(pixels: NDArray[Any]) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()

@@ -1,0 +1,53 @@
+"""Starting from a trained network instead of the backbone's pretrained weights: fine-tuning, also for other classes."""
+
+import dataclasses
+
+from torch import Tensor
+
+from cssformer.model import SegmentationNetwork
+from cssformer.model.hub import load
+from cssformer.training.recipe import Recipe
+from cssformer.utils.errors import UserError
+
+
+def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tensor]]:
+    """The recipe with the input normalisation of the network to start from, and that network's weights.
+
+    The recipe asks for no weights of the backbone any more, since it gets those.
+
+    Args:
+        recipe: what is to be trained.
+        source: a model folder, a run folder or a model id of the Hugging Face hub.
+
+    Raises:
+        UserError: there is no such network, or it has another backbone.
+    """
+    config, weights = load(source)
+    asked, held = recipe.model.backbone, str(config.get("backbone"))
+    # What follows the full stop only tells which of timm's weights were meant.
+    if asked.partition(".")[0] != held.partition(".")[0]:
+        raise UserError(
+            f"The network in {source} (model.init) has the backbone {held}, the recipe's model.backbone is {asked}; "
+            "make them equal, best by giving that network's own recipe.yaml as --config."
+        )
+    model = dataclasses.replace(
+        recipe.model,
+        pretrained=False,
+        weights=None,
+        mean=recipe.model.mean or config.get("mean"),
+        std=recipe.model.std or config.get("std"),
+    )
+    return dataclasses.replace(recipe, model=model), weights
+
+
+def start_from(model: SegmentationNetwork, weights: dict[str, Tensor]) -> str:
+    """Load the weights whose names and shapes the model has; returns a sentence that tells what begins anew.
+
+    Class layers are among these where the number of classes differs.
+    """
+    own = model.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    anew = [name for name in own if name not in fitting]
+    names = ", ".join(anew[:4]) + (", ..." if len(anew) > 4 else "")
+    return f"{len(fitting)} of {len(own)} weights were taken over; anew begin: {names or 'none'}."

@@ -1,0 +1,1 @@
+"""Colours, overlays, sheets and attention maps."""

@@ -1,0 +1,1 @@
+"""Published decoders on the same backbones: what CSSFormer is compared with."""

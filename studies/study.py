@@ -1,0 +1,128 @@
+"""A whole study: its runs, then its tables and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from cssformer.training.recipe import Recipe
+from cssformer.training.run import datasets
+from cssformer.utils.device import best_device, device_name
+from cssformer.utils.errors import UserError
+from studies.grid import Run, execute, plan
+from studies.measure import load, measured
+from studies.pictures import write_sheet
+from studies.plots import plot
+from studies.results import Results, outcome
+from studies.variants import BASELINE, DECODERS, MODULES, POINTS, Kind, Variant, choose, points_variants
+
+
+def study(
+    kind: Kind,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    names: Sequence[str] | None = None,
+    points: Sequence[int] | None = None,
+    parallel: int = 1,
+    reference: str | None = None,
+    console: Console | None = None,
+) -> Results:
+    """Run a study to its end, from wherever it stands.
+
+    The folder ``recipe.output`` then holds the runs, in ``VARIANT/SEED``, and the study's CSV, Markdown table, plot and
+    sheet of pictures. Studies of one recipe may share a folder: what one has trained the other takes.
+
+    Args:
+        kind: which study.
+        recipe: of every run, but for what the study varies.
+        seeds: each variant is trained with each.
+        names: only these variants; all of them by default. Not in the study of points.
+        points: numbers of points per head and scale, in the study of points; the paper's by default.
+        parallel: runs at one time; 0 trains nothing and tells of what is finished.
+        reference: see :class:`studies.results.Results`.
+        console: where progress goes; the terminal by default.
+
+    Raises:
+        UserError: the recipe, a name or a number asks for what cannot be; runs failed (what the others found is
+            written all the same); nothing is finished; or a package is missing.
+        KeyboardInterrupt: someone asked to stop; the same call goes on.
+    """
+    if parallel < 0:
+        raise UserError(f"--parallel is {parallel}; it is a number of runs.")
+    _require_packages()
+    console = console or Console()
+    if kind == "points":
+        variants = points_variants(points or POINTS)
+    else:
+        variants = choose(MODULES if kind == "modules" else DECODERS, names)
+    if reference is not None:
+        choose(variants, [reference])
+    runs = plan(recipe, variants, seeds)
+    failure = None
+    if parallel:
+        try:
+            execute(runs, parallel, console)
+        except UserError as error:
+            failure = error
+    finished = [run for run in runs if run.finished]
+    if not finished:
+        raise failure or UserError(f"No run of this study is finished in {recipe.output}.")
+    if failure and reference not in [run.variant.name for run in finished]:
+        # What failed is to be told, not that it cannot be compared with.
+        reference = None
+    results = _report(kind, variants, finished, Path(recipe.output), reference, console)
+    if failure:
+        raise failure
+    return results
+
+
+def _report(
+    kind: Kind,
+    variants: Sequence[Variant],
+    runs: Sequence[Run],
+    folder: Path,
+    reference: str | None,
+    console: Console,
+) -> Results:
+    """Write table, plot and sheet of finished runs, in the order of the variants."""
+    first = {run.variant: run for run in reversed(runs)}
+    variants = [variant for variant in variants if variant in first]
+    order = sorted(variants, key=lambda variant: variant != BASELINE)
+    kept = folder / f"{kind}_costs.json"
+    costs = measured([first[variant] for variant in order], kept, console)
+    ordered = sorted(runs, key=lambda run: (variants.index(run.variant), run.recipe.seed))
+    results = Results(kind, [outcome(run) for run in ordered], costs, reference)
+    results.write_csv(folder / f"{kind}.csv")
+    recipe = runs[0].recipe
+    height, width = recipe.augment.crop
+    results.write_markdown(
+        folder / f"{kind}.md",
+        f"Scores in percent, mean ± standard deviation over the seeds; {recipe.training.steps} steps of "
+        f"{recipe.training.batch_size} crops of {width}×{height}, {recipe.model.backbone}. Differences are paired by "
+        "seed, the interval is Student's. Costs on one picture of the crop's size without the auxiliary head; "
+        f"1 GFLOP = 10⁹ multiply-adds; latency on {device_name(best_device())}, {torch.get_num_threads()} threads, all "
+        f"networks in turns in one process; its ratio, to {order[0].title}, is the median over the rounds. Training "
+        "time without validation.",
+    )
+    plot(results, folder / f"{kind}.png")
+    sheet = folder / f"{kind}_pictures.png"
+    if len(variants) == 1:
+        # It would show other networks than the table.
+        sheet.unlink(missing_ok=True)
+    # Costs are measured anew whenever there are other networks.
+    elif not (sheet.exists() and sheet.stat().st_mtime >= kept.stat().st_mtime):
+        console.print("Looking for the pictures on which the networks disagree most.")
+        models = {variant.title: load(first[variant]) for variant in variants}
+        validation = datasets(first[variants[0]].recipe)[1]
+        write_sheet(models, validation, validation.info, sheet, console)
+    return results
+
+
+def _require_packages() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import scipy  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"Studies need {error.name}; install cssformer[study].") from error

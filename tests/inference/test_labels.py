@@ -1,0 +1,136 @@
+"""Labels from coarse scores against ``F.interpolate`` and an explicit resampling of the whole score map."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cssformer.inference import labels as upsampling
+from cssformer.inference.labels import View, segment, segment_coarse
+
+
+def coarse_map(seed: int, classes: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
+    """Logits that are smooth here and noisy there, as a network's."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = (-(-height // 4), -(-width // 4))
+    smooth = F.interpolate(torch.randn(batch, classes, 3, 3, generator=generator), size=cells, mode="bilinear")
+    noise = torch.randn(batch, classes, *cells, generator=generator)
+    return smooth * 4 + noise * torch.rand(1, 1, *cells, generator=generator)
+
+
+def plain_scores(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return F.interpolate(coarse, scale_factor=4, mode="bilinear")[..., :height, :width]
+
+
+def assert_best(labels: torch.Tensor, scores: torch.Tensor) -> None:
+    """The labelled class has the highest score everywhere, to within rounding."""
+    chosen = scores.gather(1, labels[:, None].long())[:, 0]
+    torch.testing.assert_close(chosen, scores.amax(1), rtol=0, atol=1e-5)
+
+
+sides = st.integers(1, 90)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 1000), st.integers(1, 30), sides, sides, st.integers(1, 2))
+def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: int, width: int, batch: int) -> None:
+    coarse = coarse_map(seed, classes, height, width, batch)
+    labels = segment_coarse(coarse, (height, width)).labels
+    assert labels.shape == (batch, height, width)
+    assert_best(labels, plain_scores(coarse, height, width))
+
+
+@pytest.mark.parametrize("classes", [5, 150])
+def test_labels_of_a_large_map(classes: int) -> None:
+    coarse = coarse_map(0, classes, 401, 603)
+    labels = segment_coarse(coarse.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), (401, 603)).labels
+    expected = plain_scores(coarse, 401, 603).argmax(1)
+    assert (labels == expected).float().mean() > 0.99999
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1000), sides, sides, sides, sides)
+def test_labels_of_another_size(seed: int, height: int, width: int, out_height: int, out_width: int) -> None:
+    """Every output pixel takes the bilinear value of the coarse map at its own centre."""
+    coarse = coarse_map(seed, 6, height, width)
+    labels = segment_coarse(coarse, (height, width), (out_height, out_width)).labels
+    cells_high, cells_wide = coarse.shape[2:]
+    x = (torch.arange(out_width) + 0.5) * width / out_width / (4 * cells_wide) * 2 - 1
+    y = (torch.arange(out_height) + 0.5) * height / out_height / (4 * cells_high) * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+    scores = F.grid_sample(coarse, grid, padding_mode="border", align_corners=False)
+    assert_best(labels, scores)
+
+
+@pytest.fixture(params=["threads", "strips"])
+def segmenting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled way of the CPU, and the way of all other devices."""
+    if request.param == "strips":
+        monkeypatch.setattr(upsampling, "segment_on_threads", upsampling.segment_in_strips)
+    else:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+
+@pytest.mark.usefixtures("segmenting")
+@pytest.mark.parametrize("output", [(61, 83), (100, 40)])
+def test_both_ways_give_the_best_class(output: tuple[int, int]) -> None:
+    coarse = coarse_map(5, 9, 61, 83, batch=3)
+    labels = segment_coarse(coarse, (61, 83), output).labels
+    assert labels.shape == (3, *output)
+    if output == (61, 83):
+        assert_best(labels, plain_scores(coarse, 61, 83))
+    assert torch.equal(labels, segment_coarse(coarse, (61, 83), output, confidence=True).labels)
+
+
+@pytest.mark.usefixtures("segmenting")
+@pytest.mark.parametrize("strip", [1, 2**12, 2**22])
+def test_confidence_is_the_highest_probability(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsampling, "STRIP_ELEMENTS", strip)
+    coarse = coarse_map(1, 7, 61, 83, batch=2)
+    labels, confidence = segment_coarse(coarse, (61, 83), confidence=True)
+    probability = plain_scores(coarse, 61, 83).softmax(1)
+    assert confidence is not None
+    torch.testing.assert_close(confidence, probability.amax(1))
+    assert_best(labels, probability)
+
+
+@pytest.mark.usefixtures("segmenting")
+def test_views_average_probabilities() -> None:
+    """Three views of a 50x70 picture: plain, mirrored, and half as large, coming in blocks of uneven height."""
+    plain, mirrored, half = coarse_map(2, 5, 50, 70), coarse_map(3, 5, 50, 70), coarse_map(4, 5, 25, 35)
+
+    def views(left: int, right: int) -> list[View]:
+        return [
+            View(blocks(plain, [1, 7, 5]), (50, 70), (50, 70), False, left, right),
+            View(blocks(mirrored, [10, 3]), (50, 70), (50, 70), True, left, right),
+            View(blocks(half, [7]), (25, 35), (50, 70), False, left, right),
+        ]
+
+    labels, confidence = segment(views(0, 70), confidence=True)
+    scores = [
+        plain_scores(plain, 50, 70),
+        plain_scores(mirrored, 50, 70).flip(3),
+        F.interpolate(half, scale_factor=8, mode="bilinear")[..., :50, :70],
+    ]
+    probability = sum(score.softmax(1) for score in scores) / 3
+    assert confidence is not None
+    torch.testing.assert_close(confidence, probability.amax(1))
+    assert_best(labels, probability)
+    bands = [segment(views(left, right), confidence=True) for left, right in ((0, 9), (9, 10), (10, 51), (51, 70))]
+    assert torch.equal(torch.cat([band.labels for band in bands], 2), labels)
+    torch.testing.assert_close(
+        torch.cat([band.confidence for band in bands if band.confidence is not None], 2), confidence
+    )
+
+
+def blocks(coarse: torch.Tensor, rows: list[int]) -> Callable[[int, int], Iterator[torch.Tensor]]:
+    """Blocks of so many rows, of the columns asked for."""
+    return lambda first, last: iter(coarse[..., first:last].split(rows, 2))
+
+
+def test_coarse_map_of_another_picture() -> None:
+    with pytest.raises(ValueError, match=r"coarse must be \(B, C, 8, 9\)"):
+        segment_coarse(torch.zeros(1, 2, 8, 8), (32, 33))

@@ -1,0 +1,265 @@
+"""Predictor and predicted files with a tiny saved network."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from cssformer.data import SyntheticScenes
+from cssformer.inference import Prediction, Predictor, predict_files
+from cssformer.inference.predict import predict
+from cssformer.model import CSSFormer
+from cssformer.utils.errors import UserError
+
+CLASSES, COLOURS = ("sky", "tree", "road"), ((10, 20, 230), (20, 200, 30), (90, 90, 90))
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    tiny = {"backbone": "resnet10t", "channels": 32, "heads": 4, "points": 2, "aux": False}
+    CSSFormer(num_classes=3, classes=CLASSES, colours=COLOURS, **tiny).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(model_folder: Path) -> Predictor:
+    return Predictor.from_pretrained(model_folder, device="cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three pictures, one of them in a sub-folder."""
+    root = tmp_path / "pictures"
+    for index, name in enumerate(("a.png", "b.v2.jpg", "deep/er/c.png")):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(SyntheticScenes(3, (40, 50 + index))[index].image).save(path)
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_file_array_and_pil_give_what_the_model_says(predictor: Predictor, pictures: Path) -> None:
+    array = np.asarray(Image.open(pictures / "a.png"))
+    expected = predict(predictor.model, torch.tensor(array).permute(2, 0, 1), confidence=True)
+    for image in (pictures / "a.png", str(pictures / "a.png"), array, Image.fromarray(array)):
+        prediction = predictor(image)
+        assert prediction.labels.dtype == np.int32 and prediction.confidence.dtype == np.float32
+        np.testing.assert_array_equal(prediction.labels, expected.labels)
+        np.testing.assert_array_equal(prediction.confidence, expected.confidence)
+        np.testing.assert_array_equal(prediction.image, array)
+
+
+def test_options_reach_the_inference(model_folder: Path, pictures: Path) -> None:
+    array = np.asarray(Image.open(pictures / "a.png"))
+    sliding = Predictor.from_pretrained(model_folder, "cpu", mode="slide", crop=32, flip=True)
+    expected = predict(sliding.model, torch.tensor(array).permute(2, 0, 1), mode="slide", crop=32, flip=True)
+    np.testing.assert_array_equal(sliding(array).labels, expected.labels)
+
+
+@pytest.mark.parametrize("unused", [{"crop": (64, 64)}, {"stride": (32, 32)}])
+def test_a_window_that_does_not_slide_is_told(model_folder: Path, unused: dict[str, tuple[int, int]]) -> None:
+    with pytest.raises(UserError, match=f"The {min(unused)} is that of the sliding window"):
+        Predictor.from_pretrained(model_folder, "cpu", **unused)
+    assert Predictor.from_pretrained(model_folder, "cpu", mode="slide", **unused).options.items() >= unused.items()
+
+
+def test_a_photograph_is_turned_upright(predictor: Predictor, tmp_path: Path) -> None:
+    stored = Image.fromarray(SyntheticScenes(1, (40, 64))[0].image)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "phone.jpg", exif=exif)
+    assert predictor(tmp_path / "phone.jpg").labels.shape == (64, 40)
+
+
+def test_prediction_by_hand() -> None:
+    image = np.full((2, 2, 3), 100, np.uint8)
+    prediction = Prediction(image, np.array([[2, 2], [0, 2]]), np.ones((2, 2), np.float32), CLASSES, COLOURS)
+    assert prediction.shares == {"road": 0.75, "sky": 0.25}
+    assert prediction.overlay(1.0).shape == image.shape
+    plain = Prediction(np.full((9, 9, 3), 100, np.uint8), np.full((9, 9), 1), np.ones((9, 9)), CLASSES, COLOURS)
+    assert np.unique(plain.overlay(0.5).reshape(-1, 3), axis=0).tolist() == [[60, 150, 65]]
+    assert plain.overlay(0.0).tolist() == plain.image.tolist()
+    assert (prediction.legend() == COLOURS[2]).all(-1).any()
+    assert not (prediction.legend() == COLOURS[1]).all(-1).any()
+
+
+def test_index_png_keeps_classes_and_colours(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (30, 40)).astype(np.int32)
+    image = np.zeros((30, 40, 3), np.uint8)
+    Prediction(image, labels, np.ones((30, 40), np.float32), CLASSES, COLOURS).save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), labels)
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.array(COLOURS)[labels])
+    assert (tmp_path / "labels.png").read_bytes()[24] == 8
+
+
+def test_more_than_255_classes_take_16_bits(tmp_path: Path) -> None:
+    labels = np.arange(600, dtype=np.int32).reshape(20, 30)
+    names, colours = tuple(map(str, range(600))), ((1, 2, 3),) * 600
+    image = np.zeros((20, 30, 3), np.uint8)
+    Prediction(image, labels, np.ones((20, 30), np.float32), names, colours).save(tmp_path / "labels.png")
+    read = cv2.imread(str(tmp_path / "labels.png"), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, labels)
+
+
+def test_a_model_without_names_gets_some() -> None:
+    predictor = Predictor(CSSFormer("resnet10t", 4, channels=32, heads=4, points=2), "cpu")
+    assert predictor.classes[3] == "class 3"
+    assert len(set(predictor.colours)) == 4
+
+
+def test_folder_keeps_its_layout(model_folder: Path, pictures: Path, tmp_path: Path, predictor: Predictor) -> None:
+    output = tmp_path / "out"
+    result = predict_files(str(model_folder), [pictures], output, overlay=True, confidence=True, device="cpu")
+    assert files_below(output) == [
+        "confidence/a.png",
+        "confidence/b.v2.png",
+        "confidence/deep/er/c.png",
+        "labels/a.png",
+        "labels/b.v2.png",
+        "labels/deep/er/c.png",
+        "legend.png",
+        "overlay/a.jpg",
+        "overlay/b.v2.jpg",
+        "overlay/deep/er/c.jpg",
+    ]
+    prediction = predictor(pictures / "deep/er/c.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(output / "labels/deep/er/c.png")), prediction.labels)
+    confidence = np.asarray(Image.open(output / "confidence/deep/er/c.png"))
+    np.testing.assert_allclose(confidence / 255, prediction.confidence, atol=0.5 / 255 + 1e-6)
+    assert (result["pictures"], result["videos"]) == (3, 0)
+    assert sum(result["shares"].values()) == pytest.approx(1)
+
+
+def test_only_labels_unless_asked(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    predict_files(str(model_folder), [pictures / "a.png", pictures / "b.v2.jpg"], tmp_path / "out", device="cpu")
+    assert files_below(tmp_path / "out") == ["labels/a.png", "labels/b.v2.png", "legend.png"]
+
+
+def test_output_inside_the_folder_is_not_predicted_again(model_folder: Path, pictures: Path) -> None:
+    for _ in range(2):
+        result = predict_files(str(model_folder), [pictures], pictures / "out", overlay=True, device="cpu")
+    assert result["pictures"] == 3
+
+
+def test_video(model_folder: Path, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "drive.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 12, (64, 48))
+    for index in range(5):
+        writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
+    writer.release()
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True)
+    result = predict_files(str(model_folder), [tmp_path / "drive.mp4"], tmp_path / "out", device="cpu", console=console)
+    assert files_below(tmp_path / "out") == ["legend.png", "overlay/drive.mp4"]
+    video = cv2.VideoCapture(str(tmp_path / "out/overlay/drive.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    assert video.read()[1].shape == (48, 64, 3)
+    assert result["videos"] == 1
+
+
+def test_the_output_may_hold_the_pictures(model_folder: Path, pictures: Path) -> None:
+    for output in (pictures.parent, pictures.parent, pictures, pictures):
+        result = predict_files(str(model_folder), [pictures], output, overlay=True, device="cpu")
+        assert result["pictures"] == 3
+
+
+def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, pictures: Path) -> None:
+    (pictures.parent / "dataset.yaml").write_text("")
+    with pytest.raises(UserError, match="labels would be overwritten"):
+        predict_files(str(model_folder), [pictures / "a.png"], pictures, device="cpu")
+    assert not (pictures / "labels").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_before_the_model_is_read(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"Cannot write .*out\.png"):
+        predict_files(str(tmp_path / "no model"), [pictures], tmp_path / "out.png", device="cpu")
+    assert (tmp_path / "out.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["broken.jpg", "broken.png", "broken.mp4", "empty.png"])
+def test_a_damaged_file_is_named_and_stops_no_other(
+    name: str, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(SyntheticScenes(1, (64, 64))[0].image).save(whole, "PNG" if name.endswith("png") else "JPEG")
+    contents = {"empty.png": b"", "broken.mp4": b"no video"}
+    (pictures / name).write_bytes(contents.get(name, whole.getvalue()[:1500]))
+    with pytest.raises(UserError, match=name):
+        predict_files(str(model_folder), [pictures / name], tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", overlay=True, device="cpu")
+    assert list(result["failed"]) == [str(pictures / name)] and name in result["failed"][str(pictures / name)]
+    assert (result["pictures"], result["videos"]) == (3, 0)
+    assert sum(result["shares"].values()) == pytest.approx(1)
+    assert files_below(tmp_path / "out") == [
+        *("labels/a.png", "labels/b.v2.png", "labels/deep/er/c.png", "legend.png"),
+        *("overlay/a.jpg", "overlay/b.v2.jpg", "overlay/deep/er/c.jpg"),
+    ]
+
+
+def test_where_nothing_can_be_read_nothing_is_written(model_folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        (tmp_path / "pictures" / name).write_bytes(b"words")
+    with pytest.raises(UserError, match=r"a\.png cannot be read .* Nor can 2 other files\."):
+        predict_files(str(model_folder), [tmp_path / "pictures"], tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_the_same_without_confidence(predictor: Predictor, pictures: Path) -> None:
+    with_it, without = predictor(pictures / "a.png"), predictor(pictures / "a.png", confidence=False)
+    assert without.confidence is None
+    np.testing.assert_array_equal(with_it.labels, without.labels)
+
+
+def test_overlay_by_blocks_of_rows_is_one_picture() -> None:
+    """More than a block high, with a border where two blocks meet; against the definition, all at once."""
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 3, (160, 2)), np.ones((7, 1024))).astype(np.int32)
+    image = rng.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)
+    ours = Prediction(image, labels, None, CLASSES, COLOURS).overlay(0.5)
+    expected = np.rint((image + np.array(COLOURS)[labels]) / 2).astype(np.uint8)
+    border = np.zeros(labels.shape, bool)
+    border[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    expected[border] = expected[border] // 2 + 127
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_mistakes_are_told_in_a_sentence(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "file").write_text("")
+    Image.open(pictures / "a.png").save(pictures / "a.jpg")
+    for model, inputs, output, message in (
+        (model_folder, [tmp_path / "missing.png"], tmp_path / "out", "no file or folder .*missing.png"),
+        (model_folder, [tmp_path / "none"], tmp_path / "out", "none holds no pictures"),
+        (model_folder, [pictures], tmp_path / "out", "a.jpg and .*a.png would both be written as a"),
+        (tmp_path / "none", [pictures / "a.png"], tmp_path / "out", "is no model"),
+        (model_folder, [pictures / "a.png"], tmp_path / "file", "Cannot write .*file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict_files(str(model), inputs, output, device="cpu")
+    with pytest.raises(UserError, match="device 'nonsense'"):
+        Predictor.from_pretrained(model_folder, "nonsense")
+
+
+def test_arrays_must_be_rgb_bytes(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="RGB uint8"):
+        predictor(np.zeros((40, 40), np.uint8))
+    with pytest.raises(ValueError, match="RGB uint8"):
+        predictor(np.zeros((40, 40, 3), np.float32))

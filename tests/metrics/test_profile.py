@@ -1,0 +1,152 @@
+"""Counts against an independent counter and against the paper; memory against a hand-made case."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import timm.layers
+import torch
+from torch import nn
+
+from cssformer import CSSFormer
+from cssformer.metrics.profile import TITLES, activations, multiply_adds, profile, untrained
+from cssformer.ops import use_backend
+from cssformer.training.recipe import ModelConfig
+from cssformer.utils.errors import UserError
+from studies.baselines.networks import DECODERS, BaselineNetwork
+
+SMALL = {"channels": 32, "heads": 4, "points": 2}
+PRODUCTS = ("linear", "conv", "matmul", "addmm", "bmm", "baddbmm")
+
+
+def counted_by_fvcore(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
+    """Multiply-adds by part, without what fvcore counts of norms, pooling and up-sampling."""
+    from fvcore.nn import FlopCountAnalysis
+
+    # Tracing knows the sampling operator by its definition only, which holds no such product.
+    with warnings.catch_warnings(), use_backend("reference"):
+        warnings.simplefilter("ignore")
+        analysis = FlopCountAnalysis(model.eval(), torch.rand(1, 3, *size))
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        by_module = analysis.by_module_and_operator()
+    counts = {part: sum(by_module[part][product] for product in PRODUCTS) for part in TITLES if part in by_module}
+    if "cia" in counts:
+        # That is pooling, which is not part of the sum.
+        counts["cia"] -= by_module["cia"]["matmul"]
+    return counts
+
+
+@pytest.fixture
+def fuse_attention() -> Iterator[Callable[[bool], None]]:
+    """Switches timm's use of fused attention, for networks built afterwards; restored at the end."""
+    before = timm.layers.use_fused_attn()
+    yield timm.layers.set_fused_attn
+    timm.layers.set_fused_attn(before)
+
+
+@pytest.mark.parametrize("backbone", ["swin_tiny_patch4_window7_224", "mobilenetv2_100", "convnext_atto"])
+def test_counts_are_those_of_an_independent_counter(backbone: str, fuse_attention: Callable[[bool], None]) -> None:
+    fuse_attention(False)
+    model = CSSFormer(backbone, 19, **SMALL)
+    expected, found = counted_by_fvcore(model, (96, 160)), multiply_adds(model, (96, 160))
+    assert expected.keys() == {"backbone", "lateral", "cia", "msfe", "csf", "head"}
+    assert {part: found[part] for part in expected} == expected
+    # Pooled along x, then along y; up-sampled along y, then along x, but for the pooled size 1, which is only spread.
+    maps = [(96 // stride, 160 // stride) for stride in (4, 8, 16, 32)]
+    pooling = sum((12 * w * h + (1 + 4 + 9 + 36) * h) * 32 for h, w in maps)
+    upsampling = sum(((4 + 9 + 36) * h + (2 + 3 + 6) * h * w) * 32 // 4 for h, w in maps)
+    assert found["pooling"] == pooling + upsampling and found["decoder"] == 0
+
+
+# What fvcore does not see at 64x96: deformable convolutions on strides 4, 8 and 16; fused attention of 24 patches and 5
+# classes, two layers with two products each.
+UNSEEN = {"fapn": (16 * 24 + 8 * 12 + 4 * 6) * 256 * 256 * 9, "segmenter": 2 * 2 * (24 + 5) ** 2 * 256}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_counts_of_peers_are_those_of_an_independent_counter(decoder: str) -> None:
+    model = BaselineNetwork(decoder, "resnet10t", 5)
+    expected = counted_by_fvcore(model, (64, 96))
+    expected["decoder"] += UNSEEN.get(decoder, 0)
+    found = multiply_adds(model, (64, 96))
+    assert {part: found[part] for part in expected} == expected
+    assert expected["decoder"] > 0
+
+
+def test_fused_attention_is_counted_as_the_products_it_is_made_of(fuse_attention: Callable[[bool], None]) -> None:
+    counts = []
+    for fused in (True, False):
+        fuse_attention(fused)
+        model = untrained(ModelConfig("swin_tiny_patch4_window7_224", channels=8, heads=1), 2)
+        counts.append(multiply_adds(model, (64, 64))["backbone"])
+    assert counts[0] == counts[1]
+
+
+def test_interpolation_is_four_products_for_each_value_sampled() -> None:
+    found = multiply_adds(untrained(ModelConfig(channels=32, heads=4, points=3), 5), (64, 64))
+    tokens = 16 * 16 + 8 * 8 + 4 * 4 + 2 * 2
+    samples = tokens * 4 * 4 * 3
+    # MSFE samples values; CSF keys and values.
+    assert found["interpolation"] == 3 * samples * 4 * (32 // 4)
+
+
+def test_samples_are_weighed_once_each() -> None:
+    found = profile(untrained(ModelConfig(channels=32, heads=4, points=3), 5), 64, 64, repeats=1)
+    samples = (16 * 16 + 8 * 8 + 4 * 4 + 2 * 2) * 4 * 4 * 3
+    # MSFE sums values; CSF multiplies keys with queries, then sums values.
+    assert found.weighing == found.as_dict()["weighing_multiply_adds"] == 3 * samples * (32 // 4)
+
+
+def test_the_papers_cost_over_the_baseline() -> None:
+    """At 480x480 with C = 256, M = 8, K = 16; the backbone decides nothing of it."""
+    counts = multiply_adds(untrained(ModelConfig("resnet10t", channels=256, heads=8, points=16), 150), (480, 480))
+    assert counts["cia"] / 1e9 == pytest.approx(2.4, rel=0.06)
+    assert (counts["msfe"] + counts["csf"]) / 1e9 == pytest.approx(39.9, rel=0.06)
+    modules = counts["cia"] + counts["msfe"] + counts["csf"]
+    assert modules / 1e9 == pytest.approx(42.3, rel=0.06)
+
+
+def test_counts_are_the_formulas_with_and_without_gradients() -> None:
+    model = untrained(ModelConfig("resnet10t", **SMALL), 5)
+    with torch.no_grad():
+        found = multiply_adds(model, (64, 96))
+    assert found == multiply_adds(model, (64, 96))
+
+
+def test_activations_are_what_autograd_keeps() -> None:
+    model = untrained(ModelConfig(channels=32, heads=4, points=2, cia=False, fusion=False), 5)
+    kept = activations(model, torch.rand(1, 3, 64, 64))
+    # A lateral keeps its input, the norm's mean and deviation, and what the linear layer takes.
+    tokens = [16 * 16, 8 * 8, 4 * 4, 2 * 2]
+    widths = model.backbone.channels
+    linear = sum(4 * count * width for count, width in zip(tokens, widths, strict=True))
+    assert linear <= kept["lateral"] <= 2 * linear + 2 * 4 * sum(tokens)
+    assert kept["backbone"] > kept["lateral"]
+    assert kept["cia"] == kept["csf"] == 0
+    whole = activations(untrained(ModelConfig(channels=32, heads=4, points=2), 5), torch.rand(1, 3, 64, 64))
+    # Attention among samples keeps queries, keys and values of all tokens, and where they look: 4·4·2 places a token.
+    assert whole["csf"] >= 4 * sum(tokens) * (3 * 32 + 4 * 4 * 2 * 2)
+    assert whole["lateral"] == kept["lateral"] and min(whole["cia"], whole["head"]) > 4 * sum(tokens) * 32
+
+
+@pytest.mark.parametrize("changes", [{"fusion_stride": 8}, {"csf_depth": 2}, {"cia": False}])
+def test_another_decoder_is_not_set_beside_the_paper(changes: dict) -> None:
+    options = {"channels": 256, "heads": 8, "points": 16}
+    found = profile(untrained(ModelConfig("test_resnet", **options, **changes), 5), 480, 480, repeats=1)
+    assert found.as_dict()["paper_gflops"] is None
+    assert len(found.tables()) == 1
+
+
+def test_profile_of_a_small_network() -> None:
+    found = profile(untrained(ModelConfig(channels=16, heads=2, points=2), 5), 64, 96, repeats=1)
+    assert [part.name for part in found.parts] == ["backbone", "lateral", "CIA", "MSFE", "CSF", "head"]
+    model = untrained(ModelConfig(channels=16, heads=2, points=2, aux=False), 5)
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert all(part.milliseconds > 0 for part in found.parts)
+    assert found.as_dict()["flops"] == 2 * found.multiply_adds
+    assert len(found.tables()) == 1
+
+
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="device 'cuda:77' cannot be used"):
+        profile(untrained(ModelConfig(channels=16, heads=2, points=2), 5), 64, 64, device="cuda:77")

@@ -1,0 +1,104 @@
+"""The sampling functions in distributed training: two processes on the CPU, each with half of the batch.
+
+This file is also the program that each of the processes runs.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from cssformer.ops import ms_deform_attend, ms_deform_sample
+
+SHAPES = ((5, 7), (3, 3), (1, 1))
+HEADS, CHANNELS, POINTS, PROCESSES = 2, 8, 3, 2
+WAYS = ("plain", "checkpointed", "compiled")
+
+
+class Sampling(nn.Module):
+    """Both functions, on inputs that linear layers learn."""
+
+    def __init__(self, checkpointed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Linear(6, 3 * HEADS * CHANNELS)
+        self.places = nn.Linear(6, 3 * HEADS * len(SHAPES) * POINTS)
+        self.checkpointed = checkpointed
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.checkpointed:
+            out: Tensor = checkpoint(self.sample, tokens, use_reentrant=False)
+            return out
+        return self.sample(tokens)
+
+    def sample(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.maps(tokens).unflatten(-1, (3, HEADS, CHANNELS)).unbind(2)
+        places = self.places(tokens).unflatten(-1, (HEADS, len(SHAPES), POINTS, 3))
+        positions, weights = 3 * places[..., :2] + 1, places[..., 2]
+        return ms_deform_sample(value, SHAPES, positions, weights) + ms_deform_attend(
+            query, key, value, SHAPES, positions
+        )
+
+
+def batch() -> Tensor:
+    return torch.randn(4, sum(h * w for h, w in SHAPES), 6, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(module: nn.Module, tokens: Tensor) -> list[Tensor]:
+    module(tokens).square().mean().backward()
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def work(rank: int, folder: Path) -> None:
+    """One of the processes: leaves its gradients, by way."""
+    store = f"file://{folder / 'store'}"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
+    found = {}
+    for way in WAYS:
+        module: nn.Module = Sampling(way == "checkpointed")
+        if way == "compiled":
+            module.compile(fullgraph=True, backend="aot_eager")
+        found[way] = gradients(DistributedDataParallel(module), batch().chunk(PROCESSES)[rank])
+    torch.save(found, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
+    """The gradients by way, of each process."""
+    folder = tmp_path_factory.mktemp("processes")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(PROCESSES)
+    ]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 0, errors
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_find_the_gradients_of_the_whole_batch(way: str, found: list[dict[str, list[Tensor]]]) -> None:
+    expected = gradients(Sampling(False), batch())
+    assert len(expected) == 4 and all(gradient.abs().max() > 1e-3 for gradient in expected)
+    for first, second, whole in zip(*(by_way[way] for by_way in found), expected, strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, whole, rtol=1e-4, atol=1e-6)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))

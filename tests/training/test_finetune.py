@@ -1,0 +1,87 @@
+"""Starting from a trained network: what is taken over, what begins anew, what is refused."""
+
+import dataclasses
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from cssformer import CSSFormer
+from cssformer.training import run as runs
+from cssformer.training.finetune import start_from, starting_point
+from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.utils.errors import UserError
+
+CLASS_LAYERS = {f"{layer}.{kind}" for layer in ("head.classify", "aux_head.4") for kind in ("weight", "bias")}
+
+
+def network(classes: int, **arguments: object) -> CSSFormer:
+    return CSSFormer("test_resnet", classes, channels=16, heads=2, points=2, **arguments)
+
+
+@pytest.mark.parametrize(("classes", "anew"), [(5, CLASS_LAYERS), (3, set())])
+def test_all_that_fits_is_taken_over(classes: int, anew: set[str]) -> None:
+    torch.manual_seed(0)
+    trained, model = network(3).state_dict(), network(classes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    told = start_from(model, trained)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name in anew else trained[name]), name
+    assert f"{len(before) - len(anew)} of {len(before)} weights were taken over" in told
+    assert all(name in told for name in anew)
+
+
+def test_a_decoder_of_another_width_begins_anew() -> None:
+    model = CSSFormer("test_resnet", 3, channels=32, heads=2, points=2)
+    told = start_from(model, network(3).state_dict())
+    assert told.endswith(", ....") and "lateral.0" in told
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Recipe:
+    """A finished run of one step."""
+    recipe = Recipe(
+        output=str(tmp_path / "first"),
+        model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2, mean=(0.1, 0.2, 0.3)),
+        scenes=ScenesConfig(count=4, val_count=2, size=(32, 32)),
+        augment=AugmentConfig(crop=(32, 32)),
+        training=TrainingConfig(steps=1, batch_size=2, warmup_steps=0, log_every=1, workers=0),
+    )
+    runs.train(recipe, console=Console(file=io.StringIO()))
+    return recipe
+
+
+def test_a_run_starts_from_another_and_needs_it_no_more(run: Recipe, tmp_path: Path) -> None:
+    out = io.StringIO()
+    recipe = dataclasses.replace(
+        run,
+        seed=1,
+        output=str(tmp_path / "second"),
+        # The backbone's own weights are not asked for: there are none on the hub by this name.
+        model=dataclasses.replace(run.model, init=run.output, mean=None, weights="nowhere.safetensors"),
+        training=dataclasses.replace(run.training, lr=0.0),
+    )
+    runs.train(recipe, console=Console(file=out, width=1000))
+    assert f"Started from {run.output}: " in out.getvalue() and "anew begin: none" in out.getvalue()
+    first, second = (load_file(Path(folder) / "model" / "model.safetensors") for folder in (run.output, recipe.output))
+    # At a rate of 0 only the statistics of BatchNorm move.
+    assert all(torch.equal(first[name], second[name]) for name in first if "running" not in name and "num_" not in name)
+    saved = Recipe.load(tmp_path / "second" / "recipe.yaml")
+    assert saved.model.mean == (0.1, 0.2, 0.3) and saved.model.weights is None and saved.model.init == run.output
+    shutil.rmtree(run.output)
+    runs.train(saved, resume=True, console=Console(file=out))
+
+
+def test_another_backbone_and_a_missing_network_are_refused(tmp_path: Path) -> None:
+    network(3).save_pretrained(tmp_path / "model")
+    recipe = Recipe(model=ModelConfig(backbone="resnet10t"))
+    with pytest.raises(UserError, match=r"has the backbone test_resnet, .*model\.backbone is resnet10t"):
+        starting_point(recipe, str(tmp_path / "model"))
+    tagged = Recipe(model=ModelConfig(backbone="test_resnet.r160_in1k"))
+    assert starting_point(tagged, str(tmp_path / "model"))[1]
+    with pytest.raises(UserError, match="no model folder"):
+        starting_point(recipe, "no/where/at/all")
