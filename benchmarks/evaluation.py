@@ -34,9 +34,9 @@ from torch import Tensor
 from cssformer import CSSFormer
 from cssformer.data import DatasetInfo, SegmentationFolder
 from cssformer.data.dataset import distinct_colours
-from cssformer.inference import predict_files
+from cssformer.inference import predict, predict_files
 from cssformer.inference.labels import segment_coarse
-from cssformer.metrics import Scorer, evaluate, predict
+from cssformer.metrics import Scorer, evaluate
 from cssformer.metrics.confusion import confusion
 
 HEIGHT, WIDTH = 1024, 2048

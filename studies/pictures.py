@@ -14,7 +14,7 @@ from rich.progress import track
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.stream import Samples
-from cssformer.inference.predict import predict
+from cssformer.inference import predict
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.device import best_device

@@ -11,8 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from cssformer.data import SyntheticScenes
-from cssformer.inference import Prediction, Predictor, predict_files
-from cssformer.inference.predict import predict
+from cssformer.inference import Prediction, Predictor, predict, predict_files
 from cssformer.model import CSSFormer
 from cssformer.utils.errors import UserError
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cssformer.data import IGNORE, DatasetInfo, Sample, SyntheticScenes
-from cssformer.inference.predict import predict
+from cssformer.inference import predict
 from cssformer.metrics import contact_sheet, evaluate, write_report
 from cssformer.metrics.confusion import ConfusionMatrix
 from cssformer.metrics.evaluate import labels_of

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from cssformer.inference.predict import SMALLEST
 from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
+from cssformer.inference.views import SMALLEST
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.cssformer import pad
 from cssformer.model.positions import Shapes, reference_points

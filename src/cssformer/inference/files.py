@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from cssformer.inference.predict import Mode
 from cssformer.inference.predictor import Prediction, Predictor, read_pixels
+from cssformer.inference.views import Mode
 from cssformer.prepare.pairing import PICTURES
 from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.errors import UserError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cssformer.data.dataset import decode_image, distinct_colours, read_bytes
-from cssformer.inference.predict import predict
+from cssformer.inference.views import predict
 from cssformer.model import CSSFormer
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.device import best_device

@@ -14,7 +14,7 @@ from torch import nn
 
 from cssformer.data import DatasetInfo, Sample, SegmentationFolder
 from cssformer.data.stream import Samples
-from cssformer.inference.predict import predict
+from cssformer.inference import predict
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
 from cssformer.metrics.predictions import PredictionFolder, Submission

@@ -6,7 +6,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
 
-from cssformer.inference.predict import predict
+from cssformer.inference import predict
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork, segmentation_loss
 from cssformer.training.optim import parameter_groups, polynomial_decay

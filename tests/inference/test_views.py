@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cssformer.inference.predict import _Network, _resampling, _Scaled, predict, window_offsets
+from cssformer.inference import views
+from cssformer.inference.views import _Network, _resampling, _Scaled, predict, window_offsets
 from cssformer.utils.errors import UserError
 
 
@@ -24,9 +25,12 @@ class Pooling(nn.Module):
         self.classify = nn.Conv2d(3, classes, 3 if neighbours else 1, padding=1 if neighbours else 0)
         self.dropout = nn.Dropout(0.5)
         self.seen: list[tuple[int, ...]] = []
+        self.fails = False
 
     def coarse(self, images: Tensor) -> Tensor:
         self.seen.append(tuple(images.shape))
+        if self.fails:
+            raise RuntimeError("out of memory")
         height, width = images.shape[2:]
         padded = F.pad(images, (0, -width % 4, 0, -height % 4), mode="replicate")
         return 20 * self.classify(self.dropout(F.avg_pool2d(padded, 4)))
@@ -133,7 +137,7 @@ def test_bands_do_not_show(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = Pooling(neighbours=True).eval(), picture(70, width)
     options = {"mode": "slide", "crop": 48, "scales": (0.7, 1.0, 1.5), "flip": True, "confidence": True}
     whole = predict(model, image, **options)
-    monkeypatch.setattr(sys.modules[predict.__module__], "BAND_WINDOWS", 1)
+    monkeypatch.setattr(views, "BAND_WINDOWS", 1)
     banded = predict(model, image, **options)
     torch.testing.assert_close(banded.confidence, whole.confidence)
     assert (banded.labels != whole.labels).float().mean() < 1e-3
@@ -197,6 +201,17 @@ def test_training_mode_is_left_for_the_prediction_and_restored() -> None:
     assert model.training and model.dropout.training
 
 
+def test_frozen_parts_stay_frozen() -> None:
+    model = Pooling().train()
+    model.classify.eval()
+    predict(model, picture(64, 64))
+    assert model.training and model.dropout.training and not model.classify.training
+    model.fails = True
+    with pytest.raises(RuntimeError):
+        predict(model, picture(64, 64))
+    assert model.training and model.dropout.training and not model.classify.training
+
+
 def test_a_tiny_picture_is_padded_for_the_network() -> None:
     model = Pooling().eval()
     assert predict(model, picture(5, 40)).labels.shape == (5, 40)
@@ -232,8 +247,8 @@ def test_image_must_be_rgb() -> None:
 MEMORY = """
 import sys, torch
 from pathlib import Path
-from test_inference import Pooling
-from cssformer.metrics import predict
+from test_views import Pooling
+from cssformer.inference import predict
 
 def memory(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) / 1024

@@ -1,6 +1,7 @@
 """Labels of whole pictures: in one look, in overlapping windows, at several scales, with mirror images."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -84,21 +85,28 @@ def predict(
     sizes = [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
     mirrorings = (False, True) if flip else (False,)
     network = _Network(model, precision)
-    trained = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            pictures = image if image.ndim == 4 else image[None]
-            if mode == "whole":
-                views = _whole_views(network, pictures, sizes, mirrorings)
-                result = segment(views, confidence)
-            else:
-                result = _segment_in_bands(network, pictures, sizes, mirrorings, window, step, confidence)
-    finally:
-        model.train(trained)
+    with evaluating(model), torch.inference_mode():
+        pictures = image if image.ndim == 4 else image[None]
+        if mode == "whole":
+            views = _whole_views(network, pictures, sizes, mirrorings)
+            result = segment(views, confidence)
+        else:
+            result = _segment_in_bands(network, pictures, sizes, mirrorings, window, step, confidence)
     if image.ndim == 4:
         return result
     return Segmentation(result.labels[0], None if result.confidence is None else result.confidence[0])
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the block; then each part is in the mode it was in, frozen ones too."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def window_offsets(size: int, window: int, stride: int) -> list[int]:
