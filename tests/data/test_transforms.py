@@ -3,11 +3,14 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cssformer.data import IGNORE, Sample, SyntheticScenes
 from cssformer.data.transforms import MEAN_COLOUR, Augment, distort_colours, largest_share, resize
+from cssformer.inference import predict
+from cssformer.model import CSSFormer
 
 SIDE = st.integers(16, 80)
 
@@ -20,35 +23,69 @@ def random_sample(height: int, width: int, seed: int, classes: int = 5) -> Sampl
     return Sample("x", image, label)
 
 
-def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The textbook formula: aligned pixel centres, the border repeated."""
+def triangle(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Weights that fall linearly from the centre of each new pixel to the next centre, old or new, whichever is wider."""
 
     def weights(source: int, target: int) -> np.ndarray:
-        matrix = np.zeros((target, source))
-        for row in range(target):
-            position = np.clip((row + 0.5) * source / target - 0.5, 0, source - 1)
-            low = int(position)
-            matrix[row, low] += 1 - (position - low)
-            matrix[row, min(low + 1, source - 1)] += position - low
-        return matrix
+        reach = max(1.0, source / target)
+        centres = (np.arange(target) + 0.5) * source / target
+        matrix = np.clip(1 - np.abs(np.arange(source) + 0.5 - centres[:, None]) / reach, 0, None)
+        return matrix / matrix.sum(1, keepdims=True)
 
     return np.einsum("ya,xb,abc->yxc", weights(len(image), size[0]), weights(image.shape[1], size[1]), image * 1.0)
 
 
 @settings(max_examples=25)
 @given(SIDE, SIDE, SIDE, SIDE, st.integers(0, 99))
-def test_resize_is_bilinear_for_images_and_nearest_for_labels(height, width, new_height, new_width, seed):
-    _, image, label = random_sample(height, width, seed)
-    assert np.abs(resize(image, (new_height, new_width)) - bilinear(image, (new_height, new_width))).max() <= 1.01
+def test_images_are_resized_by_triangles(height, width, new_height, new_width, seed):
+    image = random_sample(height, width, seed).image
+    got = resize(torch.from_numpy(image).permute(2, 0, 1)[None], (new_height, new_width))[0].permute(1, 2, 0).numpy()
+    assert np.abs(got - triangle(image, (new_height, new_width))).max() <= 1.01
+
+
+@settings(max_examples=25)
+@given(SIDE, SIDE, st.integers(20, 60), st.integers(0, 99))
+def test_labels_are_resized_by_their_nearest_pixels(height, width, side, seed):
+    assume(max(height, width) * side / min(height, width) <= 200)
+    sample = random_sample(height, width, seed)
+    factor = side / min(height, width)
+    new_height, new_width = round(height * factor), round(width * factor)
+    augment = Augment((200, 200), scale=(1, 1), flip=0, photometric=False, short_side=side)
+    got = augment(sample, np.random.default_rng(0)).label[:new_height, :new_width]
     rows = [int((row + 0.5) * height / new_height) for row in range(new_height)]
     columns = [int((column + 0.5) * width / new_width) for column in range(new_width)]
-    got = resize(label, (new_height, new_width))
     # Where a centre falls between two pixels, either is nearest.
     exact = np.add.outer(
         [(2 * row + 1) * height % (2 * new_height) == 0 for row in range(new_height)],
         [(2 * column + 1) * width % (2 * new_width) == 0 for column in range(new_width)],
     )
-    assert ((got == label[np.ix_(rows, columns)]) | exact).all()
+    assert ((got == sample.label[np.ix_(rows, columns)]) | exact).all()
+
+
+def stripes(period: float) -> np.ndarray:
+    wave = 127.5 + 127.5 * np.sign(np.sin(2 * np.pi * (np.arange(2048) + 0.5) / period))
+    return np.broadcast_to(wave[None, :, None], (2048, 2048, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 1.5])
+def test_training_shows_the_network_what_prediction_does(factor):
+    """Without antialiasing, stripes of 2.2 pixels kept a deviation of 12.7 in training and 0.3 in prediction."""
+    torch.manual_seed(0)
+    model = CSSFormer("resnet10t", num_classes=2, channels=16, heads=2, points=1, pretrained=False).eval()
+    shown = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
+    cut = np.s_[: int(512 / factor), : int(512 / factor)]
+    noise = np.random.default_rng(0).integers(0, 256, (2048, 2048, 3), dtype=np.uint8)
+    for image in (noise[cut], stripes(2.2)[cut], stripes(2.2).transpose(1, 0, 2)[cut]):
+        image = np.ascontiguousarray(image)
+        predict(model, torch.from_numpy(image).permute(2, 0, 1), short_side=512)
+        seen = shown.pop()[0].permute(1, 2, 0).mul(255).numpy()
+        augment = Augment((512, 512), scale=(1, 1), cat_max_ratio=1, flip=0, photometric=False, short_side=512)
+        sample = Sample("x", image, np.zeros(image.shape[:2], np.int32))
+        trained = augment(sample, np.random.default_rng(0)).image
+        assert np.abs(seen - trained).max() <= 2
+        half = Augment((512, 512), scale=(factor, factor), cat_max_ratio=1, flip=0, photometric=False)
+        assert np.array_equal(half(sample, np.random.default_rng(0)).image, trained)
 
 
 @given(SIDE, SIDE, SIDE, SIDE, st.integers(0, 99))
@@ -167,18 +204,6 @@ def test_same_generator_same_result_and_source_untouched(seed, height, width):
     assert np.array_equal(one.image, two.image) and np.array_equal(one.label, two.label)
     assert one.image.flags["C_CONTIGUOUS"] and one.label.dtype == np.int32
     assert np.array_equal(sample.image, copy.image) and np.array_equal(sample.label, copy.label)
-
-
-@given(SIDE, SIDE, st.integers(20, 60), st.integers(0, 99))
-def test_short_side_then_crop_shows_the_same_scale(height, width, side, seed):
-    assume(max(height, width) * side / min(height, width) <= 200)
-    sample = random_sample(height, width, seed)
-    augment = Augment((200, 200), scale=(1, 1), flip=0, photometric=False, short_side=side)
-    label = augment(sample, np.random.default_rng(0)).label
-    factor = side / min(height, width)
-    smaller = resize(sample.label, (round(height * factor), round(width * factor)))
-    rows, columns = smaller.shape
-    assert np.array_equal(label[:rows, :columns], smaller)
 
 
 def test_a_sample_without_label_is_a_programming_error():

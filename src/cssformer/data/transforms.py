@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cssformer.data.dataset import IGNORE, Sample
 
@@ -17,8 +20,8 @@ _CROP_TRIES = 10
 class Augment:
     """Random scale, crop, flip and photometric distortion of a training sample.
 
-    The crop is chosen first, as a window of the source, and only its pixels are resized and recoloured: bilinear for
-    the image, nearest for the label, both with pixel centres aligned. A picture smaller than the window is taken
+    The crop is chosen first, as a window of the source, and only its pixels are resized and recoloured: the image by
+    :func:`resize`, as in prediction, the label by its nearest pixels, both with pixel centres aligned. A picture smaller than the window is taken
     whole and padded to the right and below, with the mean colour and ``IGNORE``.
 
     Args:
@@ -48,7 +51,8 @@ class Augment:
         if self.short_side is not None:
             factor *= self.short_side / min(label.shape)
         window, size = self._window(label, factor, rng)
-        image, label = resize(image[window], size), resize(label[window], size)
+        image = _resize_image(image[window], size)
+        label = cv2.resize(label[window], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
         if rng.random() < self.flip:
             # OpenCV, unlike a reversed view, returns contiguous arrays.
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)  # type: ignore[assignment]
@@ -86,10 +90,19 @@ def largest_share(label: NDArray[np.int32]) -> float:
     return counts.max() / counts.sum() if counts.size else 1.0
 
 
-def resize(array: NDArray, size: tuple[int, int]) -> NDArray:
-    """Resize an image (H, W, 3) (bilinear) or a label (H, W) (nearest) to ``size`` (height, width)."""
-    method = cv2.INTER_LINEAR if array.ndim == 3 else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(array, size[::-1], interpolation=method)
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images (B, C, H, W), uint8 or float, to ``size`` (height, width): bilinear, antialiased when shrinking.
+
+    Training and prediction both resize by this, so that a network is shown the same picture in both.
+    """
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if image.shape[:2] == size:
+        return image
+    resized = resize(torch.from_numpy(image).permute(2, 0, 1)[None], size)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
 def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

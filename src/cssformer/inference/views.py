@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cssformer.data.transforms import resize
 from cssformer.inference.labels import STRIDE, Segmentation, View, segment
 from cssformer.utils.errors import UserError
 
@@ -146,7 +147,7 @@ def _whole_views(
     for size in sizes:
         scaled = images
         if size != output_size:
-            scaled = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+            scaled = resize(images, size)
         for mirrored in mirrorings:
             coarse = network(scaled.flip(3) if mirrored else scaled)
             views.append(View(partial(_columns, coarse), size, output_size, mirrored))
@@ -217,7 +218,7 @@ class _Scaled:
 def _resampling(size: int, output: int, first: int, last: int) -> tuple[int, Tensor]:
     """Weights by which outputs first..last-1 are made of inputs from the one returned on: (last - first, n).
 
-    They are those of ``F.interpolate(mode="bilinear", antialias=True)``: triangles as wide as an output pixel, or an
+    They are those of :func:`cssformer.data.transforms.resize`: triangles as wide as an output pixel, or an
     input pixel if that is wider.
     """
     scale = size / output
