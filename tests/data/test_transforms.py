@@ -24,7 +24,7 @@ def random_sample(height: int, width: int, seed: int, classes: int = 5) -> Sampl
 
 
 def triangle(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Weights that fall linearly from the centre of each new pixel to the next centre, old or new, whichever is wider."""
+    """Weights that fall from the centre of each new pixel to the next centre, old or new, whichever is wider."""
 
     def weights(source: int, target: int) -> np.ndarray:
         reach = max(1.0, source / target)

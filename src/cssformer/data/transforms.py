@@ -21,8 +21,8 @@ class Augment:
     """Random scale, crop, flip and photometric distortion of a training sample.
 
     The crop is chosen first, as a window of the source, and only its pixels are resized and recoloured: the image by
-    :func:`resize`, as in prediction, the label by its nearest pixels, both with pixel centres aligned. A picture smaller than the window is taken
-    whole and padded to the right and below, with the mean colour and ``IGNORE``.
+    :func:`resize`, as in prediction, the label by its nearest pixels, both with pixel centres aligned. A picture
+    smaller than the window is taken whole and padded to the right and below, with the mean colour and ``IGNORE``.
 
     Args:
         crop: height and width of the result.
