@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, Recipe
-from cssformer.training.run import LAST, METRICS, in_use
+from cssformer.training.run_folder import LAST, METRICS, in_use
 from cssformer.utils.errors import UserError
 from studies.variants import Variant
 

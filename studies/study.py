@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from cssformer.training.recipe import Recipe
-from cssformer.training.run import datasets
+from cssformer.training.train import datasets
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
 from studies.grid import Run, execute, plan

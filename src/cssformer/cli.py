@@ -209,7 +209,8 @@ def _add_train(parser: "ArgumentParser") -> None:
 
 
 def _train(options: "Namespace") -> int:
-    from cssformer.training.run import Interrupted, train
+    from cssformer.training.callbacks import Interrupted
+    from cssformer.training.train import train
 
     recipe = Recipe.from_options(options)
     if options.resume:
@@ -282,7 +283,7 @@ def _evaluate(options: "Namespace") -> int:
     from cssformer.metrics import evaluate, submit
     from cssformer.metrics.evaluate import labels_of
     from cssformer.metrics.report import SCORES
-    from cssformer.training.run import datasets
+    from cssformer.training.train import datasets
 
     if options.output is not None:
         # Not only after hours of work.

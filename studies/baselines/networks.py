@@ -18,7 +18,7 @@ from cssformer.accelerate.linear import use_onednn
 from cssformer.model import SegmentationNetwork
 from cssformer.model.head import AuxiliaryHead
 from cssformer.training.recipe import Recipe
-from cssformer.training.run import Dataset
+from cssformer.training.train import Dataset
 from cssformer.utils.errors import UserError
 from studies.baselines.fapn import AlignedPyramid
 from studies.baselines.segmenter import MaskTransformer

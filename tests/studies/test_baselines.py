@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cssformer.model import SegmentationNetwork, segmentation_loss
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run import Dataset, build_model, train
+from cssformer.training.train import Dataset, build_model, train
 from cssformer.utils.errors import UserError
 from studies.baselines import networks
 from studies.baselines.networks import DECODERS, BaselineNetwork, build_baseline

@@ -23,7 +23,7 @@ from cssformer.cli import main
 from cssformer.metrics.profile import untrained
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, ModelConfig, Recipe, TrainingConfig
-from cssformer.training.run import LAST, LOCK, METRICS
+from cssformer.training.run_folder import LAST, LOCK, METRICS
 from cssformer.utils.errors import UserError
 from studies import grid
 from studies.grid import LOG, Run, execute, plan

@@ -21,7 +21,7 @@ from cssformer.data import IGNORE, Sample, SyntheticScenes
 from cssformer.metrics.profile import untrained
 from cssformer.model import SegmentationNetwork
 from cssformer.training.recipe import ModelConfig, Recipe, TrainingConfig
-from cssformer.training.run import METRICS
+from cssformer.training.run_folder import METRICS
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import WRONG
 from studies import pictures

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run import train
+from cssformer.training.train import train
 from cssformer.utils.errors import UserError
 from studies import study as studies
 from studies.baselines.networks import build_baseline

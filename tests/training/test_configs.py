@@ -16,7 +16,7 @@ from cssformer import CSSFormer
 from cssformer.data import DatasetInfo
 from cssformer.data.dataset import distinct_colours
 from cssformer.training.recipe import Recipe
-from cssformer.training.run import train
+from cssformer.training.train import train
 from cssformer.utils.options import parse
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cssformer import CSSFormer
-from cssformer.training import run as runs
+from cssformer.training import train as runs
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.utils.errors import UserError

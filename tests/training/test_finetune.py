@@ -11,7 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cssformer import CSSFormer
-from cssformer.training import run as runs
+from cssformer.training import train as runs
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.utils.errors import UserError

@@ -11,7 +11,7 @@ from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.training.module import SegmentationTask
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe, TrainingConfig
-from cssformer.training.run import split_batch
+from cssformer.training.train import split_batch
 from cssformer.utils.errors import UserError
 from studies.baselines.networks import BaselineNetwork
 

@@ -12,9 +12,10 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from cssformer.data import Sample, SyntheticScenes
-from cssformer.training import run as runs
+from cssformer.training import train as runs
 from cssformer.training.callbacks import Interrupted
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.training.run_folder import LOCK, RunInUse
 from cssformer.utils.errors import UserError
 
 STEPS, BATCH = 7, 4
@@ -113,7 +114,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path: Path) -
 
 
 def test_a_run_folder_belongs_to_one_process_and_a_start_that_fails_leaves_none(tmp_path: Path) -> None:
-    with FileLock(tmp_path / "run" / runs.LOCK), pytest.raises(runs.RunInUse, match=r"trains into .*run; wait"):
+    with FileLock(tmp_path / "run" / LOCK), pytest.raises(RunInUse, match=r"trains into .*run; wait"):
         runs.train(recipe(tmp_path / "run"))
     with pytest.raises(UserError, match="no run to resume"):
         runs.train(recipe(tmp_path / "new" / "run"), resume=True)

@@ -19,10 +19,22 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
 from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
 
 
 class Interrupted(Exception):
     """Training stopped at someone's wish; the run can be resumed."""
+
+
+def not_finite(what: str, trainer: L.Trainer) -> UserError:
+    """The error that ends a training with numbers that overflowed."""
+    point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
+    kept = f"the checkpoint of step {point.saved} stays" if point.saved else "there is no checkpoint yet"
+    rate = max(group["initial_lr"] for group in trainer.optimizers[0].param_groups)
+    return UserError(
+        f"{what} with training.lr {rate:g}, so the training was stopped; {kept}; train anew into another --output with "
+        "a lower training.lr, more training.warmup_steps, a training.clip, or training.precision 32 or bf16."
+    )
 
 
 class ResumePoint(Checkpoint):
@@ -33,8 +45,9 @@ class ResumePoint(Checkpoint):
     whose state it keeps.
     """
 
-    def __init__(self, path: Path, validate_every: int) -> None:
+    def __init__(self, path: Path, start: int, validate_every: int) -> None:
         self.path = path
+        self.saved = start
         self.validate_every = validate_every
         self.stop_asked = False
 
@@ -73,6 +86,7 @@ class ResumePoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
+        self.saved = trainer.global_step
         if self.stop_asked and trainer.global_step < trainer.max_steps:
             raise Interrupted
 
@@ -107,7 +121,10 @@ class ProgressBar(RichProgressBar):
 
 
 class Progress(Callback):
-    """Writes ``metrics.csv`` (step, loss, lr, images_per_second, mIoU) and, without a terminal, a line for each row."""
+    """Writes ``metrics.csv`` (step, loss, lr, images_per_second, mIoU) and, without a terminal, a line for each row.
+
+    Training ends with a UserError at a loss or weights that are not finite, before anything of them is saved.
+    """
 
     FIELDS = ("step", "loss", "lr", "images_per_second", "mIoU")
 
@@ -122,21 +139,45 @@ class Progress(Callback):
         self.since, self.step_since = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self.losses.append(outputs["loss"].detach())
+        # Lightning has divided the loss, for the gradients of one step to be summed.
+        self.losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         step = trainer.global_step
         if step == self.step_since or step % self.every:
             return
+        loss = self._mean_loss(trainer)
         speed = (step - self.step_since) * self.batch_size / (time.monotonic() - self.since)
-        loss = torch.stack(self.losses).mean().item()
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         self.losses, self.since, self.step_since = [], time.monotonic(), step
-        pl_module.log_dict({"loss": loss, "images/s": speed}, prog_bar=True, rank_zero_only=True)
+        pl_module.log_dict({"loss": loss, "images/s": speed}, prog_bar=True, logger=False, rank_zero_only=True)
         for logger in trainer.loggers:
             logger.log_metrics({"loss": loss, "lr": lr, "images_per_second": speed}, step)
         self._write(trainer, {"step": step, "loss": loss, "lr": lr, "images_per_second": speed})
         left = timedelta(seconds=round((self.steps - step) * self.batch_size / speed))
         if not self.console.is_terminal and trainer.is_global_zero:
             self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left")
+
+    def _mean_loss(self, trainer: L.Trainer) -> float:
+        """Over the passes since the last row and over all devices."""
+        losses: torch.Tensor = trainer.strategy.reduce(torch.stack(self.losses), reduce_op="mean")
+        finite = losses.isfinite()
+        if not finite.all():
+            passes = int(finite.logical_not().nonzero()[0])
+            step = self.step_since + passes // trainer.accumulate_grad_batches + 1
+            raise not_finite(f"The loss at step {step} is {losses[passes].item()}", trainer)
+        return losses.mean().item()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._require_finite(trainer)
+
+    def _require_finite(self, trainer: L.Trainer) -> None:
+        """Of what a checkpoint holds, and of the losses that no row has told yet."""
+        if self.losses:
+            self._mean_loss(trainer)
+        optimizer = trainer.optimizers[0].state.values()
+        for state in (trainer.lightning_module.state_dict(), *optimizer):
+            for value in state.values():
+                if isinstance(value, torch.Tensor) and not value.isfinite().all():
+                    raise not_finite(f"The weights after step {trainer.global_step} are not finite", trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         miou = trainer.callback_metrics["mIoU"].item()
@@ -147,6 +188,7 @@ class Progress(Callback):
         self.since += time.monotonic() - self.validation_since
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._require_finite(trainer)
         self.validation_since = time.monotonic()
 
     def _write(self, trainer: L.Trainer, row: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from torch.optim import AdamW
 from cssformer.inference import predict
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork, segmentation_loss
+from cssformer.training.callbacks import not_finite
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe
 
@@ -34,13 +35,22 @@ class SegmentationTask(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
+        self.finite: list[Tensor] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int64."""
-        segmentation = predict(self.model, batch["image"], **self.model.inference)
+        segmentation = predict(self, batch["image"], **self.model.inference)
         self.confusion.update(segmentation.labels, batch["label"])
 
+    def coarse(self, images: Tensor) -> Tensor:
+        """The network's, remembering whether all logits were finite."""
+        logits = self.model.coarse(images)
+        self.finite.append(logits.isfinite().all())
+        return logits
+
     def on_validation_epoch_end(self) -> None:
+        if not self.trainer.strategy.reduce_boolean_decision(all(self.finite)):
+            raise not_finite(f"The class scores after step {self.global_step} are not finite", self.trainer)
         miou = torch.tensor(self.confusion.scores().miou, dtype=torch.float32)
         self.log("mIoU", miou, prog_bar=True, rank_zero_only=True)
 

@@ -1,18 +1,15 @@
 """From a recipe to a run folder: data, network, Lightning's trainer, the score."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,11 +26,10 @@ from cssformer.data.transforms import Augment
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.evaluate import labels_of
 from cssformer.model import CSSFormer, SegmentationNetwork
-from cssformer.model.hub import RUN_CHECKPOINTS, RUN_MODEL
+from cssformer.model.hub import RUN_CHECKPOINTS
 from cssformer.training.callbacks import (
     AtomicCheckpointIO,
     BestCheckpoint,
-    Interrupted,
     Progress,
     ProgressBar,
     ResumePoint,
@@ -41,20 +37,11 @@ from cssformer.training.callbacks import (
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.run_folder import BEST, LAST, METRICS, alone, keep_best, read_checkpoint, require_same_network
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 
-LAST, BEST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", f"{RUN_CHECKPOINTS}/best.ckpt", "metrics.csv"
-LOCK = ".lock"
-"""Held by the process that trains into the run folder."""
-
 Dataset = SyntheticScenes | SegmentationFolder
-
-__all__ = ["Interrupted", "RunInUse", "build_model", "datasets", "train"]
-
-
-class RunInUse(UserError):
-    """Another process trains into this run folder."""
 
 
 def train(
@@ -85,7 +72,7 @@ def train(
         Interrupted: someone asked to stop; call again with ``resume``.
     """
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    with _alone(Path(recipe.output)) if first else nullcontext():
+    with alone(Path(recipe.output)) if first else nullcontext():
         return _train(recipe.located(), resume, first, console or Console(), build or build_model)
 
 
@@ -97,7 +84,7 @@ def _train(
     build: Callable[[Recipe, Dataset], SegmentationNetwork],
 ) -> Evaluation | None:
     run = Path(recipe.output)
-    checkpoint = _checkpoint(run, resume)
+    checkpoint = read_checkpoint(run, resume)
     start = int(checkpoint["global_step"]) if checkpoint else 0
     train_data, val_data = datasets(recipe)
     weights: dict[str, Tensor] | None = None
@@ -105,7 +92,7 @@ def _train(
         recipe, weights = starting_point(recipe, recipe.model.init)
     model = build(recipe, train_data)
     if checkpoint:
-        _require_same_network(checkpoint, model, run)
+        require_same_network(checkpoint, model, run)
     if weights is not None:
         told = start_from(model, weights)
         if first:
@@ -118,7 +105,7 @@ def _train(
                 _fit(recipe, model, train_data, val_data, start, console)
         if not first:
             return None
-        _keep_best(model, run)
+        keep_best(model, run)
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
     except UserError as error:
@@ -129,43 +116,6 @@ def _train(
         evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
     write_report(evaluation, val_data, partial(labels_of, model, **model.inference), run)
     return evaluation
-
-
-@contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """Keep other processes out of the run folder, made if needed; if nothing is written to it, it is removed again."""
-    lock, made = FileLock(run / LOCK), [folder for folder in (run, *run.parents) if not folder.exists()]
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RunInUse(f"Another process trains into {run}; wait for it, or give another --output.") from error
-    except OSError as error:
-        raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
-    try:
-        yield
-    finally:
-        # What another process made meanwhile stays.
-        with suppress(OSError):
-            if made and os.listdir(run) == [LOCK]:
-                (run / LOCK).unlink()
-                for folder in made:
-                    folder.rmdir()
-        lock.release()
-
-
-def in_use(run: Path) -> bool:
-    """Whether a process trains into the run folder."""
-    if not (run / LOCK).exists():
-        return False
-    try:
-        with FileLock(run / LOCK).acquire(blocking=False):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        # Somebody else's folder, where nothing can be locked.
-        return False
 
 
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
@@ -212,38 +162,6 @@ def _full_memory_told(recipe: Recipe) -> Iterator[None]:
         ) from error
 
 
-def _checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:
-    """What the run continues from; None for a new one.
-
-    A run without checkpoint holds nothing to lose, so it may be started again. (The processes of other devices come
-    here when the first one has written the recipe already.)
-    """
-    last = run / LAST
-    if not resume:
-        if last.exists():
-            raise UserError(f"{run} holds a run already; continue it with --resume, or give another --output.")
-        return None
-    if not last.exists():
-        raise UserError(f"There is no run to resume in {run}: {last} is missing; start it again without --resume.")
-    try:
-        checkpoint: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"The checkpoint {last} cannot be read; it is damaged, so start the run again.") from error
-    return checkpoint
-
-
-def _require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork, run: Path) -> None:
-    held = {name.removeprefix("model."): value.shape for name, value in checkpoint["state_dict"].items()}
-    bias = "head.classify.bias"
-    if bias in held and held[bias] != (model.num_classes,):
-        raise UserError(
-            f"The run in {run} was begun with {held[bias][0]} classes, but its data has {model.num_classes} now; "
-            "train anew into another --output."
-        )
-    if held != {name: value.shape for name, value in model.state_dict().items()}:
-        raise UserError(f"The run in {run} was begun with another network; continue it as it was begun.")
-
-
 def _fit(
     recipe: Recipe, model: SegmentationNetwork, train_data: Dataset, val_data: Dataset, start: int, console: Console
 ) -> None:
@@ -251,7 +169,7 @@ def _fit(
     # Lightning's advice is about its own defaults; what concerns the user is said by Progress.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
-    resume_point = ResumePoint(run / LAST, training.validate_every)
+    resume_point = ResumePoint(run / LAST, start, training.validate_every)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
     best = BestCheckpoint(run / RUN_CHECKPOINTS, Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
     callbacks: list[Callback] = [progress, best, resume_point]
@@ -326,12 +244,3 @@ def split_batch(total: int, most: int, world: int) -> tuple[int, int]:
     per_device = total // world
     device_batch = max(size for size in range(1, min(most, per_device) + 1) if per_device % size == 0)
     return device_batch, per_device // device_batch
-
-
-def _keep_best(model: SegmentationNetwork, run: Path) -> None:
-    """Load the best validated weights into the model and write them to the run's ``model`` folder."""
-    checkpoint = torch.load(run / BEST, map_location="cpu", weights_only=True)
-    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-    own = model.state_dict()
-    model.load_state_dict({name: weights[name] for name in own})
-    model.eval().save_pretrained(run / RUN_MODEL)
