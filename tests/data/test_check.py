@@ -60,7 +60,7 @@ def truncated(root):
 
 
 def colour_label(root):
-    cv2.imwrite(str(root / "train/labels/1.png"), np.zeros((50, 60, 3), np.uint8))
+    cv2.imwrite(str(root / "train/labels/1.png"), np.full((50, 60, 3), (0, 1, 2), np.uint8))
 
 
 def wide_label(root):

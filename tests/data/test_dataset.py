@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import distinct_colours, is_truncated
+from cssformer.data.dataset import distinct_colours
+from cssformer.data.files import is_truncated
 from cssformer.utils.errors import UserError
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
@@ -91,14 +92,6 @@ def test_sixteen_bits(tmp_path):
         SegmentationFolder(tmp_path)[0]
 
 
-def test_exif_orientation_is_ignored(prepared):
-    picture = Image.new("RGB", (60, 50), (10, 200, 30))
-    exif = picture.getexif()
-    exif[0x0112] = 6
-    picture.save(prepared / "train" / "images" / "0.jpg", exif=exif)
-    assert SegmentationFolder(prepared)[0].image.shape == (50, 60, 3)
-
-
 def test_test_split_may_lack_labels(prepared):
     (prepared / "test" / "images").mkdir(parents=True)
     cv2.imwrite(str(prepared / "test/images/x.jpg"), np.zeros((8, 8, 3), np.uint8))
@@ -113,7 +106,7 @@ def broken(prepared: Path, name: str) -> None:
     elif name == "size":
         cv2.imwrite(str(label), np.zeros((50, 61), np.uint8))
     elif name == "colour":
-        cv2.imwrite(str(label), np.zeros((50, 60, 3), np.uint8))
+        cv2.imwrite(str(label), np.full((50, 60, 3), (0, 1, 2), np.uint8))
     elif name == "bits":
         cv2.imwrite(str(label), np.zeros((50, 60), np.uint16))
     elif name == "truncated":

@@ -166,13 +166,13 @@ def _wide_value(folder: Path) -> str:
 
 
 def _colours(folder: Path) -> str:
-    save(folder / "x.png", np.zeros((20, 30, 3), np.uint8))
-    return r"x\.png is not a PNG of one channel"
+    save(folder / "x.png", np.full((20, 30, 3), (0, 1, 2), np.uint8))
+    return r"x\.png is a colour picture"
 
 
 def _words(folder: Path) -> str:
     (folder / "x.png").write_text("words that are no picture at all")
-    return r"x\.png is not a PNG"
+    return r"x\.png cannot be read as a picture"
 
 
 def _cut(folder: Path) -> str:

@@ -232,8 +232,8 @@ LABEL_OF_VAL = "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png
 SPOILT: dict[str, tuple[dict[str, bytes | None], str]] = {
     "outside": ({"../escape.png": b"1"}, "leads outside"),
     "absolute": ({"/escape.png": b"1"}, "leads outside"),
-    "bomb": ({f"{IMAGE}.jpg": bomb()}, r"ADE_train_00000003\.jpg is too large"),
-    "jpeg bomb": ({f"{IMAGE}.jpg": jpeg_bomb()}, r"ADE_train_00000003\.jpg is too large"),
+    "bomb": ({f"{IMAGE}.jpg": bomb()}, r"ADE_train_00000003\.jpg cannot be read: it has over"),
+    "jpeg bomb": ({f"{IMAGE}.jpg": jpeg_bomb()}, r"ADE_train_00000003\.jpg cannot be read: it has over"),
     "label bomb": ({f"{LABEL}.png": bomb()}, r"ADE_train_00000003\.png cannot be read"),
     "truncated picture": ({f"{IMAGE}.jpg": files()[f"{IMAGE}.jpg"][:-40]}, "is truncated"),
     "no picture": ({f"{IMAGE}.jpg": b"hello"}, "cannot be read as a picture"),

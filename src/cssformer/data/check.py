@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from cssformer.data.dataset import (
     SPLITS,
     DatasetInfo,
     SegmentationFolder,
-    decode_image,
     label_table,
+    labels_by_name,
     pictures_by_name,
-    read_bytes,
     read_label,
-    require_whole_file,
+    require_same_size,
     to_classes,
 )
+from cssformer.data.files import read_bytes, require_whole_file
+from cssformer.data.image_io import PictureFacts, decode_image, notes, read_size
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -77,6 +77,7 @@ class _Facts:
     image: Path
     label: Path | None
     problems: tuple[str, ...] = ()
+    file: PictureFacts | None = None
     size: tuple[int, int] | None = None
     label_size: tuple[int, int] | None = None
     digest: str = ""
@@ -112,6 +113,7 @@ def check(folder: str | Path) -> CheckReport:
     _check_ids(facts, report)
     _check_classes(facts, report)
     _check_duplicates(facts, report)
+    _check_files({each.image: each.file for each in facts if each.file}, report)
     return report
 
 
@@ -123,10 +125,10 @@ def _pairs(folder: Path, report: CheckReport) -> list[tuple[str, Path, Path | No
         report.errors.append(str(error))
         return []
     if not images:
-        report.errors.append(f"{folder / 'images'} holds no pictures (.jpg or .png).")
+        report.errors.append(f"{folder / 'images'} holds no pictures.")
     if split == "test" and not labels.is_dir():
         return [(split, path, None) for path in images.values()]
-    masks = {path.stem: path for path in sorted(labels.glob("*.png")) if not path.name.startswith(".")}
+    masks = labels_by_name(labels) if labels.is_dir() else {}
     bare = [path for name, path in images.items() if name not in masks]
     if bare:
         report.errors.append(f"{_are(len(bare), split + ' picture')} without label, {bare[0]} the first.")
@@ -138,10 +140,10 @@ def _pairs(folder: Path, report: CheckReport) -> list[tuple[str, Path, Path | No
 
 def _read(pair: tuple[str, Path, Path | None]) -> _Facts:
     split, path, label_path = pair
-    problems, size, label_size, digest, bits = [], None, None, "", 0
+    problems, facts, size, label_size, digest, bits = [], None, None, None, "", 0
     pixels: dict[int, int] = {}
     try:
-        image = decode_image(read_bytes(path), path)
+        image, facts = decode_image(read_bytes(path), path)
         size = image.shape[1], image.shape[0]
         digest = hashlib.sha256(image.tobytes()).hexdigest()
     except UserError as error:
@@ -155,7 +157,7 @@ def _read(pair: tuple[str, Path, Path | None]) -> _Facts:
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     except UserError as error:
         problems.append(str(error))
-    return _Facts(split, path, label_path, tuple(problems), size, label_size, digest, bits, pixels)
+    return _Facts(split, path, label_path, tuple(problems), facts, size, label_size, digest, bits, pixels)
 
 
 def _check_sizes(facts: list[_Facts], report: CheckReport) -> None:
@@ -232,8 +234,24 @@ def _check_classes(facts: list[_Facts], report: CheckReport) -> None:
     void = [each for each in labelled if set(each.pixels) == {report.info.ignore}]
     if void:
         report.warnings.append(f"{_are(len(void), 'label')} ignored entirely, {void[0].label} the first.")
+    if sum(share > 0 for share in report.shares) == 1:
+        report.warnings.append(
+            f"All labelled pixels are of one class, {report.info.classes[report.shares.index(1.0)]}: there is nothing "
+            "to learn. What is not the object must be a class too, not ignored."
+        )
     if report.ignored > 0.5:
         report.warnings.append(f"{report.ignored:.0%} of all pixels are ignored.")
+
+
+def _check_files(files: dict[Path, PictureFacts], report: CheckReport) -> None:
+    """What is read, but perhaps not as people or other programs expect."""
+    tagged = [path for path, each in files.items() if each.orientation != 1]
+    if tagged:
+        report.warnings.append(
+            f"{_are(len(tagged), 'picture')} turned upright when read, as the EXIF orientation says, {tagged[0]} the "
+            "first; labels must be upright too, and programs that ignore EXIF data see other pictures."
+        )
+    report.warnings += notes(files)
 
 
 def _check_duplicates(facts: list[_Facts], report: CheckReport) -> None:
@@ -281,13 +299,5 @@ class _Verifier:
         picture, path = pair
         label = to_classes(read_label(path), self.table, path)
         require_whole_file(picture)
-        try:
-            with Image.open(picture) as header:
-                width, height = header.size
-        except (UnidentifiedImageError, OSError):
-            raise UserError(f"{picture} cannot be read as a picture; it is damaged or of another format.") from None
-        if label.shape != (height, width):
-            raise UserError(
-                f"{picture} is {width}x{height} but its label {path} is {label.shape[1]}x{label.shape[0]}; "
-                "they must have the same size."
-            )
+        width, height = read_size(picture)
+        require_same_size(picture, (height, width), path, label.shape)

@@ -1,31 +1,23 @@
 """The one dataset on disk: ``root/{train,val[,test]}/{images,labels}/NAME.{jpg,png}`` and ``root/dataset.yaml``."""
 
-import io
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from PIL import Image
 
+from cssformer.data.files import is_picture, read_bytes
+from cssformer.data.image_io import read_ids, read_image
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
 IGNORE = -100
 INVALID = 1 << 20
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLITS = ("train", "val", "test")
-
-
-class Readable(Protocol):
-    """A file on disk, or one inside an archive."""
-
-    def read_bytes(self) -> bytes: ...
 
 
 class Sample(NamedTuple):
@@ -74,13 +66,13 @@ class DatasetInfo:
         path = Path(folder) / "dataset.yaml"
         if not path.parent.is_dir():
             raise UserError(f"There is no folder {path.parent}.")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             raise UserError(
                 f"{path} is missing, so {path.parent} is not a prepared folder; make one with `cssformer prepare`."
-            ) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            )
+        try:
+            content = yaml.safe_load(read_bytes(path).decode())
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}.") from None
         try:
             entries = content["classes"]
@@ -138,8 +130,7 @@ def _colour(value: Any) -> tuple[int, int, int]:
 class SegmentationFolder:
     """A split of a prepared folder.
 
-    Images and labels are decoded by OpenCV. EXIF orientation is ignored in both, because masks are drawn
-    on the stored pixels.
+    Images and labels are read upright (EXIF orientation), as :mod:`cssformer.data.image_io` reads all files.
 
     Raises:
         UserError: the folder, ``dataset.yaml``, the split or its pictures are missing, or a picture has no label.
@@ -156,15 +147,16 @@ class SegmentationFolder:
             )
         self.images = pictures_by_name(self.root / split / "images")
         if not self.images:
-            raise UserError(f"{self.root / split / 'images'} holds no pictures (.jpg or .png).")
+            raise UserError(f"{self.root / split / 'images'} holds no pictures.")
         self.names = sorted(self.images)
         labels = self.root / split / "labels"
         self.labels: dict[str, Path] | None = None
         if split != "test" or labels.is_dir():
-            self.labels = {name: labels / f"{name}.png" for name in self.names}
-            for name, path in self.labels.items():
-                if not path.is_file():
-                    raise UserError(f"The picture {self.images[name]} has no label: {path} is missing.")
+            found = labels_by_name(labels)
+            for name in self.names:
+                if name not in found:
+                    raise UserError(f"The picture {self.images[name]} has no label: {labels / name}.png is missing.")
+            self.labels = {name: found[name] for name in self.names}
         self._table = label_table(self.info)
 
     def __len__(self) -> int:
@@ -182,12 +174,8 @@ class SegmentationFolder:
         name = self.names[index]
         image = read_image(self.images[name])
         label = self.label(index)
-        if label is not None and label.shape != image.shape[:2]:
-            raise UserError(
-                f"{self.images[name]} is {image.shape[1]}x{image.shape[0]} but its label "
-                f"{self.root / self.split / 'labels' / name}.png is {label.shape[1]}x{label.shape[0]}; "
-                "they must have the same size."
-            )
+        if label is not None and self.labels is not None:
+            require_same_size(self.images[name], image.shape, self.labels[name], label.shape)
         return Sample(name, image, label)
 
     def label(self, index: int) -> NDArray[np.int32] | None:
@@ -199,53 +187,44 @@ class SegmentationFolder:
 
 
 def pictures_by_name(folder: Path) -> dict[str, Path]:
-    """Return name -> path of the pictures in ``folder``, hidden files aside.
+    """Return name -> path of the pictures in ``folder``.
 
     Raises:
         UserError: there is no such folder, or two pictures share a name.
     """
+    return _by_name(folder, is_picture)
+
+
+def labels_by_name(folder: Path) -> dict[str, Path]:
+    """Return name -> path of the PNG files in ``folder``; raises as :func:`pictures_by_name` does."""
+    return _by_name(folder, lambda path: is_picture(path) and path.suffix.lower() == ".png")
+
+
+def _by_name(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            if path.stem in found:
-                raise UserError(f"{found[path.stem]} and {path} share one name; rename one of them.")
-            found[path.stem] = path
+    for path in filter(wanted, sorted(folder.iterdir())):
+        if path.stem in found:
+            raise UserError(f"{found[path.stem]} and {path} share one name; rename one of them.")
+        found[path.stem] = path
     return found
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode a picture of any kind to RGB uint8 (H, W, 3), as stored (EXIF orientation ignored).
-
-    Raises:
-        UserError: the file is missing, no picture, or truncated.
-    """
-    return decode_image(read_bytes(path), path)
-
-
-def decode_image(data: bytes, path: Path, upright: bool = False) -> NDArray[np.uint8]:
-    """Decode a picture's bytes to RGB uint8 (H, W, 3), as stored or ``upright`` as its EXIF data say.
-
-    Raises:
-        UserError: no picture, or truncated; ``path`` is named.
-    """
-    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = decode(data, cv2.IMREAD_COLOR | orientation, path)
-    cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
-    return pixels
+def require_same_size(
+    picture: Path, shape: tuple[int, ...], label: Path, label_shape: tuple[int, ...], kind: str = "label"
+) -> None:
+    """Raise UserError, which names both files, if the shapes (H, W, ...) of a picture and its label differ."""
+    if shape[:2] != label_shape[:2]:
+        raise UserError(
+            f"{picture} is {shape[1]}x{shape[0]} but its {kind} {label} is {label_shape[1]}x{label_shape[0]}; "
+            f"they must have the same size{' and lie the same way' if shape[1::-1] == label_shape[:2] else ''}."
+        )
 
 
-def read_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode a single-channel label file to its ids, uint8 or uint16 (H, W).
-
-    Raises:
-        UserError: the file is missing, no picture, truncated, or has several channels or a palette.
-    """
-    label = decode(read_bytes(path), cv2.IMREAD_UNCHANGED, path)
-    if label.ndim != 2:
-        raise UserError(f"The label {path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
-    return label
+def read_label(path: Path) -> NDArray[Any]:
+    """Read a label file's ids, uint8 or uint16 (H, W); raises as :func:`cssformer.data.image_io.read_ids` does."""
+    return read_ids(read_bytes(path), path)
 
 
 def label_table(info: DatasetInfo) -> NDArray[np.int32]:
@@ -283,82 +262,3 @@ def look_up(table: NDArray[np.int32], ids: NDArray[Any]) -> NDArray[np.int32]:
     for top in range(0, len(ids), rows):
         np.take(table, ids[top : top + rows], out=found[top : top + rows], mode="clip")
     return found
-
-
-def read_bytes(path: Readable) -> bytes:
-    """Return the file's bytes.
-
-    Raises:
-        UserError: it is missing or cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
-
-
-def require_modest(data: bytes, path: Path) -> None:
-    """Raise UserError if the picture of ``path`` says to have so many pixels that decoding it would fill the memory."""
-    try:
-        # An unknown format is the decoder's to judge.
-        with suppress(OSError, ValueError, SyntaxError), Image.open(io.BytesIO(data)):
-            pass
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large a picture: {str(error).rstrip('.')}.") from None
-
-
-def require_whole(data: bytes, path: Path) -> None:
-    """Raise UserError if the JPEG or PNG stream ``data`` of ``path`` lacks its end."""
-    if is_truncated(data):
-        raise UserError(f"{path} is truncated: the file ends before the picture does; get a whole copy.")
-
-
-def require_whole_file(path: Path) -> None:
-    """Raise UserError if ``path`` is missing or lacks its end; reads the last bytes alone where these tell."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 64))
-            tail = file.read()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
-    if b"\xff\xd9" not in tail and b"IEND" not in tail:
-        require_whole(read_bytes(path), path)
-
-
-def decode(data: bytes, flags: int, path: Path) -> NDArray[Any]:
-    """Decode a picture's bytes as OpenCV's ``flags`` say; colours are BGR.
-
-    Raises:
-        UserError: no picture, or truncated; ``path`` is named.
-    """
-    require_whole(data, path)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:
-        # More pixels than OpenCV takes.
-        pixels = None
-    if pixels is None:
-        raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.")
-    return pixels
-
-
-def is_truncated(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG stream lacks its end marker.
-
-    Decoders may return a half-grey picture for a truncated JPEG without a word. The end marker's bytes cannot occur
-    within the compressed scan, so it is enough to look for them behind the headers (a thumbnail there has its own).
-    """
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND\xaeB`\x82" not in data[-4096:] and b"IEND\xaeB`\x82" not in data
-    if data[:2] != b"\xff\xd8":
-        return False
-    position = 2
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1]
-        if marker == 0xDA:
-            return data.find(b"\xff\xd9", position) < 0
-        # A fill byte is skipped alone; a segment by its length.
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if position + 1 >= len(data):
-            break
-    return True

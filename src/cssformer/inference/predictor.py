@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cssformer.data.dataset import decode_image, distinct_colours, read_bytes
+from cssformer.data.dataset import distinct_colours
+from cssformer.data.image_io import read_image
 from cssformer.inference.views import predict
 from cssformer.model import CSSFormer
 from cssformer.utils.atomic import atomic_write
@@ -139,7 +140,7 @@ class Predictor:
 def read_pixels(image: str | Path | Image.Image | Picture) -> Picture:
     """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
     if isinstance(image, str | Path):
-        return decode_image(read_bytes(Path(image)), Path(image), upright=True)
+        return read_image(Path(image))
     pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"an image must be RGB uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")

@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import INVALID, label_table, look_up, read_bytes
-from cssformer.prepare.masks import read_ids
+from cssformer.data.dataset import INVALID, label_table, look_up
+from cssformer.data.files import files_under, read_bytes
+from cssformer.data.image_io import encode_png, read_ids
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
-
-ONE_CHANNEL = (0, 3)
-"""PNG's colour types of grey values and of a palette."""
 
 
 class PredictionFolder:
@@ -39,7 +36,9 @@ class PredictionFolder:
         self.table = np.append(_classes_of_raw_ids(dataset.info) if raw else label_table(dataset.info), INVALID)
         exact: dict[str, list[Path]] = {name: [] for name in dataset.names}
         longer: dict[str, list[Path]] = {name: [] for name in dataset.names}
-        for path in sorted(folder.rglob("*.png")):
+        for path in files_under(folder):
+            if path.suffix.lower() != ".png":
+                continue
             name = path.stem
             while name not in exact and "_" in name:
                 name = name.rpartition("_")[0]
@@ -63,10 +62,7 @@ class PredictionFolder:
             UserError: the file cannot be read, is of another kind or size, or holds a value that is no class.
         """
         path = self.files[name][0]
-        data = read_bytes(path)
-        if data[:4] != b"\x89PNG" or len(data) < 26 or data[25] not in ONE_CHANNEL:
-            raise UserError(f"The prediction {path} is not a PNG of one channel, so it holds no class ids.")
-        ids = read_ids(data, path)
+        ids = read_ids(read_bytes(path), path)
         if ids.shape != shape:
             raise UserError(
                 f"The prediction {path} is {ids.shape[1]}x{ids.shape[0]} but its picture is {shape[1]}x{shape[0]}; "
@@ -108,7 +104,7 @@ class Submission:
             UserError: the file cannot be written.
         """
         with atomic_write(self.folder / f"{name}.png") as path:
-            path.write_bytes(cv2.imencode(".png", np.take(self.ids, labels))[1].tobytes())
+            path.write_bytes(encode_png(np.take(self.ids, labels)))
 
 
 def raw_ids(info: DatasetInfo) -> NDArray[np.uint8] | NDArray[np.uint16]:

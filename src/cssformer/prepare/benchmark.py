@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cssformer.data.dataset import SPLITS, DatasetInfo
+from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member, open_source
-from cssformer.prepare.masks import Reader, read_ids
+from cssformer.prepare.masks import Reader
 from cssformer.prepare.writer import CHECKSUMS, Entry, fill
 from cssformer.utils.atomic import resumable_dir, unfinished
 from cssformer.utils.errors import UserError
@@ -143,7 +144,8 @@ def prepare_benchmark(
         _is_begun(unfinished(output), info, "begun")
         with resumable_dir(output) as folder:
             info.save(folder)
-            info = fill(folder, info, entries, benchmark.read, benchmark.index_of)
+            # The tools of these sets read pictures as stored, whatever EXIF data say.
+            info, _ = fill(folder, info, entries, benchmark.read, benchmark.index_of, masks_as="stored")
     return PreparedBenchmark(benchmark, output, info, already=False)
 
 

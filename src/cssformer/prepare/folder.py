@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from cssformer.data.dataset import SPLITS, DatasetInfo
+from cssformer.data.image_io import notes as picture_notes
 from cssformer.prepare.masks import LabelMapping, MaskStats, meaning, read_class_file, survey
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
-from cssformer.prepare.writer import Entry, write_prepared
+from cssformer.prepare.writer import Entry, MasksAs, Written, fill
+from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -66,6 +68,7 @@ def prepare_folder(
     val_share: float = 0.1,
     seed: int = 0,
     skip_unpaired: bool = False,
+    masks_as: MasksAs = "shown",
 ) -> Prepared:
     """Make a prepared folder of pictures and masks.
 
@@ -88,6 +91,8 @@ def prepare_folder(
         val_share: Share of the pictures that validation gets, where the source names no validation split.
         seed: Of the draw of the validation split.
         skip_unpaired: Leave out pictures without mask and masks without picture, instead of refusing them.
+        masks_as: Whether masks of pictures with an EXIF orientation lie on the pictures as viewers show them or as
+            files store them; the size of a mask decides where it can.
 
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.
@@ -114,8 +119,37 @@ def prepare_folder(
     surveys = in_parallel(survey, masks, "Reading masks")
     understood = meaning(surveys, lines, classes or [], ignore or [])
     _require_known_values(masks, surveys, understood)
-    info = write_prepared(output, understood.info(), entries, understood.read, understood.index_of)
+    if len(understood.classes) == 1:
+        notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
+    with atomic_write(output) as folder:
+        info, written = fill(folder, understood.info(), entries, understood.read, understood.index_of, masks_as)
+        notes += _turned(written, masks_as)
+    notes += picture_notes({entry.image: each.picture for entry, each in zip(entries, written, strict=True)})
     return Prepared(output, info, tuple(pairing.suffixes), how, (*notes, *understood.notes))
+
+
+def _turned(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
+    """A line on the pictures that were turned.
+
+    Raises:
+        UserError: the sizes of some masks speak against ``masks_as``, by which others were taken.
+    """
+    count = sum(each.picture.orientation != 1 for each in written)
+    told = Counter(each.masks_as for each in written if each.by_size)
+    untold = sum(each.masks_as is not None and not each.by_size for each in written)
+    other: MasksAs = "shown" if masks_as == "stored" else "stored"
+    if untold and told[other]:
+        raise UserError(
+            f"Pictures have EXIF orientations. By their size {told[other]} masks are drawn on the pictures as {other}, "
+            f"so the {untold} whose size does not tell may be too: give masks_as {other}, or save all upright."
+        )
+    if not count:
+        return []
+    taken = f"; {told[other]} masks were taken as {other}, by their size" if told[other] else ""
+    return [
+        f"{count} {'picture was' if count == 1 else 'pictures were'} turned upright as the EXIF orientation says, "
+        f"masks taken as drawn on pictures as {masks_as}{taken}."
+    ]
 
 
 def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:

@@ -1,6 +1,5 @@
 """Masks as people have them: the forms of their files, their values, and which class each value is."""
 
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from cssformer.data.dataset import DatasetInfo, distinct_colours, read_bytes, require_whole
+from cssformer.data.dataset import DatasetInfo, distinct_colours
+from cssformer.data.files import read_bytes
+from cssformer.data.image_io import decode_mask
 from cssformer.utils.errors import UserError
 
 Colour = tuple[int, int, int]
@@ -64,52 +64,8 @@ class LabelMapping:
 
     def read(self, data: bytes, path: Path) -> NDArray[Any]:
         """Decode a mask to its values (H, W): ids, or colours packed as 0xRRGGBB."""
-        return read_colours(data, path) if self.as_colours else read_ids(data, path)
-
-
-def read_ids(data: bytes, path: Path) -> NDArray[Any]:
-    """Decode a mask to its ids (H, W): grey values, palette indices, or the first channel of a grey RGB picture.
-
-    Raises:
-        UserError: the file is truncated, damaged, or of another form.
-    """
-    with _open(data, path) as picture:
-        if picture.mode in ("RGB", "RGBA", "LA"):
-            return np.asarray(picture)[..., 0]
-        if picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B", "I;16L"):
-            raise UserError(f"The mask {path} has pixels of the kind {picture.mode}, not class ids or colours.")
-        ids = np.asarray(picture)
-        if ids.dtype == bool:
-            return ids.astype(np.uint8)
-        # Pillow stretches grey values of 2 and 4 bits to 0..255.
-        if picture.mode == "L" and data[:4] == b"\x89PNG" and data[24] < 8:
-            return ids // (255 // (2 ** data[24] - 1))
-        if ids.dtype.itemsize > 2 and not 0 <= ids.min() <= ids.max() < 1 << 16:
-            raise UserError(f"The mask {path} has values from {ids.min()} to {ids.max()}; ids must be 0 to 65535.")
-        return ids
-
-
-def read_colours(data: bytes, path: Path) -> NDArray[np.int32]:
-    """Decode a mask to its colours (H, W), packed as 0xRRGGBB.
-
-    Raises:
-        UserError: the file is truncated or damaged.
-    """
-    with _open(data, path) as picture:
-        rgb = np.asarray(picture.convert("RGB")).astype(np.int32)
-    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-
-
-def _open(data: bytes, path: Path) -> Image.Image:
-    require_whole(data, path)
-    try:
-        picture = Image.open(io.BytesIO(data))
-        if picture.format == "JPEG":
-            raise UserError(f"The mask {path} is a JPEG, whose compression changes the ids; save masks as PNG.")
-        picture.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"The mask {path} cannot be read: {error}.") from None
-    return picture
+        mask = decode_mask(data, path)
+        return mask.colours() if self.as_colours else mask.ids(path)
 
 
 def survey(path: Path) -> MaskStats:
@@ -118,18 +74,16 @@ def survey(path: Path) -> MaskStats:
     Raises:
         UserError: the file is missing, truncated, damaged, a JPEG, or of another form.
     """
-    data = read_bytes(path)
-    with _open(data, path) as picture:
-        mode, palette = picture.mode, picture.getpalette() if picture.mode == "P" else None
-    if mode in ("RGB", "RGBA"):
-        colours = values_of(read_colours(data, path))
+    mask = decode_mask(read_bytes(path), path)
+    if mask.pixels.ndim == 3:
+        colours = values_of(mask.colours())
         if len(colours) > MOST_COLOURS:
             raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
         grey = all(value % 0x010101 == 0 for value in colours)
         return MaskStats(frozenset(value & 255 for value in colours) if grey else None, colours)
-    ids = values_of(read_ids(data, path))
-    if palette is not None:
-        rows = {index: tuple(palette[3 * index : 3 * index + 3]) for index in ids if 3 * index < len(palette)}
+    ids = values_of(mask.pixels)
+    if mask.palette is not None:
+        rows = {index: _unpacked(_packed(mask.palette[index])) for index in ids if index < len(mask.palette)}
         return MaskStats(ids, frozenset(map(_packed, rows.values())), rows)
     return MaskStats(ids, frozenset(value * 0x010101 for value in ids if value < 256))
 

@@ -18,10 +18,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member
 from cssformer.prepare.benchmark import Benchmark, Part
 from cssformer.prepare.lists import full_name, read_splits
-from cssformer.prepare.masks import read_ids
 from cssformer.prepare.matlab import read_label_map, read_mat
 
 PICTURES = "VOCtrainval_03-May-2010.tar"

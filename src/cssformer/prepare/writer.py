@@ -7,16 +7,25 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import IGNORE, INVALID, DatasetInfo, decode, read_bytes, require_modest
+from cssformer.data.dataset import IGNORE, INVALID, DatasetInfo, require_same_size
+from cssformer.data.files import read_bytes
+from cssformer.data.image_io import (
+    Picture,
+    PictureFacts,
+    as_stored,
+    decode_image,
+    encode_png,
+    read_orientation,
+    turned,
+)
 from cssformer.prepare.archives import Member
 from cssformer.prepare.masks import Reader
-from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -34,6 +43,20 @@ class Entry:
     label: Path | Member | None
 
 
+MasksAs = Literal["shown", "stored"]
+"""Whether masks are drawn on pictures as viewers show them, turned by EXIF, or on the pixels as files store them."""
+
+
+class Written(NamedTuple):
+    """What was found while an entry was written."""
+
+    sums: list[tuple[str, str]]
+    picture: PictureFacts
+    #: How the mask of a turned picture was taken, and whether its size told so; None where both are the same.
+    masks_as: MasksAs | None
+    by_size: bool
+
+
 def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
     """Return the table from a mask's value to its class index, ``IGNORE`` (None) or ``INVALID`` (not in the dict)."""
     table = np.full(max(index_of) + 1, INVALID, np.int32)
@@ -42,22 +65,19 @@ def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
     return table
 
 
-def write_prepared(
-    output: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
-) -> DatasetInfo:
-    """Write a prepared folder, which appears when it is complete; see :func:`fill`."""
-    with atomic_write(output) as folder:
-        return fill(folder, info, entries, read, index_of)
-
-
 def fill(
-    folder: Path, info: DatasetInfo, entries: Sequence[Entry], read: Reader, index_of: dict[int, int | None]
-) -> DatasetInfo:
-    """Write pictures, labels, checksums and ``dataset.yaml``; return the description with counts and checksums.
+    folder: Path,
+    info: DatasetInfo,
+    entries: Sequence[Entry],
+    read: Reader,
+    index_of: dict[int, int | None],
+    masks_as: MasksAs,
+) -> tuple[DatasetInfo, list[Written]]:
+    """Write pictures, labels, checksums and ``dataset.yaml``.
 
-    JPEG and PNG pictures are copied byte for byte, others become PNG. Labels become 8-bit PNG (16-bit where
-    ``info.ignore`` is 65535), copied where they are that already. Entries that an earlier, interrupted call finished
-    in the same folder are not written again.
+    Upright JPEG and PNG pictures are copied byte for byte; others become PNG, turned upright, so that none needs EXIF
+    data. Labels become 8-bit PNG (16-bit where ``info.ignore`` is 65535), copied where they are that already. Entries
+    that an earlier, interrupted call finished in the same folder are not written again.
 
     Args:
         folder: where to write; made if it is missing.
@@ -65,6 +85,10 @@ def fill(
         entries: the pictures.
         read: decodes a mask's bytes to its values (H, W).
         index_of: the class index of each value, None where it is ignored.
+        masks_as: how masks of pictures with an EXIF orientation are drawn, where sizes do not tell.
+
+    Returns:
+        The description with counts and checksums, and what was found in the entries written.
 
     Raises:
         UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, or two pictures
@@ -84,18 +108,19 @@ def fill(
     finished = _read_journal(folder / JOURNAL)
     with (folder / JOURNAL).open("ab", buffering=0) as journal:
 
-        def write(entry: Entry) -> list[tuple[str, str]]:
+        def write(entry: Entry) -> Written:
             key = f"{entry.split}/{entry.name}"
-            sums = finished.get(key)
-            if sums is None:
-                sums = _write_entry(entry, folder / entry.split, info, read, table)
-                # One write a line, so that those of several threads do not mix; the line before may have been cut off.
-                journal.write(b"\n" + json.dumps([key, sums]).encode())
-            return sums
+            if key in finished:
+                return Written(finished[key], PictureFacts(1, 1, None), None, False)
+            written = _write_entry(entry, folder / entry.split, info, read, table, masks_as)
+            # One write a line, so that those of several threads do not mix; the line before may have been cut off.
+            journal.write(b"\n" + json.dumps([key, written.sums]).encode())
+            return written
 
-        sums = [each for sums in in_parallel(write, entries, "Writing") for each in sums]
+        written = in_parallel(write, entries, "Writing")
     # Names that are not UTF-8 are written with escapes.
-    listing = "".join(f"{digest}  {path}\n" for digest, path in sums).encode(errors="backslashreplace")
+    sums = [f"{digest}  {path}\n" for each in written for digest, path in each.sums]
+    listing = "".join(sums).encode(errors="backslashreplace")
     (folder / CHECKSUMS).write_bytes(listing)
     info = replace(
         info,
@@ -104,7 +129,7 @@ def fill(
     )
     info.save(folder)
     (folder / JOURNAL).unlink()
-    return info
+    return info, written
 
 
 def _read_journal(path: Path) -> dict[str, list[tuple[str, str]]]:
@@ -118,34 +143,45 @@ def _read_journal(path: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def _write_entry(
-    entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32]
-) -> list[tuple[str, str]]:
-    """Write one picture and its label; return the checksums of the sources."""
+    entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32], masks_as: MasksAs
+) -> Written:
+    """Write one picture and its label."""
     data, where = read_bytes(entry.image), Path(str(entry.image))
-    require_modest(data, where)
-    suffix = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
-    kept = suffix == ".jpg" or data[:4] == b"\x89PNG"
-    # What is kept is decoded to see that it is sound; grey is enough for that and twice as fast.
-    colour = cv2.IMREAD_GRAYSCALE if kept else cv2.IMREAD_COLOR
-    image = decode(data, colour | cv2.IMREAD_IGNORE_ORIENTATION, where)
-    (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else _png(image))
+    # What is kept is decoded to see that it is sound.
+    picture = decode_image(data, where)
+    suffix = ".jpg" if data[:2] == b"\xff\xd8" and picture.facts.orientation == 1 else ".png"
+    kept = picture.facts.orientation == 1 and (suffix == ".jpg" or data[:4] == b"\x89PNG")
+    (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else encode_png(picture.pixels))
     sums = [(hashlib.sha256(data).hexdigest(), str(entry.image))]
     if entry.label is None:
-        return sums
+        return Written(sums, picture.facts, None, False)
 
-    data = read_bytes(entry.label)
-    values = read(data, Path(str(entry.label)))
-    if values.shape != image.shape[:2]:
-        raise UserError(_sizes_differ(entry, image.shape[:2], values.shape))
+    data, where = read_bytes(entry.label), Path(str(entry.label))
+    values, taken_as, by_size = _upright(read(data, where), data, picture, masks_as)
+    require_same_size(Path(str(entry.image)), picture.pixels.shape, where, values.shape, "mask")
     reach = table[: int(values.max()) + 1]
     if len(reach) <= values.max() or INVALID in reach:
         _require_known(values, table, entry)
     stored = _relabel(values, table, info.ignore)
     # The first pixel tells most differing labels apart without a look at the others.
     same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
-    right = same and _is_grey_png(data, 8 * stored.itemsize)
-    (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else _png(stored))
-    return [*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))]
+    right = same and _is_grey_png(data, 8 * stored.itemsize) and read_orientation(data) == 1
+    (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else encode_png(stored))
+    return Written([*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))], picture.facts, taken_as, by_size)
+
+
+def _upright(
+    values: NDArray[Any], data: bytes, picture: Picture, masks_as: MasksAs
+) -> tuple[NDArray[Any], MasksAs | None, bool]:
+    """The values of a mask, read upright from ``data``, as they lie on the upright picture; see :class:`Written`."""
+    orientation, own = picture.facts.orientation, read_orientation(data)
+    if own == orientation:
+        return values, None, False
+    stored = turned(as_stored(values, own), orientation)
+    by_size = stored.shape != values.shape
+    if by_size:
+        masks_as = "stored" if stored.shape == picture.pixels.shape[:2] else "shown"
+    return stored if masks_as == "stored" else values, masks_as, by_size
 
 
 def _require_known(values: NDArray[Any], table: NDArray[np.int32], entry: Entry) -> None:
@@ -167,16 +203,5 @@ def _stored(label: NDArray[np.int32], ignore: int) -> NDArray[Any]:
     return np.where(label == IGNORE, ignore, label).astype(np.uint8 if ignore == 255 else np.uint16)
 
 
-def _sizes_differ(entry: Entry, image: tuple[int, ...], label: tuple[int, ...]) -> str:
-    turned = image == label[::-1]
-    return f"{entry.image} is {image[1]}x{image[0]} but its mask {entry.label} is {label[1]}x{label[0]}; " + (
-        "the picture is stored turned (EXIF): save it upright." if turned else "they must have the same size."
-    )
-
-
 def _is_grey_png(data: bytes, bits: int) -> bool:
     return data[:4] == b"\x89PNG" and data[24] == bits and data[25] == 0
-
-
-def _png(pixels: NDArray[Any]) -> bytes:
-    return cv2.imencode(".png", pixels)[1].tobytes()

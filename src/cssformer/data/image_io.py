@@ -1,0 +1,411 @@
+"""Pictures and masks as files: the one place that decodes and encodes them.
+
+Everything is read upright, as viewers show it: turned as its EXIF orientation says. Pillow decodes all formats.
+"""
+
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from cssformer.data.files import read_bytes, require_file, require_whole
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+
+_FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM"]
+_FORMATS += ["AVIF"] if find_spec("PIL.AvifImagePlugin") else []
+_MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP")
+# JPEG (old and new), JPEG 2000 (three ways), JPEG of DNG, WebP, JPEG XL.
+_LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002}
+# Tags of a TIFF.
+_KIND, _BITS, _COMPRESSION, _COLOURS, _BANDS, _LAYOUT, _EXTRA, _SIGN = 254, 258, 259, 262, 277, 284, 338, 339
+
+Tags = dict[int, Any]
+
+
+class PictureFacts(NamedTuple):
+    """What is worth telling of a picture's file."""
+
+    #: The EXIF orientation by which the file's pixels were turned upright, 1 to 8; 1 is upright already.
+    orientation: int
+    #: Pages or frames; only the first is read.
+    pages: int
+    #: The largest value of a picture of 16 bits; None for one of 8.
+    largest: int | None
+
+
+class Picture(NamedTuple):
+    """A picture, RGB uint8 (H, W, 3), upright, and the facts of its file."""
+
+    pixels: NDArray[np.uint8]
+    facts: PictureFacts
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask as its file has it.
+
+    Attributes:
+        pixels: ids or palette indices, uint8 or uint16 (H, W), or colours, RGB uint8 (H, W, 3); upright.
+        palette: RGB uint8 (n, 3) for palette indices.
+        orientation: the EXIF orientation by which the file's pixels were turned upright, 1 to 8.
+    """
+
+    pixels: NDArray[Any]
+    palette: NDArray[np.uint8] | None
+    orientation: int
+
+    def ids(self, path: Path) -> NDArray[Any]:
+        """The ids, uint8 or uint16 (H, W): grey values, palette indices, or the channels of a grey RGB picture.
+
+        Raises:
+            UserError: the mask has colours; ``path`` is named.
+        """
+        if self.pixels.ndim == 2:
+            return self.pixels
+        first = self.pixels[..., 0]
+        if not ((first == self.pixels[..., 1]).all() and (first == self.pixels[..., 2]).all()):
+            raise UserError(f"{path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
+        return np.ascontiguousarray(first)
+
+    def colours(self) -> NDArray[np.int32]:
+        """The colours (H, W), packed as 0xRRGGBB."""
+        pixels = self.pixels
+        if self.palette is not None:
+            red, green, blue = self.palette.astype(np.int32).T
+            return (red << 16 | green << 8 | blue).take(pixels, mode="clip")
+        if pixels.ndim == 2:
+            return np.minimum(pixels, 255).astype(np.int32) * 0x010101
+        red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)
+        return red << 16 | green << 8 | blue
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as RGB uint8 (H, W, 3), upright; raises as :func:`decode_image` and :func:`read_bytes` do."""
+    return decode_image(read_bytes(path), path).pixels
+
+
+def decode_image(data: bytes, path: Path) -> Picture:
+    """Decode a picture; transparency is dropped, 16 bits become 8, and of several pages the first is read.
+
+    Raises:
+        UserError: no picture, damaged, truncated, too large, or of a kind that is neither grey nor colour of up to 16
+            bits; ``path`` is named.
+    """
+    with _opened(data, path) as (picture, pages):
+        tags = pages[0] if pages else {}
+        if tags:
+            _require_picture(tags, path)
+        orientation, bits = _orientation(picture, data), _bits(data, picture, tags)
+        indexed = _bmp_indices(data) if picture.format == "BMP" else None
+        if indexed is not None:
+            pixels = indexed[1].take(indexed[0], axis=0, mode="clip")
+        elif picture.mode.startswith("I"):
+            grey = np.clip(np.array(picture), 0, 65535).astype(np.uint16)
+            # Pillow inverts white-is-zero of 8 bits alone.
+            grey = 65535 - grey if tags.get(_COLOURS) == 0 else grey
+            pixels = np.repeat((grey >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=-1)
+        else:
+            pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        largest = int(pixels.max()) * 256 + 255 if bits == 16 else None
+        facts = PictureFacts(orientation, _count(picture, pages), largest)
+        return Picture(pixels if picture.format == "TIFF" else turned(pixels, orientation), facts)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Read the width and height of a picture, upright; mostly from the file's header alone.
+
+    Raises:
+        UserError: as :func:`decode_image`, as far as the header tells.
+    """
+    require_file(path)
+    with suppress(Exception), Image.open(path, formats=_FORMATS) as picture:
+        if _orientation(picture, b"eXIf" if "exif" in picture.info else b"") < 5:
+            return picture.size
+    height, width, _ = read_image(path).shape
+    return width, height
+
+
+def read_orientation(data: bytes) -> int:
+    """The EXIF orientation of a picture or mask, 1 to 8; 1 where the data name none."""
+    with suppress(Exception), Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        return _orientation(picture, data)
+    return 1
+
+
+def decode_mask(data: bytes, path: Path) -> Mask:
+    """Decode a mask to the values that its file stores.
+
+    Raises:
+        UserError: no picture, damaged, truncated or too large, of a lossy format, of several pages, transparent
+            somewhere, or of values that are no ids from 0 to 65535 and no colours of 8 bits; ``path`` is named.
+    """
+    with _opened(data, path) as (picture, pages):
+        tags = pages[0] if pages else {}
+        if picture.format not in _MASK_FORMATS or _is_lossy(data, tags):
+            kind = picture.format if picture.format not in _MASK_FORMATS else f"lossy {picture.format}"
+            raise UserError(
+                f"The mask {path} is a {'JPEG' if kind == 'MPO' else kind}, whose compression changes the ids; "
+                "save masks as PNG."
+            )
+        if (count := _count(picture, pages)) > 1:
+            raise UserError(f"The mask {path} has {count} pages or frames; give each as a file of its own.")
+        orientation = _orientation(picture, data)
+        pixels, palette = _mask_pixels(picture, data, tags, path)
+    return Mask(pixels if picture.format == "TIFF" else turned(pixels, orientation), palette, orientation)
+
+
+def read_ids(data: bytes, path: Path) -> NDArray[Any]:
+    """Decode a mask to its ids, uint8 or uint16 (H, W); raises as :func:`decode_mask` and :meth:`Mask.ids` do."""
+    return decode_mask(data, path).ids(path)
+
+
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn stored pixels (H, W, ...) upright as EXIF's ``orientation``, 1 to 8, says."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo :func:`turned`."""
+    return turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def notes(facts: Mapping[Any, PictureFacts]) -> list[str]:
+    """What is to be told of pictures, path -> facts, that are read, but perhaps not as people expect."""
+    found = []
+    several = [path for path, each in facts.items() if each.pages > 1]
+    if several:
+        found.append(
+            f"{len(several)} {'picture has' if len(several) == 1 else 'pictures have'} several pages or frames, of "
+            f"which the first is read: {several[0]} is the first."
+        )
+    largest = [each.largest for each in facts.values() if each.largest is not None]
+    if largest and max(largest) < 32768:
+        found.append(
+            f"The pictures of 16 bits use the values 0 to {max(largest)} of 65535, so they are read nearly black; "
+            "multiply their values or save them with 8 bits, here and for prediction alike."
+        )
+    return found
+
+
+def encode_png(pixels: NDArray[Any]) -> bytes:
+    """Encode ids or grey values, uint8 or uint16 (H, W), or a picture, RGB uint8 (H, W, 3), as PNG."""
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a picture, RGB (H, W, 3) or grey (H, W), in the format that the suffix of ``path`` names.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels).save(temporary, quality=92)
+
+
+def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, int, int]]) -> None:
+    """Write class indices (H, W) as PNG: 8 bits with the classes' colours as palette, 16 bits grey above 255 classes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        if len(colours) > 255:
+            temporary.write_bytes(encode_png(labels.astype(np.uint16)))
+            return
+        indexed = Image.fromarray(labels.astype(np.uint8))
+        # All 256 entries: with fewer, Pillow packs pixels into fewer bits, which some programs misread.
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(colours)] = colours
+        indexed.putpalette(palette.tobytes())
+        indexed.save(temporary, "PNG")
+
+
+@contextmanager
+def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[Tags]]]:
+    """The picture, not yet decoded, and the tags of each page of a TIFF; whatever goes wrong is a sentence."""
+    require_whole(data, path)
+    pages: list[Tags] = []
+    try:
+        pages = _tiff_pages(data)
+        quiet: AbstractContextManager[Any] = nullcontext()
+        if pages and pages[0].get(_COMPRESSION, 1) != 1:
+            quiet = _quiet_libtiff()
+        with quiet, Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            yield picture, pages
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UserError(f"{path} cannot be read: it has over {limit} million pixels; cut it into pieces.") from None
+    except UnidentifiedImageError:
+        if pages:
+            _require_picture(pages[0], path)
+        raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.") from None
+    # Decoders raise errors of every kind for damaged data.
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format: {reason}.") from None
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Keep libtiff's own messages off standard error; Pillow has no other way."""
+    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _tiff_pages(data: bytes) -> list[Tags]:
+    """The tags of each page of a TIFF, overviews and transparency pages left out; none for other formats."""
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return []
+    directory = ImageFileDirectory_v2(data[:16] if b"+" in data[:4] else data[:8])
+    file, seen, pages = io.BytesIO(data), set[int](), list[Tags]()
+    while directory.next and directory.next not in seen:
+        seen.add(directory.next)
+        file.seek(directory.next)
+        directory.load(file)
+        wanted = (_KIND, _BITS, _COMPRESSION, _COLOURS, _BANDS, _LAYOUT, _EXTRA, _SIGN)
+        tags = {tag: directory[tag] for tag in wanted if tag in directory}
+        if not pages or not tags.get(_KIND, 0) & 0b101:
+            pages.append(tags)
+    return pages
+
+
+def _bands(tags: Tags) -> str:
+    bands, bits, sign = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,))), tags.get(_SIGN, (1,))[0]
+    kind = {1: "", 2: " signed", 3: " floating-point"}.get(sign, " complex")
+    apart = " stored one after the other" if bands > 1 and tags.get(_LAYOUT) == 2 else ""
+    return f"{bands} band{'s' * (bands > 1)} of {bits}-bit{kind} values{apart}"
+
+
+def _require_picture(tags: Tags, path: Path) -> None:
+    bands, bits, extra = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,))), tags.get(_EXTRA, (0,))
+    known = bands in (1, 3, 4) or (bands == 2 and extra[0] in (1, 2))
+    # Pillow reads wrong pixels where bands of 16 bits stand one after the other.
+    together = bands == 1 or bits <= 8 or tags.get(_LAYOUT, 1) == 1
+    if not (known and together and bits <= 16 and tags.get(_SIGN, (1,))[0] == 1):
+        raise UserError(
+            f"{path} has {_bands(tags)}; give grey or RGB of 8 or 16 bits, with or without alpha, pixel by pixel."
+        )
+
+
+def _mask_pixels(
+    picture: Image.Image, data: bytes, tags: Tags, path: Path
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """What the file stores: ids or colours, and the palette of ids if it has one."""
+    if picture.format == "BMP" and (indexed := _bmp_indices(data)) is not None:
+        return indexed
+    bits, signed, inverted = _bits(data, picture, tags), tags.get(_SIGN, (1,))[0] == 2, tags.get(_COLOURS) == 0
+    many = len(picture.getbands()) > 1
+    if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or tags.get(_BANDS, 1) not in (1, 3, 4):
+        what = _bands(tags) if tags else f"pixels of the kind {picture.mode}, of {bits} bits"
+        raise UserError(f"The mask {path} has {what}; give ids of up to 16 bits in one band, or RGB colours of 8 bits.")
+    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        if np.array(picture.getchannel(picture.getbands()[-1])).min() < 255:
+            raise UserError(
+                f"The mask {path} is transparent in places, and what transparency means is not known; "
+                "give the pixels there a value or colour of their own and save the mask without alpha."
+            )
+        picture = picture.convert({"L": "L", "P": "P"}.get(picture.mode[0], "RGB"))
+    pixels = np.array(picture)
+    if picture.mode == "P":
+        return pixels, np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    if picture.mode == "1":
+        return (~pixels if inverted else pixels).astype(np.uint8), None
+    if picture.mode == "L":
+        pixels = 255 - pixels if inverted else pixels
+        # Pillow stretches grey values of 2 and 4 bits to 0..255.
+        pixels = pixels // (255 // (2**bits - 1)) if bits < 8 else pixels
+        pixels = pixels.view(np.int8) if signed else pixels
+    if pixels.ndim == 2 and pixels.dtype != np.uint8:
+        if not 0 <= pixels.min() <= pixels.max() < 1 << 16:
+            raise UserError(f"The mask {path} has values from {pixels.min()} to {pixels.max()}; ids are 0 to 65535.")
+        pixels = pixels.astype(np.uint8 if signed and bits == 8 else np.uint16)
+    return pixels, None
+
+
+def _bits(data: bytes, picture: Image.Image, tags: Tags) -> int:
+    """Bits a channel."""
+    if tags:
+        return int(max(tags.get(_BITS, (1,))))
+    if picture.format == "PNG":
+        return data[24]
+    return 16 if picture.mode.startswith("I") else 8
+
+
+def _count(picture: Image.Image, pages: list[Tags]) -> int:
+    # The second picture of a photograph is a preview or its brightness.
+    return len(pages) or (1 if picture.format == "MPO" else getattr(picture, "n_frames", 1))
+
+
+def _orientation(picture: Image.Image, data: bytes) -> int:
+    # Pillow would decode a PNG to look for EXIF data behind its pixels.
+    if picture.format == "PNG" and b"eXIf" not in data:
+        return 1
+    try:
+        value = picture.getexif().get(0x112, 1)
+    # EXIF data are often damaged in sound pictures.
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _is_lossy(data: bytes, tags: Tags) -> bool:
+    if data[8:12] != b"WEBP":
+        return tags.get(_COMPRESSION) in _LOSSY_TIFF
+    place = 12
+    while place < len(data) and data[place : place + 4] not in (b"VP8 ", b"VP8L"):
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + size + size % 2
+    return data[place : place + 4] == b"VP8 "
+
+
+def _bmp_indices(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """Indices (H, W) and palette (n, 3) of an uncompressed BMP of up to 8 bits a pixel; None for others.
+
+    Pillow takes each byte for eight pixels where the palette is black and white.
+    """
+    offset, header = (int.from_bytes(data[at : at + 4], "little") for at in (10, 14))
+    old = header == 12
+    size, at = (2, 24) if old else (4, 28)
+    width, height = (int.from_bytes(data[18 + i * size :][:size], "little", signed=not old) for i in (0, 1))
+    bits = data[at]
+    if bits not in (1, 4, 8) or (not old and data[30] != 0):
+        return None
+    stride = (width * bits + 31) // 32 * 4
+    rows = np.frombuffer(data, np.uint8, stride * abs(height), offset).reshape(abs(height), stride)
+    values = np.unpackbits(rows, axis=1).reshape(abs(height), -1, bits)[:, :width]
+    indices = np.packbits(values, axis=2)[..., 0] >> (8 - bits)
+    entry, count = (3, 2**bits) if old else (4, int.from_bytes(data[46:50], "little") or 2**bits)
+    palette = np.frombuffer(data, np.uint8, entry * count, 14 + header).reshape(-1, entry)[:, 2::-1]
+    return np.ascontiguousarray(indices[::-1] if height > 0 else indices), palette
