@@ -35,7 +35,7 @@ from cssformer import CSSFormer
 from cssformer.data import DatasetInfo, SegmentationFolder
 from cssformer.data.dataset import distinct_colours
 from cssformer.inference import predict, predict_files
-from cssformer.inference.labels import segment_coarse
+from cssformer.inference.labels import Segmentation, View, segment
 from cssformer.metrics import Scorer, evaluate
 from cssformer.metrics.confusion import confusion
 
@@ -57,8 +57,13 @@ def plain(coarse: Tensor, label: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
+def segmentation(coarse: Tensor, confidence: bool) -> Segmentation:
+    view = View(lambda first, last: iter([coarse]), (HEIGHT, WIDTH), (HEIGHT, WIDTH), coarse.device)
+    return segment([view], confidence)
+
+
 def ours(coarse: Tensor, label: Tensor) -> Tensor:
-    return confusion(segment_coarse(coarse, (HEIGHT, WIDTH)).labels, label, coarse.shape[1])
+    return confusion(segmentation(coarse, confidence=False).labels, label, coarse.shape[1])
 
 
 def plain_confidence(coarse: Tensor, label: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ def plain_confidence(coarse: Tensor, label: Tensor) -> Tensor:
 
 
 def our_confidence(coarse: Tensor, label: Tensor) -> Tensor | None:
-    return segment_coarse(coarse, (HEIGHT, WIDTH), confidence=True).confidence
+    return segmentation(coarse, confidence=True).confidence
 
 
 def measure(function: Callable[[Tensor, Tensor], Tensor | None], classes: int, smooth: bool) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Labels from coarse scores against ``F.interpolate`` and an explicit resampling of the whole score map."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,8 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cssformer.inference import labels as upsampling
-from cssformer.inference.labels import View, segment, segment_coarse
+from cssformer.inference import labels as tiled
+from cssformer.inference.labels import Segmentation, View, resampling, segment
 
 
 def coarse_map(seed: int, classes: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -25,6 +26,12 @@ def plain_scores(coarse: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(coarse, scale_factor=4, mode="bilinear")[..., :height, :width]
 
 
+def label(
+    scores: torch.Tensor, size: tuple[int, int], output: tuple[int, int] | None = None, confidence: bool = False
+) -> Segmentation:
+    return segment([View(blocks(scores, [scores.shape[2]]), size, output or size, scores.device)], confidence)
+
+
 def assert_best(labels: torch.Tensor, scores: torch.Tensor) -> None:
     """The labelled class has the highest score everywhere, to within rounding."""
     chosen = scores.gather(1, labels[:, None].long())[:, 0]
@@ -38,7 +45,7 @@ sides = st.integers(1, 90)
 @given(st.integers(0, 1000), st.integers(1, 30), sides, sides, st.integers(1, 2))
 def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: int, width: int, batch: int) -> None:
     coarse = coarse_map(seed, classes, height, width, batch)
-    labels = segment_coarse(coarse, (height, width)).labels
+    labels = label(coarse, (height, width)).labels
     assert labels.shape == (batch, height, width)
     assert_best(labels, plain_scores(coarse, height, width))
 
@@ -46,17 +53,29 @@ def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: in
 @pytest.mark.parametrize("classes", [5, 150])
 def test_labels_of_a_large_map(classes: int) -> None:
     coarse = coarse_map(0, classes, 401, 603)
-    labels = segment_coarse(coarse.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), (401, 603)).labels
+    labels = label(coarse, (401, 603)).labels
     expected = plain_scores(coarse, 401, 603).argmax(1)
     assert (labels == expected).float().mean() > 0.99999
 
 
+def test_the_number_of_threads_is_kept() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        labels = label(coarse_map(0, 5, 300, 300), (300, 300)).labels
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(labels, label(coarse_map(0, 5, 300, 300), (300, 300)).labels)
+
+
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 1000), sides, sides, sides, sides)
-def test_labels_of_another_size(seed: int, height: int, width: int, out_height: int, out_width: int) -> None:
+@given(st.integers(0, 1000), sides, sides, st.floats(0.26, 5), st.floats(0.26, 5))
+def test_labels_of_another_size(seed: int, height: int, width: int, taller: float, wider: float) -> None:
     """Every output pixel takes the bilinear value of the coarse map at its own centre."""
+    out_height, out_width = math.ceil(height * taller), math.ceil(width * wider)
     coarse = coarse_map(seed, 6, height, width)
-    labels = segment_coarse(coarse, (height, width), (out_height, out_width)).labels
+    labels = label(coarse, (height, width), (out_height, out_width)).labels
     cells_high, cells_wide = coarse.shape[2:]
     x = (torch.arange(out_width) + 0.5) * width / out_width / (4 * cells_wide) * 2 - 1
     y = (torch.arange(out_height) + 0.5) * height / out_height / (4 * cells_high) * 2 - 1
@@ -65,48 +84,42 @@ def test_labels_of_another_size(seed: int, height: int, width: int, out_height: 
     assert_best(labels, scores)
 
 
-@pytest.fixture(params=["threads", "strips"])
-def segmenting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled way of the CPU, and the way of all other devices."""
-    if request.param == "strips":
-        monkeypatch.setattr(upsampling, "segment_on_threads", upsampling.segment_in_strips)
-    else:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1000), st.integers(1, 9), st.integers(6, 90), sides)
+def test_labels_of_a_picture_smaller_than_the_cells_average_them(
+    seed: int, high: int, wide: int, out_height: int
+) -> None:
+    """As an antialiased resize does; picking single cells would be as noisy as they are."""
+    coarse = coarse_map(seed, 6, 4 * high, 4 * wide)
+    output = (out_height, wide // 3)
+    labels = label(coarse, (4 * high, 4 * wide), output).labels
+    assert_best(labels, F.interpolate(coarse, output, mode="bilinear", antialias=True))
 
 
-@pytest.mark.usefixtures("segmenting")
-@pytest.mark.parametrize("output", [(61, 83), (100, 40)])
-def test_both_ways_give_the_best_class(output: tuple[int, int]) -> None:
-    coarse = coarse_map(5, 9, 61, 83, batch=3)
-    labels = segment_coarse(coarse, (61, 83), output).labels
-    assert labels.shape == (3, *output)
-    if output == (61, 83):
-        assert_best(labels, plain_scores(coarse, 61, 83))
-    assert torch.equal(labels, segment_coarse(coarse, (61, 83), output, confidence=True).labels)
-
-
-@pytest.mark.usefixtures("segmenting")
-@pytest.mark.parametrize("strip", [1, 2**12, 2**22])
-def test_confidence_is_the_highest_probability(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsampling, "STRIP_ELEMENTS", strip)
+@pytest.mark.parametrize("tile", [1, 7, 64, 256])
+def test_confidence_is_the_highest_probability(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiled, "CPU_TILE", tile)
     coarse = coarse_map(1, 7, 61, 83, batch=2)
-    labels, confidence = segment_coarse(coarse, (61, 83), confidence=True)
+    labels, confidence = label(coarse, (61, 83), confidence=True)
     probability = plain_scores(coarse, 61, 83).softmax(1)
     assert confidence is not None
     torch.testing.assert_close(confidence, probability.amax(1))
     assert_best(labels, probability)
+    assert torch.equal(labels, label(coarse, (61, 83)).labels)
 
 
-@pytest.mark.usefixtures("segmenting")
-def test_views_average_probabilities() -> None:
+@pytest.mark.parametrize("tile", [8, 64])
+def test_views_average_probabilities(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three views of a 50x70 picture: plain, mirrored, and half as large, coming in blocks of uneven height."""
+    monkeypatch.setattr(tiled, "CPU_TILE", tile)
+    device = torch.device("cpu")
     plain, mirrored, half = coarse_map(2, 5, 50, 70), coarse_map(3, 5, 50, 70), coarse_map(4, 5, 25, 35)
 
     def views(left: int, right: int) -> list[View]:
         return [
-            View(blocks(plain, [1, 7, 5]), (50, 70), (50, 70), False, left, right),
-            View(blocks(mirrored, [10, 3]), (50, 70), (50, 70), True, left, right),
-            View(blocks(half, [7]), (25, 35), (50, 70), False, left, right),
+            View(blocks(plain, [1, 7, 5]), (50, 70), (50, 70), device, False, left, right),
+            View(blocks(mirrored, [10, 3]), (50, 70), (50, 70), device, True, left, right),
+            View(blocks(half, [7]), (25, 35), (50, 70), device, False, left, right),
         ]
 
     labels, confidence = segment(views(0, 70), confidence=True)
@@ -131,6 +144,12 @@ def blocks(coarse: torch.Tensor, rows: list[int]) -> Callable[[int, int], Iterat
     return lambda first, last: iter(coarse[..., first:last].split(rows, 2))
 
 
-def test_coarse_map_of_another_picture() -> None:
-    with pytest.raises(ValueError, match=r"coarse must be \(B, C, 8, 9\)"):
-        segment_coarse(torch.zeros(1, 2, 8, 8), (32, 33))
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.data())
+def test_resampling_is_interpolation(size: int, output: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, output - 1))
+    last = data.draw(st.integers(first + 1, output))
+    line = torch.rand(1, 1, 1, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    expected = F.interpolate(line, size=(1, output), mode="bilinear", antialias=True)[0, 0, 0, first:last]
+    begin, weights = resampling(size / output, size, first, last)
+    torch.testing.assert_close(weights @ line[0, 0, 0, begin : begin + weights.shape[1]], expected)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cssformer.inference import views
-from cssformer.inference.views import _Network, _resampling, _Scaled, predict, window_offsets
+from cssformer.inference.views import _Network, _Scaled, predict, window_offsets
 from cssformer.utils.errors import UserError
 
 
@@ -148,17 +148,6 @@ def test_bands_follow_what_the_network_sees() -> None:
     model = Pooling().eval()
     predict(model, picture(64, 3000), mode="slide", crop=64, short_side=32)
     assert sum(batch for batch, *_ in model.seen) == len(window_offsets(1500, 64, 42)) + 2 * 2
-
-
-@settings(deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), st.data())
-def test_resampling_is_interpolation(size: int, output: int, data: st.DataObject) -> None:
-    first = data.draw(st.integers(0, output - 1))
-    last = data.draw(st.integers(first + 1, output))
-    line = torch.rand(1, 1, 1, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
-    expected = F.interpolate(line, size=(1, output), mode="bilinear", antialias=True)[0, 0, 0, first:last]
-    begin, weights = _resampling(size, output, first, last)
-    torch.testing.assert_close(weights @ line[0, 0, 0, begin : begin + weights.shape[1]], expected)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

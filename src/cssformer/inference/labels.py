@@ -1,30 +1,24 @@
 """From class scores at stride 4 to a label per pixel, without ever holding the scores of all pixels.
 
 The network's answer is one vector of class scores per cell of 4×4 pixels; a pixel's scores are the bilinear
-interpolation between the four nearest cells, exactly as ``F.interpolate(coarse, scale_factor=4, mode="bilinear")``
-(``align_corners=False``) cropped to the picture. Several views of one picture (scales, mirror images) are interpolated
-onto the same pixels and their probabilities averaged. All of it goes strip by strip from the top to the bottom.
+interpolation between the four nearest cells, as ``F.interpolate(logits, scale_factor=4, mode="bilinear")`` cropped to
+the picture. Several views of one picture (scales, mirror images) are interpolated onto the same pixels and their
+probabilities averaged. It is done tile by tile, by two matrix products each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cssformer.inference import kernels
-
 STRIDE = 4
-"""Pixels of the network's input per coarse cell, along each axis."""
+"""Pixels of the network's input per cell, along each axis."""
 
-STRIP_ELEMENTS = 2**22
-"""Scores held at one time, in elements per copy: 16 MiB of float32."""
-
-KERNEL_ROWS = 64
-"""Rows that one call of a kernel labels at most; shares out the work among threads."""
+CPU_TILE, GPU_TILE = 64, 256
+"""Height and width of a tile in pixels: on a CPU its scores fit the cache, on a GPU there are few calls."""
 
 
 class Segmentation(NamedTuple):
@@ -34,29 +28,23 @@ class Segmentation(NamedTuple):
     confidence: Tensor | None
 
 
-class Taps(NamedTuple):
-    """Where output pixels lie between cells along one axis: two neighbours and the weight of the second, each (n,)."""
+def resampling(scale: float, size: int, first: int, last: int) -> tuple[int, Tensor]:
+    """Weights by which outputs first..last-1 are made of inputs from the one returned on: (last - first, n) float64.
 
-    low: Tensor
-    high: Tensor
-    weight: Tensor
+    They are those of :func:`cssformer.data.transforms.resize`: triangles as wide as an output pixel, or an
+    input pixel if that is wider.
 
-    def between(self, first: int, last: int) -> "Taps":
-        return Taps(*(part[first:last] for part in self))
-
-    def to(self, device: torch.device) -> "Taps":
-        return Taps(*(part.to(device) for part in self))
-
-    def arrays(self) -> kernels.Axis:
-        return self.low.numpy(), self.high.numpy(), self.weight.numpy()
-
-
-def taps(cells: int, size: int, output: int) -> Taps:
-    """Where ``output`` pixels stretched over an input of ``size`` pixels lie on the ``cells`` that cover it."""
-    position = ((torch.arange(output, dtype=torch.float64) + 0.5) * (size / output / STRIDE) - 0.5).clamp(0, cells - 1)
-    low = position.long()
-    high = (low + 1).clamp(max=cells - 1)
-    return Taps(low, high, (position - low).float())
+    Args:
+        scale: inputs per output.
+        size: how many inputs there are.
+        first, last: the outputs wanted.
+    """
+    reach = max(scale, 1.0)
+    centre = (torch.arange(first, last, dtype=torch.float64) + 0.5) * scale
+    begin, end = max(0, int(centre[0] - reach)), min(size, int(centre[-1] + reach) + 1)
+    distance = (torch.arange(begin, end) + 0.5 - centre[:, None]).abs() / reach
+    weights = (1 - distance).clamp(min=0)
+    return begin, weights / weights.sum(dim=1, keepdim=True)
 
 
 class View:
@@ -64,9 +52,10 @@ class View:
 
     Args:
         blocks: gives, for the first column of cells and the one behind the last, tensors (B, C, n, last - first) that
-            together have these columns' rows of the whole coarse map.
+            together have these columns' rows of the view's cells.
         size: height and width of the view in pixels, as the network saw it.
         output_size: height and width of the whole output.
+        device: where the blocks are.
         mirrored: the view is the picture's mirror image, left to right.
         left, right: the columns of the output wanted from the view; all by default.
     """
@@ -76,47 +65,50 @@ class View:
         blocks: Callable[[int, int], Iterator[Tensor]],
         size: tuple[int, int],
         output_size: tuple[int, int],
+        device: torch.device,
         mirrored: bool = False,
         left: int = 0,
         right: int | None = None,
     ) -> None:
-        columns = taps(-(-size[1] // STRIDE), size[1], output_size[1])
-        if mirrored:
-            columns = Taps(*(part.flip(0) for part in columns))
-        columns = columns.between(left, output_size[1] if right is None else right)
-        first, last = int(columns.low.min()), int(columns.high.max()) + 1
-        self.blocks = blocks(first, last)
-        self.top = 0
-        self.held = self._next()
-        device = self.held.device
-        self.columns = Taps(columns.low - first, columns.high - first, columns.weight).to(device)
-        self.rows = taps(-(-size[0] // STRIDE), size[0], output_size[0]).to(device)
+        right = output_size[1] if right is None else right
+        self.size, self.device = (output_size[0], right - left), device
+        self.tile = CPU_TILE if device.type == "cpu" else GPU_TILE
+        self.cells = -(-size[0] // STRIDE), -(-size[1] // STRIDE)
+        self.scale = size[0] / output_size[0] / STRIDE, size[1] / output_size[1] / STRIDE
+        columns = []
+        for begin in range(left, right, self.tile):
+            end = min(begin + self.tile, right)
+            mirror_image = (output_size[1] - end, output_size[1] - begin)
+            column, weights = self._weights(1, *(mirror_image if mirrored else (begin, end)))
+            columns.append((column, weights.flip(0) if mirrored else weights))
+        first = min(column for column, _ in columns)
+        self.columns = [(column - first, weights) for column, weights in columns]
+        self.blocks = blocks(first, max(column + weights.shape[1] for column, weights in columns))
+        self.top, self.held = 0, self._next()
 
-    def advance(self, top: int, bottom: int) -> tuple[Tensor, Taps]:
-        """The coarse rows that output rows top..bottom-1 need, (B, C, n, w), and where the output rows lie on them."""
-        rows = self.rows.between(top, bottom)
-        first, last = int(rows.low[0]), int(rows.high[-1])
-        while self.top + self.held.shape[2] <= last:
-            kept = self.held[:, :, max(first - self.top, 0) :]
-            self.top += self.held.shape[2] - kept.shape[2]
-            self.held = torch.cat([kept, self._next()], dim=2)
-        return self.held, Taps(rows.low - self.top, rows.high - self.top, rows.weight)
+    def strip(self, top: int, bottom: int) -> Callable[[int], Tensor]:
+        """Gives the scores of output rows top..bottom-1 in the tile of an index: (B, bottom - top, tile, C)."""
+        row, down = self._weights(0, top, bottom)
+        end = row + down.shape[1]
+        self.held, self.top = self.held[:, row - self.top :], row
+        while self.top + self.held.shape[1] < end:
+            self.held = torch.cat([self.held, self._next()], dim=1)
+        rows = self.held[:, : end - row]
+
+        def scores(index: int) -> Tensor:
+            column, across = self.columns[index]
+            cells = rows[:, :, column : column + across.shape[1]]
+            return across @ (down @ cells.flatten(2)).unflatten(2, cells.shape[2:])
+
+        return scores
+
+    def _weights(self, axis: int, first: int, last: int) -> tuple[int, Tensor]:
+        begin, weights = resampling(self.scale[axis], self.cells[axis], first, last)
+        return begin, weights.to(self.device, torch.float32)
 
     def _next(self) -> Tensor:
-        return next(self.blocks).float().contiguous()
-
-    def scores(self, top: int, bottom: int) -> Tensor:
-        """Interpolated class scores of output rows top..bottom-1: (B, C, bottom - top, W)."""
-        held, rows = self.advance(top, bottom)
-        first, last = int(rows.low[0]), int(rows.high[-1])
-        # Columns first, while there are few rows: picking them is the slow half.
-        narrow = held[:, :, first : last + 1].contiguous()
-        across = (*narrow.shape[:3], self.columns.low.shape[0])
-        left, right = (narrow.gather(3, index.expand(across)) for index in (self.columns.low, self.columns.high))
-        wide = left.lerp_(right, self.columns.weight)
-        down = (*wide.shape[:2], rows.low.shape[0], wide.shape[3])
-        upper, lower = (wide.gather(2, (index - first)[:, None].expand(down)) for index in (rows.low, rows.high))
-        return upper.lerp_(lower, rows.weight[:, None])
+        # Classes last, because their argmax is several times faster so.
+        return next(self.blocks).permute(0, 2, 3, 1).float().contiguous()
 
 
 def segment(views: Sequence[View], confidence: bool = False) -> Segmentation:
@@ -127,98 +119,30 @@ def segment(views: Sequence[View], confidence: bool = False) -> Segmentation:
             probabilities.
         confidence: return the probability of the class chosen too.
     """
-    height, width = len(views[0].rows.low), len(views[0].columns.low)
-    batch, device = views[0].held.shape[0], views[0].held.device
+    (height, width), tile, device = views[0].size, views[0].tile, views[0].device
+    batch = len(views[0].held)
     labels = torch.empty(batch, height, width, dtype=torch.int32, device=device)
     best = torch.empty(batch, height, width, device=device) if confidence else None
-    if device.type == "cpu":
-        segment_on_threads(views, labels, best)
-    else:
-        segment_in_strips(views, labels, best)
-    return Segmentation(labels, None if best is None else best.div_(len(views)))
 
-
-def segment_in_strips(views: Sequence[View], labels: Tensor, best: Tensor | None) -> None:
-    """Write the labels, and their summed probabilities if ``best`` is given, both (B, H, W): on any device."""
-    batch, height, width = labels.shape
-    strip = max(1, STRIP_ELEMENTS // (batch * views[0].held.shape[1] * width))
-    for top in range(0, height, strip):
-        bottom = min(top + strip, height)
-        scores = views[0].scores(top, bottom)
-        if best is None and len(views) == 1:
-            labels[:, top:bottom] = scores.argmax(1)
-            continue
-        total = scores.softmax(1)
-        for view in views[1:]:
-            total += view.scores(top, bottom).softmax(1)
-        highest, labels[:, top:bottom] = total.max(1)
+    @torch.inference_mode()
+    def label(strips: Sequence[Callable[[int], Tensor]], top: int, index: int) -> None:
+        area = (slice(None), slice(top, top + tile), slice(index * tile, (index + 1) * tile))
+        scores = strips[0](index)
+        if best is None and len(strips) == 1:
+            labels[area] = scores.argmax(-1)
+            return
+        total = scores.softmax(-1)
+        for strip in strips[1:]:
+            total += strip(index).softmax(-1)
+        highest, labels[area] = total.max(-1)
         if best is not None:
-            best[:, top:bottom] = highest
+            best[area] = highest / len(strips)
 
-
-def segment_on_threads(views: Sequence[View], labels: Tensor, best: Tensor | None) -> None:
-    """The same on the CPU, compiled, on as many threads as torch uses."""
-    batch, height, width = labels.shape
-    threads = torch.get_num_threads()
-    piece = KERNEL_ROWS
-    if best is not None or len(views) > 1:
-        piece = max(1, min(piece, STRIP_ELEMENTS // (views[0].held.shape[1] * width)))
-    with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, height, piece * threads):
-            last = min(first + piece * threads, height)
-            ready = [(*view.advance(first, last), view.columns) for view in views]
-            work = []
-            for index in range(batch):
-                for top in range(first, last, piece):
-                    target = (index, slice(top, min(top + piece, last)))
-                    best_part = None if best is None else best[target].numpy()
-                    work.append(
-                        pool.submit(_segment_piece, ready, index, top - first, labels[target].numpy(), best_part)
-                    )
-            for done in work:
-                done.result()
-
-
-def _segment_piece(
-    views: Sequence[tuple[Tensor, Taps, Taps]],
-    index: int,
-    top: int,
-    labels: NDArray[np.int32],
-    best: NDArray[np.float32] | None,
-) -> None:
-    """Rows from ``top`` of picture ``index``, as many as ``labels`` has; views are scores, rows and columns."""
-    parts = [
-        (held[index].numpy(), rows.between(top, top + len(labels)).arrays(), columns.arrays())
-        for held, rows, columns in views
-    ]
-    if best is None and len(views) == 1:
-        kernels.label_pixels(*parts[0], labels)
-        return
-    total = np.zeros((len(parts[0][0]), *labels.shape), np.float32)
-    for part in parts:
-        kernels.add_probabilities(*part, total)
-    kernels.most_probable(total, labels, np.empty(labels.shape, np.float32) if best is None else best)
-
-
-def segment_coarse(
-    coarse: Tensor, input_size: tuple[int, int], output_size: tuple[int, int] | None = None, confidence: bool = False
-) -> Segmentation:
-    """Labels of ``output_size`` from the network's class scores at stride 4.
-
-    With ``output_size`` equal to ``input_size`` the labels are those of
-    ``F.interpolate(coarse, scale_factor=4, mode="bilinear")[..., :H, :W].argmax(1)``, up to ties in floating point.
-
-    Args:
-        coarse: (B, C, ceil(H / 4), ceil(W / 4)) logits, any float type.
-        input_size: H and W of the picture the network saw.
-        output_size: height and width wanted; the input's if None.
-        confidence: return the probability of the class chosen too.
-
-    Raises:
-        ValueError: the coarse map does not belong to an input of this size.
-    """
-    expected = tuple(-(-side // STRIDE) for side in input_size)
-    if coarse.ndim != 4 or coarse.shape[2:] != expected:
-        raise ValueError(f"coarse must be (B, C, {expected[0]}, {expected[1]}), not {tuple(coarse.shape)}.")
-    view = View(lambda first, last: iter([coarse[..., first:last]]), input_size, output_size or input_size)
-    return segment([view], confidence)
+    # A tile is too small to be shared out, so each thread has tiles of its own; a GPU's stream belongs to this thread.
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        share_out = pool.map if device.type == "cpu" else map
+        for top in range(0, height, tile):
+            strips = [view.strip(top, min(top + tile, height)) for view in views]
+            for _ in share_out(partial(label, strips, top), range(len(views[0].columns))):
+                pass
+    return Segmentation(labels, best)

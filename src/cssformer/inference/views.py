@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cssformer.data.transforms import resize
-from cssformer.inference.labels import STRIDE, Segmentation, View, segment
+from cssformer.inference.labels import STRIDE, Segmentation, View, resampling, segment
 from cssformer.utils.errors import UserError
 
 Mode = Literal["whole", "slide"]
@@ -150,7 +150,7 @@ def _whole_views(
             scaled = resize(images, size)
         for mirrored in mirrorings:
             coarse = network(scaled.flip(3) if mirrored else scaled)
-            views.append(View(partial(_columns, coarse), size, output_size, mirrored))
+            views.append(View(partial(_columns, coarse), size, output_size, network.device, mirrored))
     return views
 
 
@@ -176,7 +176,7 @@ def _segment_in_bands(
         for size in sizes:
             for mirrored in mirrorings:
                 blocks = partial(_slide, _Scaled(network, images, size, mirrored), window, stride)
-                views.append(View(blocks, size, (height, width), mirrored, left, right))
+                views.append(View(blocks, size, (height, width), network.device, mirrored, left, right))
         part = segment(views, confidence)
         if count == 1:
             return part
@@ -206,28 +206,13 @@ class _Scaled:
         height, width = self.images.shape[2:]
         if self.size == (height, width):
             return self.network.load(self.images[:, :, top:bottom, left:right])
-        x, across = _resampling(width, self.size[1], left, right)
+        x, across = resampling(width / self.size[1], width, left, right)
         parts = []
         for first in range(top, bottom, ROWS_RESIZED_AT_ONCE):
-            y, down = _resampling(height, self.size[0], first, min(first + ROWS_RESIZED_AT_ONCE, bottom))
+            y, down = resampling(height / self.size[0], height, first, min(first + ROWS_RESIZED_AT_ONCE, bottom))
             source = self.network.load(self.images[:, :, y : y + down.shape[1], x : x + across.shape[1]])
             parts.append(down.to(source) @ source @ across.T.to(source))
         return torch.cat(parts, dim=2)
-
-
-def _resampling(size: int, output: int, first: int, last: int) -> tuple[int, Tensor]:
-    """Weights by which outputs first..last-1 are made of inputs from the one returned on: (last - first, n).
-
-    They are those of :func:`cssformer.data.transforms.resize`: triangles as wide as an output pixel, or an
-    input pixel if that is wider.
-    """
-    scale = size / output
-    reach = max(scale, 1.0)
-    centre = (torch.arange(first, last, dtype=torch.float64) + 0.5) * scale
-    begin, end = max(0, int(centre[0] - reach)), min(size, int(centre[-1] + reach) + 1)
-    distance = (torch.arange(begin, end) + 0.5 - centre[:, None]).abs() / reach
-    weights = (1 - distance).clamp(min=0)
-    return begin, weights / weights.sum(dim=1, keepdim=True)
 
 
 def _slide(scaled: _Scaled, crop: tuple[int, int], stride: tuple[int, int], first: int, last: int) -> Iterator[Tensor]:
