@@ -23,7 +23,7 @@ from cssformer.cli import COMMANDS, main
 from cssformer.training.recipe import Recipe
 
 MODEL = ["--model.backbone", "test_resnet", "--model.channels", "16", "--model.heads", "2", "--model.points", "2"]
-SCENES = ["--scenes.count", "4", "--scenes.val_count", "2", "--scenes.size", "[32,32]", "--augment.crop", "[32,32]"]
+SCENES = ["--scenes.count", "4", "--scenes.val_count", "2", "--scenes.size", "32", "32", "--augment.crop", "32", "32"]
 STEPS = [
     "--training.steps",
     "2",
@@ -163,7 +163,13 @@ def test_training_without_data_learns_scenes_and_a_finished_run_may_be_scored_ag
 
 
 def test_dashes_underscores_and_switches(work: Path, tmp_path: Path) -> None:
-    for number, words in enumerate((["--short-side", "64"], ["--short_side=64", "--flip"])):
+    for number, words in enumerate(
+        (
+            ["--short-side", "64"],
+            ["--short_side=64", "--flip"],
+            ["--short_side", "64", "--flip", "true", "--scales", "1", "1.5"],
+        )
+    ):
         file = tmp_path / f"{number}.json"
         assert main(["evaluate", str(work / "run"), "--json", str(file), *words]) == 0
         assert json.loads(file.read_text())["options"]["short_side"] == 64
@@ -207,7 +213,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["trian"], "no command 'trian'.*`cssformer train`"),
+        (["trian"], "no command 'trian'; there is train"),
+        (["export"], "no command 'export'; there are prepare folder, .*explain"),
+        (["eval", "run"], "no command 'eval'; there is evaluate"),
         (["prepare"], "`cssformer prepare` is no whole command; there are prepare folder, prepare ade20k,"),
         (["study", "decoder"], "no whole command; there are study modules, study points, study decoders"),
         (["check"], "required.*data"),
@@ -216,25 +224,29 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["train", "--training.stepz", "3"], "'training.stepz'.*'training.steps'"),
         (["train", "--model-chanels=3"], "'model_chanels'"),
         (["train", "--output"], "--output"),
-        (["train", "--training.steps", "three"], "training.steps.*'three'.*int"),
-        (["train", "--training.precision", "64"], "training.precision.*'64'.*'bf16'"),
-        (["train", "--model.mean", "[1,2]"], "model.mean.*tuple"),
+        (["train", "--training.steps", "three"], "training.steps.*'three'.*whole number"),
+        (["train", "--training.precision", "64"], "training.precision.*'64'.*bf16"),
+        (["train", "--model.mean", "[1,2]"], "model.mean.*3 values"),
         (["train", "--augment.scale", "[2,1]"], "augment.scale.*smaller number"),
-        (["train", "--training.batch_size", "0"], "training.batch_size is 0.*at least 1"),
-        (["train", "--training.workers=-1"], "training.workers is -1.*at least 0"),
-        (["train", "--training.ema", "2"], "training.ema is 2.*from 0 to 1"),
-        (["train", "--augment.crop", "[16,64]"], r"augment.crop is \[16, 64\].*at least 32"),
+        (["train", "--training.batch_size", "0"], "training.batch_size cannot be '0'.*from 1 to"),
+        (["train", "--training.workers=-1"], "training.workers cannot be '-1'.*from 0"),
+        (["train", "--training.ema", "2"], "training.ema cannot be '2'.*from 0 to 1"),
+        (["train", "--augment.crop", "16", "64"], "augment.crop cannot be '16'.*from 32"),
         (["train", "--training.log_every", "0"], "training.log_every"),
         (["train", "--training.validate_every", "0"], "training.validate_every"),
         (["train", "--model.heads", "0"], "model.heads"),
         (["train", "--seed=-1"], "seed"),
-        (["train", "--scenes.count", "0"], "count of at least 1"),
+        (["train", "--scenes.count", "0"], "scenes.count cannot be '0'"),
         (["train", "--model.heads", "3"], "multiple of heads"),
         (["train", "--model.backbone", "resnet5000"], "resnet5000.*resnet50"),
         (["train", "--model.weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--resume"], "holds no run to resume"),
-        (["evaluate", "run", "--mode", "slid"], "mode.*'slid'.*'slide'"),
+        (["evaluate", "run", "--mode", "slid"], "mode.*'slid'.*slide"),
+        (["evaluate", "run", "--device", "meta"], "device cannot be 'meta'.*cpu"),
+        (["evaluate", "run", "--scales", "1e9"], "scales cannot be '1000000000.0'"),
+        (["evaluate", "run", "--short-side", "1000000000"], "short_side cannot be '1000000000'"),
+        (["prepare", "folder", "--source", "x", "--output", "y", "--seed", "-1"], "seed cannot be '-1'"),
         (["evaluate", "run", "--scales", "x"], "scales.*x"),
         (["evaluate"], "Give a model"),
         (["evaluate", "run", "--raw"], "--raw"),
@@ -266,7 +278,7 @@ def _matches(pattern: str, text: str) -> bool:
     [
         ("model:\n  chanels: 3\n", "mine.yaml.*'model.chanels'.*'model.channels'"),
         ("training:\n  steps: many\n", "mine.yaml.*training.steps.*'many'"),
-        ("training:\n  steps: 0\n", "training.steps is 0"),
+        ("training:\n  steps: 0\n", "mine.yaml: training.steps cannot be '0'"),
         ("training: [\n", "mine.yaml is not YAML"),
     ],
 )
@@ -476,8 +488,8 @@ def test_damaged_pictures_are_told_and_the_others_predicted(
 
 def test_pictures_smaller_than_the_crop_just_work(work: Path, tmp_path: Path) -> None:
     words = ["train", "--data", str(work / "data"), "--output", str(tmp_path / "run"), *TINY]
-    assert main([*words, "--augment.crop", "[96,128]", "--evaluation.mode", "slide"]) == 0
-    assert main(["evaluate", str(tmp_path / "run"), "--mode", "slide", "--crop", "[128,96]"]) == 0
+    assert main([*words, "--augment.crop", "96", "128", "--evaluation.mode", "slide"]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--mode", "slide", "--crop", "128", "96"]) == 0
 
 
 def test_other_classes(refused: Callable[..., str], work: Path, data: Path, tmp_path: Path) -> None:

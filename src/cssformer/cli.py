@@ -14,13 +14,35 @@ from cssformer.accelerate.malloc import keep_freed_memory
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.errors import UserError
-from cssformer.utils.options import nearest, parse
+from cssformer.utils.options import (
+    Batch,
+    ConfigFile,
+    Device,
+    Natural,
+    Points,
+    Scale,
+    Share,
+    Side,
+    Workers,
+    make_parser,
+    nearest,
+    parse,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from cssformer.metrics import Evaluation
     from studies.variants import Kind
+
+
+INSTEAD = {
+    **dict.fromkeys(("test", "eval", "val", "validate", "benchmark"), "evaluate"),
+    **dict.fromkeys(("infer", "inference", "segment"), "predict"),
+    **dict.fromkeys(("fit", "finetune"), "train"),
+    "visualize": "explain",
+}
+"""What other programs of the field call a command."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +92,15 @@ def _find_command(arguments: list[str]) -> tuple[list[str], Command | None]:
         return [], None
     if kinds := [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]:
         raise UserError(f"`cssformer {arguments[0]}` is no whole command; there are {', '.join(kinds)}.")
-    near = nearest(" ".join(arguments[:2]), list(COMMANDS))
-    raise UserError(f"There is no command {arguments[0]!r}; the nearest one is `cssformer {near}`.")
+    word = INSTEAD.get(arguments[0], arguments[0])
+    near = [name for name in COMMANDS if name == word] or nearest(word, COMMANDS) or list(COMMANDS)
+    raise UserError(
+        f"There is no command {arguments[0]!r}; there {'is' if len(near) == 1 else 'are'} {', '.join(near)}."
+    )
 
 
 def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
-    from jsonargparse import ArgumentParser, set_parsing_settings
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=f"cssformer {name}", description=command.summary, exit_on_error=False)
+    parser = make_parser(f"cssformer {name}", command.summary)
     command.add_arguments(parser)
     parser.add_argument("--json", type=Path | None, default=None, help="Also write the result to this JSON file.")
     options = parse(parser, arguments, f"cssformer {name}")
@@ -131,7 +153,9 @@ def _add_prepare_folder(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--ignore", type=str, nargs="+", help="Ids, colours (R,G,B) or names that are no class; 255 is ignored anyway."
     )
-    parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore"})
+    parser.add_argument("--val_share", type=Share, default=0.1, help="Share of the pictures drawn for validation.")
+    parser.add_argument("--seed", type=Natural, default=0, help="The draw of the validation split comes from it.")
+    parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore", "val_share", "seed"})
 
 
 def _prepare_folder(options: "Namespace") -> int:
@@ -151,7 +175,9 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
             "--source", type=Path, nargs="+", required=True, help="The official archives, or folders of their files."
         )
         parser.add_argument("--output", type=Path, required=True, help="The prepared folder to be made.")
-        parser.add_argument("--partial", action="store_true", help="Take fewer pictures than there are officially.")
+        parser.add_argument(
+            "--partial", type=bool, default=False, help="Take fewer pictures than there are officially."
+        )
         if classes:
             parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
 
@@ -198,11 +224,11 @@ def _count(number: int, what: str) -> str:
 
 def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
-        "--resume", action="store_true", help="Continue the interrupted run in --output, by its recipe."
+        "--resume", type=bool, default=False, help="Continue the interrupted run in --output, by its recipe."
     )
     parser.add_argument(
         "--config",
-        action="config",
+        action=ConfigFile,
         help="A YAML recipe, over those that it lists under base; options on the command line win over them.",
     )
     parser.add_class_arguments(Recipe)
@@ -239,6 +265,29 @@ def _show_scores(evaluation: "Evaluation") -> None:
     _show(evaluation.summary())
 
 
+def _add_views(parser: "ArgumentParser") -> None:
+    """How pictures are looked at; what is not given is done as the model was trained for."""
+    parser.add_argument(
+        "--mode",
+        type=Literal["whole", "slide"] | None,
+        help="Whole pictures or a sliding window; by default as the model was trained for.",
+    )
+    parser.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
+    parser.add_argument(
+        "--stride", type=tuple[Side, Side] | None, help="From window to window, down and across; 2/3 of the crop."
+    )
+    parser.add_argument(
+        "--short_side", type=Side | None, help="First resize until the shorter side has so many pixels."
+    )
+    parser.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
+    parser.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
+    _add_device(parser)
+
+
+def _add_device(parser: "ArgumentParser", default: str = "auto") -> None:
+    parser.add_argument("--device", type=Device, default=default, help="cpu, cuda, cuda:N, mps; auto is the best.")
+
+
 def _add_evaluate(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "model", type=str | None, nargs="?", help="A run folder, a model folder or a Hugging Face model id."
@@ -256,25 +305,13 @@ def _add_evaluate(parser: "ArgumentParser") -> None:
         type=Path | None,
         help="Instead of a model: a folder of PNGs, NAME.png or NAME_*.png, with the class index of each pixel.",
     )
-    parser.add_argument("--raw", action="store_true", help="The predictions hold the source's ids, not class indices.")
     parser.add_argument(
-        "--mode",
-        type=Literal["whole", "slide"] | None,
-        help="Whole pictures or a sliding window; the run's by default.",
+        "--raw", type=bool, default=False, help="The predictions hold the source's ids, not class indices."
     )
-    parser.add_argument("--crop", type=tuple[int, int] | None, help="Height and width of the sliding window.")
+    _add_views(parser)
     parser.add_argument(
-        "--stride", type=tuple[int, int] | None, help="From window to window, down and across; 2/3 of the crop."
+        "--dilation_ratio", type=Share, default=0.02, help="Width of Boundary IoU's bands, of the picture's diagonal."
     )
-    parser.add_argument("--short_side", type=int | None, help="First resize until the shorter side has so many pixels.")
-    parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="Average the probabilities of these scales."
-    )
-    parser.add_argument("--flip", action="store_true", help="Average with the mirror image too.")
-    parser.add_argument(
-        "--dilation_ratio", type=float, default=0.02, help="Width of Boundary IoU's bands, of the picture's diagonal."
-    )
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps; the best there is by default.")
 
 
 def _evaluate(options: "Namespace") -> int:
@@ -359,10 +396,9 @@ def _add_predict(parser: "ArgumentParser") -> None:
 
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
-    parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="Average over the picture at these sizes."
-    )
-    parser.add_function_arguments(predict_files, skip={"model", "inputs", "scales", "console"})
+    _add_views(parser)
+    views = {"mode", "crop", "stride", "short_side", "scales", "flip", "device"}
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", "console", *views})
 
 
 def _predict(options: "Namespace") -> int:
@@ -381,7 +417,7 @@ def _add_explain(parser: "ArgumentParser") -> None:
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("image", type=Path, help="A picture.")
     parser.add_argument(
-        "--at", type=int, nargs=2, required=True, metavar=("X", "Y"), help="The pixel; 0 0 is the picture's top left."
+        "--at", type=tuple[Natural, Natural], required=True, help="The pixel's X and Y; 0 0 is the picture's top left."
     )
     parser.add_argument("--output", type=Path, required=True, help="The PNG to write.")
     parser.add_argument(
@@ -389,7 +425,7 @@ def _add_explain(parser: "ArgumentParser") -> None:
         type=Literal[4, 8, 16, 32] | None,
         help="Draw what the token of this stride looks at; the finest by default.",
     )
-    parser.add_argument("--device", type=str, default="auto", help="cpu, cuda, mps; the best there is by default.")
+    _add_device(parser)
 
 
 def _explain(options: "Namespace") -> int:
@@ -418,19 +454,20 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
     _find_studies()
     parser.add_argument(
         "--seeds",
-        type=int,
-        nargs="+",
+        type=list[Natural] | None,
         help="Every variant is trained with each; by default with the recipe's seed and the two that follow it.",
     )
     if kind == "points":
         from studies.variants import POINTS
 
         papers = " ".join(map(str, POINTS))
-        parser.add_argument("--points", type=int, nargs="+", help=f"What is compared; by default the paper's {papers}.")
+        parser.add_argument(
+            "--points", type=list[Points] | None, help=f"What is compared; by default the paper's {papers}."
+        )
     else:
         parser.add_argument("--variants", type=str, nargs="+", help="Only these rows of the table; all by default.")
     parser.add_argument(
-        "--parallel", type=int, default=1, help="Runs at one time, which share the cores; 0 trains nothing more."
+        "--parallel", type=Workers, default=1, help="Runs at one time, which share the cores; 0 trains nothing more."
     )
     compared = {
         "modules": "the baseline",
@@ -440,7 +477,7 @@ def _add_study(parser: "ArgumentParser", kind: "Kind") -> None:
     parser.add_argument(
         "--reference", type=str | None, help=f"Differences are taken to this variant, by default {compared[kind]}."
     )
-    parser.add_argument("--config", action="config", help="A YAML recipe; options on the command line win over it.")
+    parser.add_argument("--config", action=ConfigFile, help="A YAML recipe; options on the command line win over it.")
     parser.add_class_arguments(Recipe)
     parser.set_defaults(output=f"runs/{kind}")
 
@@ -470,10 +507,10 @@ def _study(options: "Namespace", kind: "Kind") -> int:
 def _add_profile(parser: "ArgumentParser") -> None:
     from cssformer.metrics.profile import PAPERS
 
-    parser.add_argument("--size", type=int, nargs="+", default=[480], help="The picture's height and width in pixels.")
-    parser.add_argument("--classes", type=int, default=150, help="How many classes are told apart.")
-    parser.add_argument("--device", type=str, default="cpu", help="Where time and activations are measured.")
-    parser.add_argument("--config", action="config", help="A YAML recipe; by default the network is the paper's.")
+    parser.add_argument("--size", type=list[Side], default=[480], help="The picture's height and width in pixels.")
+    parser.add_argument("--classes", type=Batch, default=150, help="How many classes are told apart.")
+    _add_device(parser, "cpu")
+    parser.add_argument("--config", action=ConfigFile, help="A YAML recipe; by default the network is the paper's.")
     parser.add_class_arguments(Recipe)
     # The paper's network, where neither a config nor an option says otherwise.
     parser.set_defaults({f"model.{name}": None for name in ("backbone", *PAPERS)})
@@ -482,8 +519,8 @@ def _add_profile(parser: "ArgumentParser") -> None:
 def _profile(options: "Namespace") -> int:
     from cssformer.metrics.profile import PAPERS, profile, untrained
 
-    if len(options.size) > 2 or min(options.size) < 32 or options.classes < 1:
-        raise UserError("--size takes a height and a width of 32 pixels at least, --classes one class at least.")
+    if len(options.size) > 2:
+        raise UserError("--size takes a height and a width.")
     for name, value in {"backbone": "swin_tiny_patch4_window7_224", **PAPERS}.items():
         if getattr(options.model, name) is None:
             setattr(options.model, name, getattr(Recipe().model, name) if options.config else value)

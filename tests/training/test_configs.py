@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from cssformer import CSSFormer
@@ -17,7 +16,7 @@ from cssformer.data import DatasetInfo
 from cssformer.data.dataset import distinct_colours
 from cssformer.training.recipe import Recipe
 from cssformer.training.train import train
-from cssformer.utils.options import parse
+from cssformer.utils.options import ConfigFile, make_parser, parse
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -45,7 +44,9 @@ def test_the_papers_table_is_there() -> None:
 
 
 def test_every_base_is_used() -> None:
-    used = {(path.parent / base).resolve() for path in CONFIGS.rglob("*.yaml") for base in _yaml(path).get("base", [])}
+    used = {
+        (path.parent / base).resolve() for path in CONFIGS.rglob("*.yaml") for base in _yaml(path).get("config", [])
+    }
     assert used == {path.resolve() for path in (CONFIGS / "base").iterdir()}
 
 
@@ -131,8 +132,8 @@ def test_dry_run(path: Path, replicas: dict[str, Path], tmp_path: Path) -> None:
         options["augment.short_side"] = 64
     family = original.model.backbone.partition("_")[0]
     options |= {f"model.backbone_args.{key}": value for key, value in SHRUNK[family].items()}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
+    parser = make_parser()
+    parser.add_argument("--config", action=ConfigFile)
     parser.add_class_arguments(Recipe)
     words = [f"--{key}={value}" for key, value in options.items()]
     recipe = Recipe.from_options(parse(parser, [f"--config={path}", *words], "dry run"))

@@ -1,20 +1,20 @@
-"""Options and recipes: defaults, YAML, the command line over it, and errors that name the nearest option."""
+"""Options and recipes: defaults, YAML, the command line over it, and errors of one sentence."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
 
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
-from cssformer.utils.options import nearest, parse
+from cssformer.utils.options import ConfigFile, make_parser, nearest, parse
 
 
 def parsed(*arguments: str) -> Recipe:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
+    parser = make_parser()
+    parser.add_argument("--config", action=ConfigFile)
     parser.add_class_arguments(Recipe)
     return Recipe.from_options(parse(parser, list(arguments), "cssformer train"))
 
@@ -37,7 +37,7 @@ def test_command_line_goes_before_the_config_and_the_config_before_the_defaults(
 
 def test_a_saved_recipe_is_the_same_when_loaded(tmp_path: Path) -> None:
     recipe = parsed(
-        "--augment.crop", "[48,64]", "--training.ema", "0.99", "--data", "pictures", "--model.mean", "[0.5,0.5,0.5]"
+        "--augment.crop", "48", "64", "--training.ema", "0.99", "--data", "pictures", "--model.mean", "[0.5,0.5,0.5]"
     )
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
@@ -47,7 +47,19 @@ def test_a_saved_recipe_is_the_same_when_loaded(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("model:\n  chanels: 3\n", "'model.chanels'.*'model.channels'"),
-        ("trainin:\n  steps: 3\n", "'trainin'.*'training'"),
+        ("trainin:\n  steps: 3\n", "'trainin.steps'.*'training.steps'"),
+        ("model:\n  augmentation: true\n", "'model.augmentation'; it is called model.cia now"),
+        ("base: [other.yaml]\n", "'base'; it is called config now"),
+        ("model: other.yaml\n", "model must hold keys and values"),
+        ("training: {lr: .inf}", "training.lr cannot be 'inf'"),
+        ("training: {lr: &a [*a]}", r"refers to its own values \(\*a\)"),
+        ("a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n", "refers to its own values"),
+        (f"model: {'[' * 5000}", "nested deeper"),
+        (f"seed: {'9' * 5000}", "holds a value that cannot be read"),
+        (f"seed: {'9' * 50}", "seed cannot be '99"),
+        ("seed: 2020-13-45", "holds a value that cannot be read"),
+        ("a\0b", "not YAML"),
+        ("1: 2", "keys and values"),
         ("training:\n  steps: many\n", "training.steps"),
         ("training: [", "not YAML"),
         ("just words", "keys and values"),
@@ -63,7 +75,7 @@ def test_a_wrong_config_is_told_with_its_file(tmp_path: Path, content: str, mess
 
 
 def test_a_missing_config_and_an_unknown_option_are_told() -> None:
-    with pytest.raises(UserError, match="Cannot read the config nowhere.yaml: No such file"):
+    with pytest.raises(UserError, match="Cannot read nowhere.yaml: No such file"):
         parsed("--config=nowhere.yaml")
     with pytest.raises(UserError, match="'model.point'.*'model.points'"):
         parsed("--model.point", "3")
@@ -75,8 +87,91 @@ def test_options_below_a_table_are_free() -> None:
     assert parsed("--model.backbone_args.pad_type", "same").model.backbone_args == {"pad_type": "same"}
 
 
-def test_nearest_always_names_one() -> None:
-    assert nearest("xyz", ["steps", "seed"]) in ("steps", "seed")
+def test_options_that_look_like_objects_of_a_class_stay_tables() -> None:
+    table = {"class_path": "os.mkdir", "init_args": {"path": "made"}}
+    recipe = parsed("--model.backbone_args", yaml.safe_dump({"x": table}, default_flow_style=True))
+    assert recipe.model.backbone_args == {"x": table} and not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("model.augmentation", "model.cia"),
+        ("model.enhancement_depth", "model.msfe_depth"),
+        ("model.fusion_depth", "model.csf_depth"),
+        ("augment.max_share", "augment.cat_max_ratio"),
+        ("lr", "nearest one is 'training.lr'"),
+        ("training.step", "nearest one is 'training.steps'"),
+        ("training.epochs", "training.steps optimiser steps"),
+        ("epochs", "training.steps optimiser steps"),
+        ("batch", "training.batch_size"),
+        ("imgsz", "augment.crop"),
+    ],
+)
+def test_an_option_of_another_name_is_told(word: str, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        parsed(f"--{word}", "3")
+
+
+def test_no_option_is_near_to_a_word_of_another_meaning() -> None:
+    with pytest.raises(UserError, match=r"'training.class_weights'; there are training.steps, .*training.lr") as caught:
+        parsed("--training.class_weights", "3")
+    assert "nearest" not in str(caught.value)
+    for word in ("export", "class_weights", "epochs", "batch"):
+        assert nearest(word, ["model.points", "data", "auxiliary_weight", "prepare coco-stuff-10k", "explain"]) == []
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder", "device"])
+def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
+    path = tmp_path / what
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(UserError, match="no regular file"):
+        parsed("--config", str(path))
+    (tmp_path / "top.yaml").write_text(f"config: [{path}]")
+    with pytest.raises(UserError, match="no regular file"):
+        parsed("--config", str(tmp_path / "top.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("training.lr", value) for value in ("1e400", "inf", "nan", "-1", "x")),
+        *(("training.clip", value) for value in ("1e400", "nan", "0", "-1")),
+        ("model.std", "0 0 0"),
+        ("augment.crop", "1000000 1000000"),
+        ("augment.short_side", "1000000000"),
+        ("model.channels", str(2**40)),
+        ("model.points", str(10**9)),
+        ("training.batch_size", str(10**12)),
+        ("training.devices", str(10**6)),
+        ("seed", "-1"),
+        ("seed", "9" * 5000),
+        ("training.ema", "2"),
+        ("training.workers", "-1"),
+    ],
+)
+def test_numbers_out_of_range(option: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"{option} (cannot be .*it )?must be .*number") as caught:
+        parsed(f"--{option}", *value.split())
+    assert len(str(caught.value)) < 600
+
+
+def test_values_of_several_numbers_and_switches() -> None:
+    for words in (("--augment.crop", "64", "96"), ("--augment.crop", "[64,96]"), ("--augment.crop=[64, 96]",)):
+        assert parsed(*words, "--model.cia", "false", "--augment.photometric").augment.crop == (64, 96)
+    assert parsed("--augment.scale", "0.5", "2").augment.scale == (0.5, 2.0)
+    assert not parsed("--model.cia=false").model.cia and parsed("--model.cia", "--seed", "3").seed == 3
+
+
+def test_parsed_numbers_are_pythons_own() -> None:
+    recipe = parsed("--model.channels", "32", "--training.lr", "0.1", "--augment.crop", "64", "64", "--seed", "3")
+    values = (recipe.model.channels, recipe.training.lr, recipe.augment.crop[0], recipe.seed)
+    assert [type(value) for value in values] == [int, float, int, int]
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -91,22 +186,22 @@ def test_a_recipe_builds_on_others(tmp_path: Path) -> None:
     write(
         tmp_path / "base",
         data="training: {steps: 7, lr: 6e-5}\naugment: {crop: [64, 96]}\n",
-        net="base: [../ground.yaml]\nmodel: {channels: 96, backbone_args: {a: 1, b: [1, 2]}}\ntraining: {steps: 8}\n",
+        net="config: [../ground.yaml]\nmodel: {channels: 96, backbone_args: {a: 1, b: [1, 2]}}\ntraining: {steps: 8}\n",
     )
     top = write(
         tmp_path,
         ground="model: {channels: 32, points: 5}\ntraining: {ema: 0.9}\n",
-        top="base: [base/data.yaml, base/net.yaml]\nmodel: {backbone_args: {b: [3], c: x}}\n",
+        top="config: [base/data.yaml, base/net.yaml]\nmodel: {dropout: 0.3}\n",
     )
     recipe = parsed("--model.heads", "3", "--model.backbone_args.a", "2", "--config", str(top))
     # Above wins: the command line wherever it stands, the file, the later base, the earlier one, that one's base.
-    assert recipe.model.backbone_args == {"a": 2, "b": [3], "c": "x"}
-    assert (recipe.model.heads, recipe.model.channels, recipe.model.points) == (3, 96, 5)
+    assert recipe.model.backbone_args == {"a": 2, "b": [1, 2]}
+    assert (recipe.model.heads, recipe.model.channels, recipe.model.points, recipe.model.dropout) == (3, 96, 5, 0.3)
     assert (recipe.training.steps, recipe.training.lr, recipe.training.ema) == (8, 6e-5, 0.9)
     assert recipe.augment.crop == (64, 96)
     # What is saved stands for itself.
     recipe.save(tmp_path / "deep" / "recipe.yaml")
-    assert "base" not in yaml.safe_load((tmp_path / "deep" / "recipe.yaml").read_text())
+    assert "config" not in yaml.safe_load((tmp_path / "deep" / "recipe.yaml").read_text())
     assert Recipe.load(tmp_path / "deep" / "recipe.yaml") == recipe
 
 
@@ -119,17 +214,21 @@ def test_two_configs_the_later_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("top", "below", "message"),
     [
-        ("base: [below.yaml]\n", "model: {chanels: 3}\n", "below.yaml has no option 'model.chanels'.*'model.channels'"),
-        ("base: [below.yaml]\n", "training: {steps: many}\n", "below.yaml: training.steps cannot be 'many'"),
-        ("base: [below.yaml]\ntraining: {steps: many}", "training: {steps: 5}", "top.yaml: training.steps cannot be"),
-        ("base: [below.yaml]\n", "base: [top.yaml]\n", "top.yaml is its own base, by way of .*below.yaml"),
-        ("base: [below.yaml]\n", "base: [nowhere.yaml]\n", "nowhere.yaml, a base of .*below.yaml: No such file"),
-        ("base: [below.yaml]\n", "just words", "below.yaml must hold keys and values"),
-        ("base: below.yaml\n", "", "top.yaml: base must be a list of files"),
-        ("base: [{}]\n", "", "top.yaml: base must be a list of files"),
+        (
+            "config: [below.yaml]\n",
+            "model: {chanels: 3}\n",
+            "below.yaml has no option 'model.chanels'.*'model.channels'",
+        ),
+        ("config: [below.yaml]\n", "training: {steps: many}\n", "below.yaml: training.steps cannot be 'many'"),
+        ("config: [below.yaml]\ntraining: {steps: many}", "training: {steps: 5}", "top.yaml: training.steps cannot be"),
+        ("config: [below.yaml]\n", "config: [top.yaml]\n", "refers to itself"),
+        ("config: [below.yaml]\n", "config: [nowhere.yaml]\n", "nowhere.yaml: No such file"),
+        ("config: [below.yaml]\n", "just words", "below.yaml must hold keys and values"),
+        ("config: below.yaml\n", "", "top.yaml: config must be a list of files"),
+        ("config: [{}]\n", "", "top.yaml: config must be a list of files"),
     ],
 )
-def test_a_wrong_base_is_told_with_the_file_in_which_it_stands(
+def test_a_wrong_file_below_is_told_with_the_file_in_which_it_stands(
     tmp_path: Path, top: str, below: str, message: str
 ) -> None:
     path = write(tmp_path, top=top, below=below)
@@ -141,11 +240,12 @@ def test_a_wrong_base_is_told_with_the_file_in_which_it_stands(
 @pytest.mark.parametrize(
     ("words", "form"),
     [
-        (("--augment.crop", "64"), "tuple[int, int], written as [64,64]"),
-        (("--augment.crop", "64", "64"), "written as [64,64]"),
-        (("--evaluation.crop", "x"), "written as [64,64]"),
-        (("--model.mean", "[1,2]"), "written as [0.5,0.5,0.5]"),
-        (("--training.clip", "x"), "float | None."),
+        (("--augment.crop", "64"), "augment.crop cannot be '[64]'; it must be 2 values, each a whole number from 32"),
+        (("--evaluation.crop", "x"), "2 values, each a whole number from 32 to 8192 or null"),
+        (("--model.mean", "1", "2"), "3 values, each a number"),
+        (("--training.clip", "x"), "a number above 0 and at most 1000000 or null"),
+        (("--training.precision", "64"), "32 or bf16 or 16"),
+        (("--model.cia", "maybe"), "unrecognized arguments"),
     ],
 )
 def test_the_form_of_a_value_is_told(words: tuple[str, ...], form: str) -> None:

@@ -1,175 +1,280 @@
-"""Options from the command line and YAML files, with errors that name the nearest option there is."""
+"""Options from the command line and YAML files: jsonargparse's, with errors of one sentence."""
 
+import dataclasses
 import difflib
 import re
+import types
 import typing
 from argparse import ArgumentError
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse.typing import ClosedUnitInterval, restricted_number_type, restricted_string_type
 
 from cssformer.utils.errors import UserError
+from cssformer.utils.text import read_yaml
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def _whole(least: int, most: int) -> Any:
+    words = f"a whole number from {least} to {most}"
+    return restricted_number_type(f"Int{least}To{most}", int, [(">=", least), ("<=", most)], docstring=words)
+
+
+def _number(least: float, most: float, above: bool = False) -> Any:
+    words = f"a number {'above' if above else 'from'} {least:g} {'and at most' if above else 'to'} {most:.9g}"
+    name = re.sub(r"\W", "", f"Float{'Above' if above else ''}{least:g}To{most:g}")
+    return restricted_number_type(name, float, [(">" if above else ">=", least), ("<=", most)], docstring=words)
+
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from builtins import float as NonNegative
+    from builtins import float as Positive
+    from builtins import float as Scale
+    from builtins import float as Share
+    from builtins import int as Batch
+    from builtins import int as Channels
+    from builtins import int as Count
+    from builtins import int as Depth
+    from builtins import int as Devices
+    from builtins import int as Natural
+    from builtins import int as Points
+    from builtins import int as Side
+    from builtins import int as Workers
+    from builtins import str as Device
+else:
+    Side = _whole(32, 8192)
+    Channels = _whole(1, 8192)
+    Points = _whole(1, 1024)
+    Depth = _whole(0, 64)
+    Batch = _whole(1, 65536)
+    Devices = _whole(1, 1000)
+    Workers = _whole(0, 1000)
+    Count = _whole(1, 10**9)
+    Natural = _whole(0, 2**31 - 1)
+    Positive = _number(0, 1e6, above=True)
+    NonNegative = _number(0, 1e6)
+    Share = ClosedUnitInterval
+    Scale = _number(0.01, 100)
+    Device = restricted_string_type(
+        "Device", r"auto|cpu|mps|cuda(:\d{1,3})?", docstring="auto, cpu, mps, cuda or cuda:N"
+    )
 
-BASE = "base"
-"""The key under which a YAML file names those it builds on."""
+RENAMED = {
+    "model.augmentation": "model.cia",
+    "model.enhancement_depth": "model.msfe_depth",
+    "model.fusion_depth": "model.csf_depth",
+    "augment.max_share": "augment.cat_max_ratio",
+    "base": "config",
+}
+INSTEAD = {
+    "epochs": "training lasts training.steps optimiser steps of training.batch_size pictures",
+    "max_epochs": "training lasts training.steps optimiser steps of training.batch_size pictures",
+    "batch": "training.batch_size is the number of pictures of an optimiser step",
+    "imgsz": "augment.crop is the size of the crops, augment.short_side that of the pictures",
+    "gpus": "training.devices is the number of GPUs",
+    "resume_from": "--resume continues the run in --output",
+    "load_from": "model.init names a network to start from",
+}
+"""What other programs of the field call differently."""
 
-# How jsonargparse tells a value that does not fit its option's type.
-_WRONG_TYPE = re.compile(r'Parser key "([^"]+)"[^:]*: .*(?:Got|Given) value: (.*)')
+# How jsonargparse tells an option that there is not, and a value that does not fit its option's type.
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --([^\s=]+).*|.*Option '(.+)' is not accepted.*"
+    r"|.*Group '(.+)' does not accept option '(.+)'.*"
+)
+_WRONG = re.compile(r'Parser key "([^"]+)"[^:]*: .*')
+_VALUE = re.compile(
+    r".*Given value: (.*)|Got value: (.*)|type \w+: (.*) does not (?:conform|match)|base 10: '(.*)'|to float: '(.*)'"
+)
 
 
-def parse(parser: "ArgumentParser", arguments: list[str], where: str) -> "Namespace":
+def make_parser(prog: str | None = None, description: str | None = None) -> ArgumentParser:
+    """A parser for :func:`parse`. Abbreviated options are refused: a new option could change what they mean."""
+    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+
+
+class ConfigFile(ActionConfigFile):
+    """``--config FILE``: its keys go over those of the files before it.
+
+    The file may itself list files below it under ``config``, relative to itself.
+    """
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        path = Path(values)
+        content = read_yaml(path)
+        below = content.pop("config", None) or []
+        if not isinstance(below, list) or not all(isinstance(name, str) for name in below):
+            raise UserError(f"{path}: config must be a list of files, such as [../base.yaml].")
+        for name in below:
+            self(parser, cfg, path.parent / name, option_string)
+        for key in _sections(parser) & content.keys():
+            if not isinstance(content[key], dict):
+                raise UserError(f"{path}: {key} must hold keys and values.")
+        try:
+            if content:
+                super().__call__(parser, cfg, yaml.safe_dump(content), option_string)
+                parser.validate(cfg, skip_required=True)
+        except (ArgumentError, TypeError, ValueError, KeyError) as error:
+            raise told(error, parser, str(path)) from error
+
+
+def _sections(parser: ArgumentParser) -> set[str]:
+    return set(parser.groups or ())
+
+
+def parse(parser: ArgumentParser, arguments: list[str], where: str) -> Namespace:
     """Parse the arguments; dataclass options come back as instances.
 
-    A ``--config FILE`` among them is read by :func:`read_config`; the other options win over it, wherever they stand.
+    Files of ``--config`` are merged key by key, the later over the earlier; the other options win over them, wherever
+    they stand. Tuples and lists are written ``--crop 64 96``, a switch ``--flip`` or ``--flip false``.
 
     Args:
-        parser: made with ``exit_on_error=False``.
+        parser: of :func:`make_parser`.
         arguments: the words after the command.
         where: named in the errors.
 
     Raises:
-        UserError: an unknown option or key (the nearest one is named), or a value of a wrong type.
+        UserError: an unknown option or key, or a value of a wrong type or range.
     """
-    # A dash in an option's name is as good as the underscore that Python needs there.
-    arguments = [_underscored(word) if word.startswith("--") else word for word in arguments]
-    known = [name[2:] for name in parser._option_string_actions if name.startswith("--")]
+    for option in {word[2:].partition("=")[0] for word in arguments if word.startswith("--")} & _sections(parser):
+        raise UserError(f"{where}: --{option} is a section of options; give one of them, as --{option}.NAME VALUE.")
+    types_of = {f"--{action.dest}": getattr(action, "_typehint", None) for action in parser._actions}
     # After a bare -- only positional arguments follow.
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    words, rest = arguments[:end], arguments[end:]
-    types = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
-    content: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    if "config" in known:
-        words, paths = _take_configs(words)
-        for path in paths:
-            table, files = read_config(path, known)
-            content, origin = _merged(content, table), {**origin, **files}
-    _check([word[2:].partition("=")[0] for word in words if word.startswith("--")], known, where)
-    for place, (word, following) in enumerate(pairwise([*words, ""])):
-        if word.startswith("--"):
-            option, equals, _ = word[2:].partition("=")
-            if types.get(option) is bool and not equals and following.lower() not in ("true", "false"):
-                # A switch alone means true.
-                words[place] = f"{word}=true"
-            else:
-                origin[option] = where
+    configs, words = _in_one_word(arguments[:end], types_of)
     try:
-        config = [f"--config={yaml.safe_dump(content)}"] if content else []
-        return parser.instantiate(parser.parse_args(config + words + rest))
-    except (ArgumentError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        if found := _WRONG_TYPE.fullmatch(text):
-            key, value = found.groups()
-            wanted = _described(types.get(key))
-            raise UserError(f"{origin.get(key, where)}: {key} cannot be {value!r}; its type is {wanted}.") from error
-        raise UserError(f"{where}: {text}{'' if text.endswith('.') else '.'}") from error
+        parsed = parser.instantiate(parser.parse_args([*configs, *words, *arguments[end:]]))
+        return Namespace(**{name: _plain(value) for name, value in vars(parsed).items()})
+    except (ArgumentError, TypeError, ValueError, RecursionError) as error:
+        raise told(error, parser, where) from error
 
 
-def read_config(path: Path, known: list[str], above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """A YAML file over the files that it names under ``base``.
-
-    ``base`` is a list of files, relative to the one it stands in, which may have bases of their own. Later ones win
-    over earlier ones, and the file's own keys over them all: tables key by key, anything else as a whole.
-
-    Args:
-        path: the file.
-        known: the dotted keys there are.
-        above: the files of which it is a base, the topmost one first.
-
-    Returns:
-        The keys and values, and for each dotted key the file that set it.
-
-    Raises:
-        UserError: a file is missing, is not YAML with keys and values, has an unknown key, or is its own base.
-    """
-    if path.resolve() in above:
-        raise UserError(f"The config {path} is its own {BASE}, by way of {above[-1]}; take it out there.")
-    own = _load(path, above)
-    names = own.pop(BASE, None) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: {BASE} must be a list of files, such as [../base.yaml], not {names!r}.")
-    keys = _dotted(own)
-    _check(keys, known, str(path))
-    content: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for name in names:
-        table, files = read_config(path.parent / name, known, (*above, path.resolve()))
-        content, origin = _merged(content, table), {**origin, **files}
-    return _merged(content, own), {**origin, **dict.fromkeys(keys, str(path))}
-
-
-def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    named = f", a {BASE} of {above[-1]}" if above else ""
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise UserError(f"Cannot read the config {path}{named}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"The config {path} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"The config {path} must hold keys and values.")
-    return content
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {**below, **above}
-    tables = {key for key in both if isinstance(below.get(key), dict) and isinstance(above.get(key), dict)}
-    return {key: _merged(below[key], above[key]) if key in tables else value for key, value in both.items()}
-
-
-def _take_configs(words: list[str]) -> tuple[list[str], list[Path]]:
-    """The words without ``--config FILE`` and ``--config=FILE``, and these files."""
-    left, paths = [], []
-    remaining = iter(words)
-    for word in remaining:
+def _in_one_word(arguments: list[str], types_of: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The words of ``--config``, and the others, with each option's values as jsonargparse takes them."""
+    configs: list[str] = []
+    words: list[str] = []
+    remaining = list(reversed(arguments))
+    while remaining:
+        word = remaining.pop()
         option, equals, value = word.partition("=")
-        if option == "--config":
-            paths.append(Path(value if equals else next(remaining, "")))
+        if word.startswith("--"):
+            # A dash in an option's name is as good as the underscore that Python needs there.
+            option = "--" + option[2:].replace("-", "_")
+            word = option + equals + value
+        kind = types_of.get(option)
+        if option == "--config" and (equals or remaining):
+            configs.append(word if equals else f"{word}={remaining.pop()}")
+        elif equals or kind is None:
+            words.append(word)
+        elif kind is bool:
+            given = remaining.pop() if remaining and remaining[-1].lower() in ("true", "false") else "true"
+            words.append(f"{word}={given}")
+        elif any(typing.get_origin(part) in (tuple, list) for part in (kind, *typing.get_args(kind))):
+            values = []
+            while remaining and _is_number(remaining[-1]):
+                values.append(remaining.pop())
+            words.append(f"{word}=[{','.join(values)}]" if values else word)
         else:
-            left.append(word)
-    return left, paths
+            words.append(word)
+    return configs, words
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and texts of restricted types as Python's own, which every library can write."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{name: _plain(item) for name, item in vars(value).items()})
+    if isinstance(value, dict | Namespace):
+        table = value if isinstance(value, dict) else vars(value)
+        return {key: _plain(item) for key, item in table.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), value)
+
+
+def told(error: Exception, parser: ArgumentParser, where: str) -> UserError:
+    """The error of a parser as one sentence."""
+    text = " ".join(str(error).split())
+    if found := _UNKNOWN.fullmatch(text):
+        *keys, group, inside = found.groups()
+        key = next((key for key in keys if key), f"{group}.{inside}")
+        return UserError(f"{where} has no option {key!r}{_instead(key, parser)}.")
+    if found := _WRONG.fullmatch(text):
+        key, value = found[1], _VALUE.search(text)
+        given = next((part for part in value.groups() if part is not None), None) if value else None
+        kind = next((getattr(action, "_typehint", None) for action in parser._actions if action.dest == key), None)
+        if kind is not None:
+            wrong = f"{key} must be" if given is None else f"{key} cannot be {_short(repr(given))}; it must be"
+            return UserError(f"{where}: {wrong} {_described(kind)}.")
+    if isinstance(error, RecursionError):
+        text = "a value refers to itself or is nested too deep"
+    return UserError(f"{where}: {_short(text).rstrip('.')}.")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _instead(key: str, parser: ArgumentParser) -> str:
+    """What there is instead of an option that there is not."""
+    known = [
+        action.dest
+        for action in parser._actions
+        if hasattr(action, "_typehint") and action.dest not in _sections(parser)
+    ]
+    section, dot, name = key.rpartition(".")
+    if RENAMED.get(key) in (*known, "config"):
+        return f"; it is called {RENAMED[key]} now"
+    if name in INSTEAD and "training.steps" in known:
+        return f"; {INSTEAD[name]}"
+    elsewhere = [option for option in known if option.rpartition(".")[2] == name]
+    if near := elsewhere or nearest(key, known):
+        return f"; the nearest one is {near[0]!r}"
+    names = [option.rpartition(".")[2] for option in known if option.rpartition(".")[0] == section]
+    return f"; there are {', '.join(f'{section}{dot}{name}' for name in names)}" if names else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The known word that a slip of the keyboard makes this one; none if there is no such."""
+    section, dot, name = word.rpartition(".")
+    inside = {option.removeprefix(section + dot): option for option in known if option.startswith(section + dot)}
+    near = difflib.get_close_matches(name, inside, n=1, cutoff=0.75)
+    return [inside[near[0]]] if near else difflib.get_close_matches(word, known, n=1, cutoff=0.9)
+
+
+_WORDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "null",
+    dict: "keys and values",
+    Path: "a path",
+    ClosedUnitInterval: "a number from 0 to 1",
+}
 
 
 def _described(kind: Any) -> str:
-    """A type as people write its values."""
-    if isinstance(kind, type) and not typing.get_origin(kind):
-        return kind.__name__
-    text = str(kind).replace("typing.", "")
-    of = next((part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is tuple), None)
-    if of is None:
-        return text
-    examples = {int: "64", float: "0.5"}
-    return f"{text}, written as [{','.join(examples.get(part, '...') for part in typing.get_args(of))}]"
-
-
-def _underscored(word: str) -> str:
-    option, equals, value = word[2:].partition("=")
-    return "--" + option.replace("-", "_") + equals + value
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The known word most like the one given."""
-    return difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
-
-
-def _check(keys: list[str], known: list[str], where: str) -> None:
-    sections = {name.rsplit(".", 1)[0] for name in known if "." in name}
-    for key in keys:
-        parents = [key.rsplit(".", count)[0] for count in range(1, key.count(".") + 1)]
-        # Below an option that holds a table of its own, such as model.backbone_args, anything goes.
-        if key not in known and not any(parent in known and parent not in sections for parent in parents):
-            raise UserError(f"{where} has no option {key!r}; the nearest one is {nearest(key, known)!r}.")
-
-
-def _dotted(content: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in content.items():
-        names.append(f"{prefix}{key}")
-        if isinstance(value, dict):
-            names += _dotted(value, f"{prefix}{key}.")
-    return names
+    """What the values of a type are, in words."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_described, parts))
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin is tuple:
+        return f"{len(parts)} values, each {_described(parts[0])}"
+    if origin is list:
+        return f"one or more values, each {_described(parts[0])}"
+    return _WORDS.get(origin or kind) or str(kind.__doc__)
