@@ -5,6 +5,7 @@ Everything is read upright, as viewers show it: turned as its EXIF orientation s
 
 import io
 import os
+import struct
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ _LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002}
 # Tags of a TIFF.
 _KIND, _BITS, _COMPRESSION, _COLOURS, _BANDS, _LAYOUT, _EXTRA, _SIGN = 254, 258, 259, 262, 277, 284, 338, 339
 
+_WHITE_IS_ZERO = 0
 Tags = dict[int, Any]
 
 
@@ -110,18 +112,39 @@ def decode_image(data: bytes, path: Path) -> Picture:
             _require_picture(tags, path)
         orientation, bits = _orientation(picture, data), _bits(data, picture, tags)
         indexed = _bmp_indices(data) if picture.format == "BMP" else None
-        if indexed is not None:
-            pixels = indexed[1].take(indexed[0], axis=0, mode="clip")
-        elif picture.mode.startswith("I"):
-            grey = np.clip(np.array(picture), 0, 65535).astype(np.uint16)
-            # Pillow inverts white-is-zero of 8 bits alone.
-            grey = 65535 - grey if tags.get(_COLOURS) == 0 else grey
-            pixels = np.repeat((grey >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=-1)
-        else:
-            pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
+        if tags.get(_COLOURS) == _WHITE_IS_ZERO:
+            pixels = 255 - pixels
         largest = int(pixels.max()) * 256 + 255 if bits == 16 else None
         facts = PictureFacts(orientation, _count(picture, pages), largest)
         return Picture(pixels if picture.format == "TIFF" else turned(pixels, orientation), facts)
+
+
+def to_rgb(picture: Image.Image, bits: int = 16) -> NDArray[np.uint8]:
+    """The pixels of a Pillow image as RGB uint8 (H, W, 3): transparency dropped, the highest 8 of ``bits`` bits kept.
+
+    Args:
+        picture: of any mode but F; grey values of more than 8 bits are in the modes I and I;16.
+        bits: of these grey values.
+
+    Raises:
+        UserError: the values are floating-point numbers, or beyond ``bits``.
+    """
+    if picture.mode == "P":
+        return _palette(picture).take(np.array(picture), axis=0, mode="clip")
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    grey = np.array(picture)
+    if grey.dtype.kind == "f" or not 0 <= grey.min() <= grey.max() < 1 << bits:
+        raise UserError(
+            f"A grey picture has {'floating-point ' * (grey.dtype.kind == 'f')}values from {grey.min()} to "
+            f"{grey.max()}; give 8 or 16 bits."
+        )
+    return np.repeat((grey >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _palette(picture: Image.Image) -> NDArray[np.uint8]:
+    return np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -248,9 +271,13 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[Tags]]]
     pages: list[Tags] = []
     try:
         pages = _tiff_pages(data)
+        if pages and pages[0].get(_BANDS, 1) > 4:
+            _require_picture(pages[0], path)
         quiet: AbstractContextManager[Any] = nullcontext()
         if pages and pages[0].get(_COMPRESSION, 1) != 1:
             quiet = _quiet_libtiff()
+        if pages and pages[0].get(_COLOURS) == _WHITE_IS_ZERO:
+            data = _black_is_zero(data)
         with quiet, Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             yield picture, pages
     except UserError:
@@ -301,6 +328,19 @@ def _tiff_pages(data: bytes) -> list[Tags]:
     return pages
 
 
+def _black_is_zero(data: bytes) -> bytes:
+    """The TIFF with another word for what its values mean, because Pillow inverts white-is-zero, but not always."""
+    order, big = "<" if data[:1] == b"I" else ">", b"+" in data[:4]
+    (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
+    changed = bytearray(data)
+    for number in range(count):
+        entry = place + (8 + 20 * number if big else 2 + 12 * number)
+        if struct.unpack_from(order + "H", data, entry)[0] == _COLOURS:
+            struct.pack_into(order + "H", changed, entry + (12 if big else 8), 1)
+    return bytes(changed)
+
+
 def _bands(tags: Tags) -> str:
     bands, bits, sign = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,))), tags.get(_SIGN, (1,))[0]
     kind = {1: "", 2: " signed", 3: " floating-point"}.get(sign, " complex")
@@ -310,9 +350,9 @@ def _bands(tags: Tags) -> str:
 
 def _require_picture(tags: Tags, path: Path) -> None:
     bands, bits, extra = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,))), tags.get(_EXTRA, (0,))
-    known = bands in (1, 3, 4) or (bands == 2 and extra[0] in (1, 2))
-    # Pillow reads wrong pixels where bands of 16 bits stand one after the other.
-    together = bands == 1 or bits <= 8 or tags.get(_LAYOUT, 1) == 1
+    known = bands in (1, 3, 4) or (bands == 2 and bits <= 8 and extra[0] in (1, 2))
+    # Of bands that stand one after the other Pillow reads wrong pixels where they have 16 bits.
+    together = tags.get(_LAYOUT, 1) == 1 or bands == 1 or (bits <= 8 and (bands == 3 or extra[0] == 2))
     if not (known and together and bits <= 16 and tags.get(_SIGN, (1,))[0] == 1):
         raise UserError(
             f"{path} has {_bands(tags)}; give grey or RGB of 8 or 16 bits, with or without alpha, pixel by pixel."
@@ -325,9 +365,9 @@ def _mask_pixels(
     """What the file stores: ids or colours, and the palette of ids if it has one."""
     if picture.format == "BMP" and (indexed := _bmp_indices(data)) is not None:
         return indexed
-    bits, signed, inverted = _bits(data, picture, tags), tags.get(_SIGN, (1,))[0] == 2, tags.get(_COLOURS) == 0
+    bits, signed = _bits(data, picture, tags), tags.get(_SIGN, (1,))[0] == 2
     many = len(picture.getbands()) > 1
-    if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or tags.get(_BANDS, 1) not in (1, 3, 4):
+    if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or (tags.get(_BANDS) == 2 and not many):
         what = _bands(tags) if tags else f"pixels of the kind {picture.mode}, of {bits} bits"
         raise UserError(f"The mask {path} has {what}; give ids of up to 16 bits in one band, or RGB colours of 8 bits.")
     if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
@@ -339,11 +379,10 @@ def _mask_pixels(
         picture = picture.convert({"L": "L", "P": "P"}.get(picture.mode[0], "RGB"))
     pixels = np.array(picture)
     if picture.mode == "P":
-        return pixels, np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        return pixels, _palette(picture)
     if picture.mode == "1":
-        return (~pixels if inverted else pixels).astype(np.uint8), None
+        return pixels.astype(np.uint8), None
     if picture.mode == "L":
-        pixels = 255 - pixels if inverted else pixels
         # Pillow stretches grey values of 2 and 4 bits to 0..255.
         pixels = pixels // (255 // (2**bits - 1)) if bits < 8 else pixels
         pixels = pixels.view(np.int8) if signed else pixels

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cssformer.data.dataset import distinct_colours
-from cssformer.data.image_io import read_image
+from cssformer.data.image_io import read_image, to_rgb
 from cssformer.inference.views import predict
 from cssformer.model import CSSFormer
 from cssformer.utils.atomic import atomic_write
@@ -141,7 +141,7 @@ def read_pixels(image: str | Path | Image.Image | Picture) -> Picture:
     """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
     if isinstance(image, str | Path):
         return read_image(Path(image))
-    pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    pixels = to_rgb(image) if isinstance(image, Image.Image) else image
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"an image must be RGB uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")
     return np.require(pixels, requirements=("C", "W"))

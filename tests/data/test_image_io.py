@@ -1,0 +1,428 @@
+"""Pictures and masks of every kind of file: the pixels drawn, or one sentence that names the file."""
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cssformer.data.files import files_under, is_picture, read_bytes
+from cssformer.data.image_io import (
+    PictureFacts,
+    as_stored,
+    decode_image,
+    decode_mask,
+    encode_png,
+    notes,
+    read_ids,
+    read_image,
+    read_size,
+    to_rgb,
+    turned,
+    write_image,
+    write_label,
+)
+from cssformer.utils.errors import UserError
+from tests.data.encoders import bmp, png, tiff
+
+FILE = Path("some/file")
+KINDS = [(fmt, mode) for fmt in ("png", "tiff", "bmp", "gif", "webp") for mode in ("grey", "palette", "rgb", "alpha")]
+
+
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """What EXIF says of its eight values, by Pillow's names for them."""
+    # Of 2 to 8.
+    names = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+    if orientation == 1:
+        return stored
+    planes = np.atleast_3d(stored).astype(np.int32)
+    way = Image.Transpose[names[orientation - 2]]
+    parts = [np.asarray(Image.fromarray(planes[..., channel]).transpose(way)) for channel in range(planes.shape[2])]
+    return np.stack(parts, -1).reshape(*parts[0].shape, *stored.shape[2:])
+
+
+def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options: object) -> bytes:
+    """Pillow's file of uint8 pixels."""
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    data = io.BytesIO()
+    (picture.convert(mode) if mode else picture).save(data, kind, **options)
+    return data.getvalue()
+
+
+def smooth(height: int = 24, width: int = 40) -> np.ndarray:
+    small = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def drawn_mask(rng: np.random.Generator) -> tuple[str, bytes, np.ndarray, bool, bool]:
+    """Draw a name, a file, its upright ids (H, W) or colours (H, W, 3), and whether it may and must be refused."""
+    shape = tuple(int(side) for side in rng.integers(1, 30, 2))
+    fmt, mode = KINDS[rng.integers(len(KINDS))]
+    bits = int(rng.choice([1, 2, 4, 8, 16]))
+    orientation = int(rng.integers(1, 9)) if fmt in ("png", "tiff", "webp") else 1
+    values = int(rng.choice([2, 3, 2**bits]))
+    ids = rng.integers(0, min(values, 2**bits), shape)
+    if rng.random() < 0.3:
+        ids = np.where(ids % 2 == 1, 2**bits - 1, 0)
+    colours = rng.integers(0, 256, (2 ** min(bits, 8), 3))
+    if rng.random() < 0.3:
+        colours = np.array([[0, 0, 0], [255, 255, 255]])
+    indices = ids % len(colours)
+    name = f"{fmt} {mode} {bits} bits, orientation {orientation}, {shape}"
+    clear = bool(rng.random() < 0.5)
+    alpha = np.where(rng.random(shape) < 0.5, 255, 0 if clear else 255)[..., None]
+    if fmt in ("png", "tiff") and mode in ("grey", "palette"):
+        if mode == "palette" and bits == 16:
+            bits, indices = 8, indices % 256
+        if fmt == "png":
+            options = {"interlaced": bool(rng.random() < 0.5)}
+            if mode == "palette":
+                data = png(
+                    indices, bits, colours[: 2**bits], alpha=[0] if clear else None, orientation=orientation, **options
+                )
+            else:
+                data = png(ids, bits, orientation=orientation, **options)
+        else:
+            order = str(rng.choice(["<", ">"]))
+            if mode == "palette":
+                data = tiff(indices, bits, 3, palette=colours[: 2**bits], orientation=orientation, order=order)
+            else:
+                data = tiff(ids, bits, int(rng.integers(2)), orientation=orientation, order=order)
+        return name, data, upright(indices if mode == "palette" else ids, orientation), False, False
+    if fmt == "bmp" and mode in ("grey", "palette"):
+        bits = int(rng.choice([1, 4, 8]))
+        ramp = np.repeat(np.arange(2**bits)[:, None], 3, 1)
+        table = ramp if mode == "grey" else colours[: 2**bits]
+        indices = ids % len(table)
+        data = bmp(indices, bits, table, top_down=bool(rng.random() < 0.3), old=bool(rng.random() < 0.3))
+        return name, data, indices, False, False
+    if fmt == "gif" and mode in ("grey", "palette"):
+        picture = Image.fromarray(indices.astype(np.uint8), "P")
+        picture.putpalette(colours.astype(np.uint8).tobytes())
+        file = io.BytesIO()
+        # Without optimising, Pillow keeps the indices.
+        picture.save(file, "GIF", optimize=False)
+        return name, file.getvalue(), indices, False, False
+    drawn = colours[indices] if mode != "grey" else np.repeat((ids % 256)[..., None], 3, -1)
+    channels = np.concatenate([drawn, alpha], -1) if mode == "alpha" else drawn
+    wide = bits == 16 and fmt in ("png", "tiff") and bool(rng.random() < 0.5)
+    see_through = mode == "alpha" and alpha.min() < 255
+    if fmt == "png":
+        data = png(channels * 257 if wide else channels, 16 if wide else 8, orientation=orientation)
+    elif fmt == "tiff":
+        planar = mode == "rgb" and bool(rng.random() < 0.3)
+        extra = 2 if mode == "alpha" else None
+        stored = channels * 257 if wide else channels
+        data = tiff(stored, 16 if wide else 8, 2, extra=extra, planar=planar, orientation=orientation)
+    elif fmt == "webp":
+        lossless = bool(rng.random() < 0.8)
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        data = saved(channels, "WEBP", lossless=lossless, exact=True, exif=exif)
+        return name, data, upright(drawn, orientation), False, see_through or not lossless
+    elif fmt == "bmp":
+        # OpenCV's bitmaps of 24 bits; GIF has no more than its palette.
+        data, see_through = cv2.imencode(".bmp", drawn[..., ::-1].astype(np.uint8))[1].tobytes(), False
+    else:
+        return drawn_mask(rng)
+    return name, data, upright(drawn, orientation), wide, see_through
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_what_was_drawn_or_refused(seed):
+    """Pillow 13.0 stretches grey of 2 and 4 bits, inverts white-is-zero, and misreads black-and-white bitmaps."""
+    read = 0
+    for number in range(40):
+        name, data, drawn, may, must = drawn_mask(np.random.default_rng((seed, number)))
+        try:
+            mask = decode_mask(data, FILE)
+        except UserError as error:
+            assert (may or must) and str(FILE) in str(error), f"{name}: {error}"
+            continue
+        assert not must, name
+        read += 1
+        if drawn.ndim == 2:
+            assert np.array_equal(mask.ids(FILE), drawn), name
+        else:
+            assert np.array_equal(mask.colours(), drawn @ (1 << 16, 1 << 8, 1)), name
+    assert read > 20
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("dtype", ["bool", "u1", "u2", "u4", "i1", "i2", "i4"])
+@pytest.mark.parametrize(
+    "how", [{}, {"bigtiff": True}, {"byteorder": ">"}, {"tile": (16, 16)}, {"compression": "zlib"}]
+)
+def test_tiffs_of_tifffile_hold_the_ids_stored(photometric, dtype, how):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile writes these files")
+    ids = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, (21, 33)).astype(dtype)
+    file = io.BytesIO()
+    tifffile.imwrite(file, ids, photometric=photometric, **how)
+    if dtype == "u4" and "byteorder" in how:
+        with pytest.raises(UserError, match="1 band of 32-bit values"):
+            read_ids(file.getvalue(), FILE)
+        return
+    assert np.array_equal(read_ids(file.getvalue(), FILE), ids)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiffs(compression):
+    ids = np.random.default_rng(0).integers(0, 256, (21, 33))
+    assert np.array_equal(read_ids(saved(ids, "TIFF", compression=compression), FILE), ids)
+
+
+def test_overviews_are_no_pages():
+    ids = np.random.default_rng(0).integers(0, 9, (20, 30))
+    assert np.array_equal(read_ids(tiff(ids, pages=3, overviews=True), FILE), ids)
+
+
+def frames(kind: str) -> bytes:
+    """Two frames that differ."""
+    first, second = (np.full((9, 9, 3), value, np.uint8) for value in (10, 200))
+    return saved(
+        first,
+        kind,
+        save_all=True,
+        append_images=[Image.fromarray(second)],
+        **({"lossless": True} if kind == "WEBP" else {}),
+    )
+
+
+GREY = np.arange(12 * 20).reshape(12, 20) % 7
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (saved(smooth(), "JPEG"), "is a JPEG, whose compression changes the ids"),
+        (saved(smooth(), "WEBP", quality=90), "is a lossy WEBP"),
+        (saved(smooth(), "TIFF", compression="jpeg"), "is a lossy TIFF"),
+        (saved(smooth(), "JPEG2000"), "is a JPEG2000"),
+        (tiff(GREY, pages=3), "has 3 pages or frames"),
+        (frames("GIF"), "has 2 pages or frames"),
+        (frames("WEBP"), "has 2 pages or frames"),
+        (frames("PNG"), "has 2 pages or frames"),
+        (png(np.stack([GREY] * 3 + [GREY * 30], -1)), "is transparent in places"),
+        (png(np.stack([GREY, GREY * 30], -1)), "is transparent in places"),
+        (tiff(np.stack([GREY] * 3 + [GREY * 30], -1), 8, 2, extra=2), "is transparent in places"),
+        (png(np.stack([GREY] * 3, -1), 16), "pixels of the kind RGB, of 16 bits"),
+        (tiff(GREY, 32, kind=3), "1 band of 32-bit floating-point values"),
+        (tiff(GREY - 1, 16, kind=2), "has values from -1 to 5"),
+        (tiff(GREY - 1, 8, kind=2), "has values from -1 to 5"),
+        (tiff(GREY * 70_000, 32), "has values from 0 to 420000"),
+        (tiff(np.stack([GREY] * 5, -1), extra=0), "5 bands of 8-bit values"),
+        (b"", "cannot be read as a picture"),
+        (png(GREY)[:-20], "is truncated"),
+    ],
+)
+def test_masks_refused(data, complaint):
+    with pytest.raises(UserError, match=f"some/file.* {complaint}|some/file {complaint}"):
+        decode_mask(data, FILE)
+
+
+def test_colours_are_no_ids():
+    with pytest.raises(UserError, match="is a colour picture"):
+        read_ids(png(np.stack([GREY, GREY, GREY * 0], -1)), FILE)
+
+
+RGBA = np.random.default_rng(0).integers(0, 256, (12, 20, 4))
+RGB, WIDE = RGBA[..., :3], np.random.default_rng(1).integers(0, 65536, (12, 20, 4))
+PALETTE = np.random.default_rng(2).integers(0, 256, (16, 3))
+
+
+@pytest.mark.parametrize(
+    ("data", "pixels"),
+    [
+        *((png(GREY % 2**bits, bits), GREY % 2**bits * (255 // (2**bits - 1))) for bits in (1, 2, 4)),
+        *((tiff(GREY % 2**bits, bits), GREY % 2**bits * (255 // (2**bits - 1))) for bits in (1, 2, 4)),
+        (png(RGB[..., 0]), RGB[..., 0]),
+        (png(RGBA[..., :2]), RGB[..., 0]),
+        (png(RGB, interlaced=True), RGB),
+        (png(RGBA), RGB),
+        (png(GREY, 4, PALETTE, alpha=[0, 100]), PALETTE[GREY]),
+        (png(WIDE[..., 0], 16), WIDE[..., 0] >> 8),
+        (png(WIDE[..., :2], 16), WIDE[..., 0] >> 8),
+        (png(WIDE, 16), WIDE[..., :3] >> 8),
+        (tiff(RGB[..., 0]), RGB[..., 0]),
+        (tiff(RGB[..., 0], 8, 0), 255 - RGB[..., 0]),
+        (tiff(WIDE[..., 0], 16), WIDE[..., 0] >> 8),
+        (tiff(WIDE[..., 0], 16, order=">"), WIDE[..., 0] >> 8),
+        (tiff(WIDE[..., 0], 16, 0), (65535 - WIDE[..., 0]) >> 8),
+        (tiff(RGBA[..., :2], extra=2), RGB[..., 0]),
+        (tiff(RGB, 8, 2), RGB),
+        (tiff(RGB, 8, 2, planar=True), RGB),
+        # Alpha that is not multiplied in; OpenCV 5.0 darkens such pictures by it.
+        (tiff(RGBA, 8, 2, extra=2), RGB),
+        (tiff(RGBA, 8, 2, extra=0), RGB),
+        (tiff(WIDE, 16, 2, extra=2), WIDE[..., :3] >> 8),
+        (bmp(GREY % 2, 8, [[0] * 3, [255] * 3]), GREY % 2 * 255),
+        (bmp(GREY, 4, PALETTE), PALETTE[GREY]),
+        (saved(RGB, "WEBP", lossless=True), RGB),
+        (saved(RGB, "PPM"), RGB),
+        (saved(RGB, "JPEG2000"), RGB),
+        (b"P5 20 12 65535\n" + WIDE[..., 0].astype(">u2").tobytes(), WIDE[..., 0] >> 8),
+    ],
+)
+def test_pictures_are_what_was_drawn(data, pixels):
+    expected = np.repeat(pixels[..., None], 3, -1) if pixels.ndim == 2 else pixels
+    got = decode_image(data, FILE).pixels
+    assert got.dtype == np.uint8 and np.array_equal(got, expected) and got.flags["C_CONTIGUOUS"]
+
+
+@pytest.mark.parametrize(
+    ("data", "pixels", "error"),
+    [
+        (saved(smooth(), "JPEG", quality=98, subsampling=0), smooth(), 8),
+        (saved(smooth(), "JPEG", "L", quality=98), cv2.cvtColor(smooth(), cv2.COLOR_RGB2GRAY)[..., None], 8),
+        (saved(smooth(), "JPEG", "CMYK", quality=98), smooth(), 12),
+        (saved(smooth(), "TIFF", "CMYK"), smooth(), 3),
+        (saved(smooth(), "TIFF", compression="jpeg", quality=98), smooth(), 30),
+    ],
+)
+def test_lossy_pictures(data, pixels, error):
+    assert np.abs(decode_image(data, FILE).pixels - pixels.astype(int)).max() <= error
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 98, "subsampling": 0}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
+    ],
+)
+def test_pictures_are_upright(tmp_path, orientation, kind, options):
+    """Pillow 13.0 turns TIFFs itself; OpenCV 5.0 does so even where it is asked for pixels as stored."""
+    if kind == "AVIF" and "AVIF" not in Image.registered_extensions().values():
+        pytest.skip("this Pillow has no AVIF")
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    path = tmp_path / "picture"
+    path.write_bytes(saved(smooth(), kind, exif=exif, **options))
+    expected = upright(smooth(), orientation)
+    picture = decode_image(path.read_bytes(), path)
+    assert np.abs(picture.pixels - expected.astype(int)).max() <= (8 if kind in ("JPEG", "AVIF") else 0)
+    assert picture.facts.orientation == orientation
+    assert read_size(path) == expected.shape[1::-1]
+    assert np.array_equal(turned(smooth(), orientation), expected)
+    assert np.array_equal(as_stored(expected, orientation), smooth())
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_orientations_that_do_not_exist_turn_nothing(value):
+    exif = Image.Exif()
+    exif[0x112] = value
+    assert np.array_equal(decode_image(saved(smooth(), "PNG", exif=exif), FILE).pixels, smooth())
+    broken = saved(smooth(), "PNG", exif=b"Exif\0\0no such thing")
+    assert np.array_equal(decode_image(broken, FILE).pixels, smooth())
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (tiff(np.stack([GREY] * 2, -1), extra=0), "2 bands of 8-bit values"),
+        (tiff(np.stack([GREY] * 12, -1), extra=0), "12 bands of 8-bit values"),
+        (tiff(np.stack([GREY] * 5, -1), 32, extra=0, kind=3), "5 bands of 32-bit floating-point values"),
+        (tiff(GREY, 32), "1 band of 32-bit values"),
+        (tiff(GREY, 64, kind=3), "1 band of 64-bit floating-point values"),
+        (tiff(GREY, 16, kind=2), "1 band of 16-bit signed values"),
+        # Pillow 13.0 reads other pixels.
+        (tiff(WIDE[..., :3], 16, 2, planar=True), "3 bands of 16-bit values stored one after the other"),
+        (b"no picture at all", "cannot be read as a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as a picture"),
+    ],
+)
+def test_pictures_refused(capfd, data, complaint):
+    with pytest.raises(UserError, match=f"some/file.* {complaint}|some/file {complaint}"):
+        decode_image(data, FILE)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damage_is_one_sentence(capfd, kind):
+    """Libraries' own messages (libtiff: "Using code not yet in table") stay off the terminal."""
+    whole = saved(
+        np.random.default_rng(0).integers(0, 256, (40, 50, 3)),
+        kind,
+        **({"compression": "tiff_lzw"} if kind == "TIFF" else {}),
+    )
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        first = int(rng.integers(len(data)))
+        data[first : first + 30] = rng.integers(0, 256, len(data[first : first + 30]), dtype=np.uint8).tobytes()
+        for reader in (decode_image, decode_mask):
+            try:
+                reader(bytes(data), FILE)
+            except UserError as error:
+                refused += 1
+                assert str(FILE) in str(error) and "<" not in str(error) and "\n" not in str(error)
+    # A bitmap is damaged by its header alone.
+    assert refused or kind == "BMP"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_told_of_pictures():
+    facts = {
+        Path("a.tif"): decode_image(tiff(GREY, pages=3), FILE).facts,
+        Path("b.png"): decode_image(png(WIDE[..., 0] >> 4, 16), FILE).facts,
+        Path("c.png"): decode_image(png(GREY), FILE).facts,
+    }
+    assert facts[Path("c.png")] == PictureFacts(1, 1, None)
+    pages, dark = notes(facts)
+    assert "a.tif" in pages and pages.startswith("1 picture has several pages")
+    assert "0 to 4095 of 65535" in dark
+    assert notes({**facts, "d": decode_image(png(WIDE, 16), FILE).facts}) == [pages]
+
+
+def test_a_picture_in_pillow_is_read_as_its_file():
+    for data in (png(WIDE[..., 0], 16), tiff(WIDE[..., 0], 16), png(RGBA), png(GREY, 4, PALETTE, alpha=[0])):
+        assert np.array_equal(to_rgb(Image.open(io.BytesIO(data))), decode_image(data, FILE).pixels)
+    with pytest.raises(UserError, match="floating-point values"):
+        to_rgb(Image.fromarray(GREY.astype(np.float32)))
+
+
+def test_only_ordinary_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
+        for read in (read_bytes, read_image, read_size):
+            with pytest.raises(UserError, match="is a folder, a pipe or a device"):
+                read(path)
+
+
+def test_which_files_are_pictures():
+    assert all(map(is_picture, map(Path, ("a.JPG", "b.jfif", "c.Tiff", "d.webp", "e.jp2", "f.avif", "g.gif", "h.ppm"))))
+    assert not any(map(is_picture, map(Path, ("._a.jpg", ".b.png", "c.txt", "png", "d.mp4"))))
+
+
+def test_folders_are_searched_through_links_and_not_through_hidden_ones(tmp_path):
+    for name in ("in/a/1.png", "in/.hidden/2.png", "in/b/._3.png", "out/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/link").symlink_to(tmp_path / "out")
+    (tmp_path / "in/a/circle").symlink_to(tmp_path / "in")
+    found = [str(path.relative_to(tmp_path / "in")) for path in files_under(tmp_path / "in")]
+    assert found == ["a/1.png", "link/4.png"]
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    for pixels in (RGB.astype(np.uint8), GREY.astype(np.uint8), (GREY * 99).astype(np.uint16)):
+        mask = decode_mask(encode_png(pixels), FILE)
+        assert np.array_equal(mask.pixels, pixels)
+    write_image(tmp_path / "a.png", RGB.astype(np.uint8))
+    assert np.array_equal(read_image(tmp_path / "a.png"), RGB)
+    for count in (7, 300):
+        write_label(tmp_path / "b.png", GREY, [(index % 256, 1, 2) for index in range(count)])
+        mask = decode_mask((tmp_path / "b.png").read_bytes(), FILE)
+        assert np.array_equal(mask.ids(FILE), GREY)
+        assert (mask.palette is None) == (count > 255)
+        assert count > 255 or mask.palette[:7].tolist() == [[index, 1, 2] for index in range(7)]
