@@ -4,10 +4,6 @@ Everything is read upright, as viewers show it: turned as its EXIF orientation s
 """
 
 import io
-import os
-import struct
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,22 +15,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from cssformer.data.files import read_bytes, require_file, require_whole
+from cssformer.data.formats import TiffPage, black_is_zero, bmp_indices, is_lossy, quiet_libtiff, tiff_pages
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
 _FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM"]
 _FORMATS += ["AVIF"] if find_spec("PIL.AvifImagePlugin") else []
 _MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP")
-# JPEG (old and new), JPEG 2000 (three ways), JPEG of DNG, WebP, JPEG XL.
-_LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002}
-# Tags of a TIFF.
-_KIND, _BITS, _COMPRESSION, _COLOURS, _BANDS, _LAYOUT, _EXTRA, _SIGN = 254, 258, 259, 262, 277, 284, 338, 339
-
-_WHITE_IS_ZERO = 0
-Tags = dict[int, Any]
 
 
 class PictureFacts(NamedTuple):
@@ -107,13 +96,12 @@ def decode_image(data: bytes, path: Path) -> Picture:
             bits; ``path`` is named.
     """
     with _opened(data, path) as (picture, pages):
-        tags = pages[0] if pages else {}
-        if tags:
-            _require_picture(tags, path)
-        orientation, bits = _orientation(picture, data), _bits(data, picture, tags)
-        indexed = _bmp_indices(data) if picture.format == "BMP" else None
+        page = pages[0] if pages else None
+        _require_picture(page, path)
+        orientation, bits = _orientation(picture, data), _bits(data, picture, page)
+        indexed = bmp_indices(data) if picture.format == "BMP" else None
         pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
-        if tags.get(_COLOURS) == _WHITE_IS_ZERO:
+        if page and page.white_is_zero:
             pixels = 255 - pixels
         largest = int(pixels.max()) * 256 + 255 if bits == 16 else None
         facts = PictureFacts(orientation, _count(picture, pages), largest)
@@ -176,8 +164,8 @@ def decode_mask(data: bytes, path: Path) -> Mask:
             somewhere, or of values that are no ids from 0 to 65535 and no colours of 8 bits; ``path`` is named.
     """
     with _opened(data, path) as (picture, pages):
-        tags = pages[0] if pages else {}
-        if picture.format not in _MASK_FORMATS or _is_lossy(data, tags):
+        page = pages[0] if pages else None
+        if picture.format not in _MASK_FORMATS or is_lossy(data, page):
             kind = picture.format if picture.format not in _MASK_FORMATS else f"lossy {picture.format}"
             raise UserError(
                 f"The mask {path} is a {'JPEG' if kind == 'MPO' else kind}, whose compression changes the ids; "
@@ -186,7 +174,7 @@ def decode_mask(data: bytes, path: Path) -> Mask:
         if (count := _count(picture, pages)) > 1:
             raise UserError(f"The mask {path} has {count} pages or frames; give each as a file of its own.")
         orientation = _orientation(picture, data)
-        pixels, palette = _mask_pixels(picture, data, tags, path)
+        pixels, palette = _mask_pixels(picture, data, page, path)
     return Mask(pixels if picture.format == "TIFF" else turned(pixels, orientation), palette, orientation)
 
 
@@ -265,19 +253,18 @@ def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, i
 
 
 @contextmanager
-def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[Tags]]]:
-    """The picture, not yet decoded, and the tags of each page of a TIFF; whatever goes wrong is a sentence."""
+def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPage]]]:
+    """The picture, not yet decoded, and each page of a TIFF; whatever goes wrong is a sentence."""
     require_whole(data, path)
-    pages: list[Tags] = []
+    page: TiffPage | None = None
     try:
-        pages = _tiff_pages(data)
-        if pages and pages[0].get(_BANDS, 1) > 4:
-            _require_picture(pages[0], path)
-        quiet: AbstractContextManager[Any] = nullcontext()
-        if pages and pages[0].get(_COMPRESSION, 1) != 1:
-            quiet = _quiet_libtiff()
-        if pages and pages[0].get(_COLOURS) == _WHITE_IS_ZERO:
-            data = _black_is_zero(data)
+        pages = tiff_pages(data)
+        page = pages[0] if pages else None
+        if page and page.bands > 4:
+            _require_picture(page, path)
+        quiet: AbstractContextManager[Any] = quiet_libtiff() if page and page.compression != 1 else nullcontext()
+        if page and page.white_is_zero:
+            data = black_is_zero(data)
         with quiet, Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             yield picture, pages
     except UserError:
@@ -286,8 +273,7 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[Tags]]]
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UserError(f"{path} cannot be read: it has over {limit} million pixels; cut it into pieces.") from None
     except UnidentifiedImageError:
-        if pages:
-            _require_picture(pages[0], path)
+        _require_picture(page, path)
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.") from None
     # Decoders raise errors of every kind for damaged data.
     except Exception as error:
@@ -295,80 +281,21 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[Tags]]]
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format: {reason}.") from None
 
 
-_ONE_AT_A_TIME = threading.Lock()
-
-
-@contextmanager
-def _quiet_libtiff() -> Iterator[None]:
-    """Keep libtiff's own messages off standard error; Pillow has no other way."""
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as nowhere:
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def _tiff_pages(data: bytes) -> list[Tags]:
-    """The tags of each page of a TIFF, overviews and transparency pages left out; none for other formats."""
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return []
-    directory = ImageFileDirectory_v2(data[:16] if b"+" in data[:4] else data[:8])
-    file, seen, pages = io.BytesIO(data), set[int](), list[Tags]()
-    while directory.next and directory.next not in seen:
-        seen.add(directory.next)
-        file.seek(directory.next)
-        directory.load(file)
-        wanted = (_KIND, _BITS, _COMPRESSION, _COLOURS, _BANDS, _LAYOUT, _EXTRA, _SIGN)
-        tags = {tag: directory[tag] for tag in wanted if tag in directory}
-        if not pages or not tags.get(_KIND, 0) & 0b101:
-            pages.append(tags)
-    return pages
-
-
-def _black_is_zero(data: bytes) -> bytes:
-    """The TIFF with another word for what its values mean, because Pillow inverts white-is-zero, but not always."""
-    order, big = "<" if data[:1] == b"I" else ">", b"+" in data[:4]
-    (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, place)
-    changed = bytearray(data)
-    for number in range(count):
-        entry = place + (8 + 20 * number if big else 2 + 12 * number)
-        if struct.unpack_from(order + "H", data, entry)[0] == _COLOURS:
-            struct.pack_into(order + "H", changed, entry + (12 if big else 8), 1)
-    return bytes(changed)
-
-
-def _bands(tags: Tags) -> str:
-    bands, bits, sign = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,))), tags.get(_SIGN, (1,))[0]
-    kind = {1: "", 2: " signed", 3: " floating-point"}.get(sign, " complex")
-    apart = " stored one after the other" if bands > 1 and tags.get(_LAYOUT) == 2 else ""
-    return f"{bands} band{'s' * (bands > 1)} of {bits}-bit{kind} values{apart}"
-
-
-def _require_picture(tags: Tags, path: Path) -> None:
-    bands, bits, extra = tags.get(_BANDS, 1), max(tags.get(_BITS, (1,))), tags.get(_EXTRA, (0,))
-    known = bands in (1, 3, 4) or (bands == 2 and bits <= 8 and extra[0] in (1, 2))
-    # Of bands that stand one after the other Pillow reads wrong pixels where they have 16 bits.
-    together = tags.get(_LAYOUT, 1) == 1 or bands == 1 or (bits <= 8 and (bands == 3 or extra[0] == 2))
-    if not (known and together and bits <= 16 and tags.get(_SIGN, (1,))[0] == 1):
-        raise UserError(
-            f"{path} has {_bands(tags)}; give grey or RGB of 8 or 16 bits, with or without alpha, pixel by pixel."
-        )
+def _require_picture(page: TiffPage | None, path: Path) -> None:
+    if page and not page.is_picture:
+        raise UserError(f"{path} has {page}; give grey or RGB of 8 or 16 bits, with or without alpha, pixel by pixel.")
 
 
 def _mask_pixels(
-    picture: Image.Image, data: bytes, tags: Tags, path: Path
+    picture: Image.Image, data: bytes, page: TiffPage | None, path: Path
 ) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     """What the file stores: ids or colours, and the palette of ids if it has one."""
-    if picture.format == "BMP" and (indexed := _bmp_indices(data)) is not None:
+    if picture.format == "BMP" and (indexed := bmp_indices(data)) is not None:
         return indexed
-    bits, signed = _bits(data, picture, tags), tags.get(_SIGN, (1,))[0] == 2
-    many = len(picture.getbands()) > 1
-    if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or (tags.get(_BANDS) == 2 and not many):
-        what = _bands(tags) if tags else f"pixels of the kind {picture.mode}, of {bits} bits"
+    bits, signed, many = _bits(data, picture, page), page is not None and page.kind == 2, len(picture.getbands()) > 1
+    dropped = page is not None and page.bands == 2 and not many
+    if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or dropped:
+        what = page or f"pixels of the kind {picture.mode}, of {bits} bits"
         raise UserError(f"The mask {path} has {what}; give ids of up to 16 bits in one band, or RGB colours of 8 bits.")
     if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         if np.array(picture.getchannel(picture.getbands()[-1])).min() < 255:
@@ -393,16 +320,16 @@ def _mask_pixels(
     return pixels, None
 
 
-def _bits(data: bytes, picture: Image.Image, tags: Tags) -> int:
+def _bits(data: bytes, picture: Image.Image, page: TiffPage | None) -> int:
     """Bits a channel."""
-    if tags:
-        return int(max(tags.get(_BITS, (1,))))
+    if page:
+        return page.bits
     if picture.format == "PNG":
         return data[24]
     return 16 if picture.mode.startswith("I") else 8
 
 
-def _count(picture: Image.Image, pages: list[Tags]) -> int:
+def _count(picture: Image.Image, pages: list[TiffPage]) -> int:
     # The second picture of a photograph is a preview or its brightness.
     return len(pages) or (1 if picture.format == "MPO" else getattr(picture, "n_frames", 1))
 
@@ -417,34 +344,3 @@ def _orientation(picture: Image.Image, data: bytes) -> int:
     except Exception:
         return 1
     return value if value in range(1, 9) else 1
-
-
-def _is_lossy(data: bytes, tags: Tags) -> bool:
-    if data[8:12] != b"WEBP":
-        return tags.get(_COMPRESSION) in _LOSSY_TIFF
-    place = 12
-    while place < len(data) and data[place : place + 4] not in (b"VP8 ", b"VP8L"):
-        size = int.from_bytes(data[place + 4 : place + 8], "little")
-        place += 8 + size + size % 2
-    return data[place : place + 4] == b"VP8 "
-
-
-def _bmp_indices(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-    """Indices (H, W) and palette (n, 3) of an uncompressed BMP of up to 8 bits a pixel; None for others.
-
-    Pillow takes each byte for eight pixels where the palette is black and white.
-    """
-    offset, header = (int.from_bytes(data[at : at + 4], "little") for at in (10, 14))
-    old = header == 12
-    size, at = (2, 24) if old else (4, 28)
-    width, height = (int.from_bytes(data[18 + i * size :][:size], "little", signed=not old) for i in (0, 1))
-    bits = data[at]
-    if bits not in (1, 4, 8) or (not old and data[30] != 0):
-        return None
-    stride = (width * bits + 31) // 32 * 4
-    rows = np.frombuffer(data, np.uint8, stride * abs(height), offset).reshape(abs(height), stride)
-    values = np.unpackbits(rows, axis=1).reshape(abs(height), -1, bits)[:, :width]
-    indices = np.packbits(values, axis=2)[..., 0] >> (8 - bits)
-    entry, count = (3, 2**bits) if old else (4, int.from_bytes(data[46:50], "little") or 2**bits)
-    palette = np.frombuffer(data, np.uint8, entry * count, 14 + header).reshape(-1, entry)[:, 2::-1]
-    return np.ascontiguousarray(indices[::-1] if height > 0 else indices), palette
