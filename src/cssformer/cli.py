@@ -397,8 +397,11 @@ def _add_predict(parser: "ArgumentParser") -> None:
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
     _add_views(parser)
+    parser.add_argument(
+        "--clear", type=str, nargs="*", default=["background"], help="Classes that the overlay leaves uncoloured."
+    )
     views = {"mode", "crop", "stride", "short_side", "scales", "flip", "device"}
-    parser.add_function_arguments(predict_files, skip={"model", "inputs", "console", *views})
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", "clear", "console", *views})
 
 
 def _predict(options: "Namespace") -> int:
@@ -407,6 +410,10 @@ def _predict(options: "Namespace") -> int:
     done = predict_files(**_arguments(options))
     _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
+    if done["left_out"]:
+        print(f"{_count(done['left_out'], 'other file')} left out")
+    for note in done["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     for sentence in done["failed"].values():
         print(f"error: {sentence}", file=sys.stderr)
     _write_json(options, done)

@@ -1,7 +1,11 @@
 """Predictor and predicted files with a tiny saved network."""
 
 import io
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -167,7 +171,136 @@ def test_video(model_folder: Path, tmp_path: Path) -> None:
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 5
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
     assert video.read()[1].shape == (48, 64, 3)
-    assert result["videos"] == 1
+    assert result["videos"] == 1 and result["files"][0]["frames"] == 5
+    # Not 0 % of all classes.
+    assert sum(result["shares"].values()) == pytest.approx(1)
+    assert result["files"][0]["shares"] == {name: share for name, share in result["shares"].items() if share}
+
+
+def write_video(path: Path, frames: int) -> bytes:
+    """Noise, so that a half of the file is a half of the frames."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12, (64, 48))
+    for frame in np.random.default_rng(0).integers(0, 256, (frames, 48, 64, 3), np.uint8):
+        writer.write(frame)
+    writer.release()
+    return path.read_bytes()
+
+
+def test_a_truncated_video_is_told(model_folder: Path, tmp_path: Path) -> None:
+    data = write_video(tmp_path / "cut.avi", 40)
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    result = predict_files(str(model_folder), [tmp_path / "cut.avi"], tmp_path / "out", device="cpu")
+    frames = result["files"][0]["frames"]
+    assert 10 < frames < 25
+    assert result["failed"] == {str(tmp_path / "cut.avi"): f"{tmp_path / 'cut.avi'} ends after {frames} of 40 frames."}
+    assert cv2.VideoCapture(str(tmp_path / "out/overlay/cut.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == frames
+
+
+def test_a_video_that_fails_leaves_nothing_behind(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a file nor an open one: on some systems those cannot be removed."""
+    write_video(tmp_path / "a.avi", 4)
+    opened: list[Any] = []
+
+    def kept(kind: Callable[..., Any], *arguments: Any) -> Any:
+        opened.append(kind(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(cv2, "VideoCapture", partial(kept, cv2.VideoCapture))
+    writer = partial(kept, cv2.VideoWriter)
+    writer.fourcc = cv2.VideoWriter.fourcc  # type: ignore[attr-defined]
+    monkeypatch.setattr(cv2, "VideoWriter", writer)
+
+    def fail(*arguments: Any, **options: Any) -> Prediction:
+        raise MemoryError
+
+    monkeypatch.setattr(Predictor, "__call__", fail)
+    with pytest.raises(MemoryError):
+        predict_files(str(model_folder), [tmp_path / "a.avi"], tmp_path / "out", device="cpu")
+    assert len(opened) == 2 and not any(each.isOpened() for each in opened)
+    assert files_below(tmp_path / "out") == []
+
+
+def test_a_row_for_each_file(model_folder: Path, pictures: Path, tmp_path: Path, predictor: Predictor) -> None:
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    assert [row["input"] for row in result["files"]] == [
+        str(pictures / name) for name in ("a.png", "b.v2.jpg", "deep/er/c.png")
+    ]
+    assert result["files"][2]["labels"] == str(tmp_path / "out/labels/deep/er/c.png")
+    assert result["files"][0]["shares"] == predictor(pictures / "a.png").shares
+    mean = {name: np.mean([row["shares"].get(name, 0) for row in result["files"]]) for name in CLASSES}
+    assert result["shares"] == pytest.approx(mean)
+
+
+def test_hidden_files_are_left_out_and_suffixes_are_read_in_any_case(
+    model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    picture = Image.open(pictures / "a.png")
+    for name in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png", "d.JFIF", "e.GIF", "f.ppm"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        picture.save(pictures / name, {"d.JFIF": "JPEG"}.get(name))
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    names = ["a.png", "b.v2.jpg", "d.JFIF", "deep/er/c.png", "e.GIF", "f.ppm"]
+    assert [row["input"] for row in result["files"]] == [str(pictures / name) for name in names]
+    assert result["left_out"] == 1 and result["failed"] == {}
+
+
+def test_linked_folders_are_entered_but_not_in_circles(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (pictures / "a.png").rename(elsewhere / "a.png")
+    (pictures / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(pictures)
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    assert [row["input"] for row in result["files"]] == [
+        str(pictures / name) for name in ("b.v2.jpg", "deep/er/c.png", "linked/a.png")
+    ]
+
+
+def test_long_names(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """The longest that a file system takes, and one that is too long with a suffix: told, and the job goes on."""
+    for name in ("m" * 251 + ".png", "路" * 83 + "ab.png", "n" * 255):
+        Image.open(pictures / "a.png").save(pictures / name, "PNG")
+    inputs = [pictures / ("n" * 255), pictures]
+    result = predict_files(str(model_folder), inputs, tmp_path / "out", overlay=True, confidence=True, device="cpu")
+    assert result["pictures"] == 5
+    assert (tmp_path / "out/labels" / ("m" * 251 + ".png")).is_file()
+    assert (tmp_path / "out/labels" / ("路" * 83 + "ab.png")).is_file()
+    assert list(result["failed"]) == [str(inputs[0])] and "name too long" in result["failed"][str(inputs[0])]
+
+
+def test_a_full_disk_ends_the_job(
+    model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match=r"Cannot write .*a\.png: No space left on device"):
+        predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+
+
+def test_a_pipe_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "a.mp4"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match="give an ordinary file"):
+            predict_files(str(model_folder), [tmp_path / name], tmp_path / "out", device="cpu")
+
+
+def test_the_background_stays_clear() -> None:
+    image = np.full((6, 9, 3), 100, np.uint8)
+    labels = np.repeat([[0, 1, 2]], 6, axis=0).repeat(3, axis=1)
+    prediction = Prediction(image, labels, None, ("background", "cat", "dog"), COLOURS)
+    overlay = prediction.overlay()
+    assert overlay[0, 1].tolist() == [100, 100, 100] and overlay[0, 4].tolist() == [60, 150, 65]
+    assert prediction.overlay(clear=()).tolist()[0][1] == [55, 60, 165]
+    assert prediction.overlay(clear=("cat",)).tolist()[0][4] == [100, 100, 100]
+
+
+def test_an_unknown_class_to_leave_clear(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no class 'cat' to leave clear; it has sky, tree, road"):
+        predict_files(str(model_folder), [pictures], tmp_path / "out", clear=["cat"], device="cpu")
 
 
 def test_the_output_may_hold_the_pictures(model_folder: Path, pictures: Path) -> None:

@@ -1,6 +1,9 @@
 """Pictures, folders of pictures and videos, labelled and written out."""
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +11,21 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from cssformer.inference.predictor import Prediction, Predictor, read_pixels
+from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, read_bytes, require_file
+from cssformer.data.image_io import PictureFacts, decode_image, notes, write_image
+from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import Mode
-from cssformer.prepare.pairing import PICTURES
 from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LABELS, OVERLAY, CONFIDENCE, LEGEND = "labels", "overlay", "confidence", "legend.png"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors after which no other file can be written either."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def predict_files(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     short_side: int | None = None,
+    clear: Sequence[str] = ("background",),
     device: str = "auto",
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -55,7 +61,8 @@ def predict_files(
 
     Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg`` and
     ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
-    Folders are searched to the bottom and keep their layout. A file that cannot be read does not stop the others.
+    Folders are searched to the bottom, links too, and keep their layout; hidden files are left out. A file that cannot
+    be read or written does not stop the others.
 
     Args:
         model: A model folder or a model id of the Hugging Face hub.
@@ -69,71 +76,89 @@ def predict_files(
         scales: Average over the picture at these sizes.
         flip: Average over the mirror image too.
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
+        clear: Names of classes that the overlay leaves uncoloured.
         device: Such as cuda or cpu; auto takes the best there is.
         console: Where progress goes if it is a terminal; standard error by default.
 
     Returns:
         For JSON: "output", "pictures" and "videos" (how many were predicted), "shares" (class name -> share of the
-        pictures' pixels), "failed" (file that could not be read -> why).
+        pixels, the mean over files), "files" (a row for each, with its own shares), "failed" (file that could not be
+        read to its end, or written -> why), "left_out" (how many other files the folders hold), "notes" (what was
+        read, but perhaps not as expected).
 
     Raises:
-        UserError: an input or the model is missing, no input can be read, two inputs have one name, or the output
-            cannot be written. Files written before that are whole.
+        UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
+            left clear is unknown, or the output cannot be written. Files written before that are whole.
     """
-    sources = _find(inputs, output)
+    sources, left_out = _find(inputs, output)
     require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(
         model, device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side
     )
-    shares: dict[str, float] = dict.fromkeys(predictor.classes, 0.0)
-    done = {True: 0, False: 0}
+    if unknown := set(clear) - {*predictor.classes, "background"}:
+        raise UserError(
+            f"The model has no class {min(unknown)!r} to leave clear; it has {', '.join(predictor.classes)}."
+        )
+    rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    facts: dict[Path, PictureFacts] = {}
     console = console or Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         for source in progress.track(sources, description="predict"):
             try:
-                content = _Video(source.path) if source.is_video else read_pixels(source.path)
+                if source.is_video:
+                    row = _predict_video(predictor, source, output, clear, progress)
+                    announced, found = row["announced_frames"], row["frames"]
+                    # The count of some containers is an estimate.
+                    if found < announced - max(2, announced // 50):
+                        failed[str(source.path)] = f"{source.path} ends after {found} of {announced} frames."
+                else:
+                    pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
+                    prediction = predictor(pixels, confidence)
+                    row = _write(prediction, source.place, output, clear if overlay else None)
+                rows.append({"input": str(source.path), **row})
             except UserError as error:
+                if getattr(error.__cause__, "errno", None) in FULL:
+                    raise
                 failed[str(source.path)] = str(error)
-                continue
-            if isinstance(content, _Video):
-                _predict_video(predictor, content, source.place, output, progress)
-            else:
-                prediction = predictor(content, confidence)
-                _write(prediction, source.place, output, overlay)
-                for name, share in prediction.shares.items():
-                    shares[name] += share
-            done[source.is_video] += 1
-    if len(failed) == len(sources):
+    if not rows:
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
         raise UserError(next(iter(failed.values())) + more)
-    _save(output / LEGEND, drawing.legend(list(zip(predictor.classes, predictor.colours, strict=True)), 900))
+    write_image(output / LEGEND, drawing.legend(list(zip(predictor.classes, predictor.colours, strict=True)), 900))
+    videos = sum("frames" in row for row in rows)
     return {
         "output": str(output),
-        "pictures": done[False],
-        "videos": done[True],
-        "shares": {name: share / max(1, done[False]) for name, share in shares.items()},
+        "pictures": len(rows) - videos,
+        "videos": videos,
+        "shares": {name: sum(row["shares"].get(name, 0) for row in rows) / len(rows) for name in predictor.classes},
+        "files": rows,
         "failed": failed,
+        "left_out": left_out,
+        "notes": notes(facts),
     }
 
 
-def _find(inputs: Sequence[Path], output: Path) -> list[Source]:
-    """All files to predict, in order, none of them written by an earlier prediction into the same output."""
+def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
+    """All files to predict, in order, none of them written by an earlier prediction, and how many others there are."""
     if (output.resolve().parent / "dataset.yaml").is_file():
         raise UserError(
             f"{output} is a split of prepared data, whose labels would be overwritten; give another output."
         )
     written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, LEGEND)}
     sources: list[Source] = []
+    left_out = 0
     for given in inputs:
         if given.is_dir():
-            files = sorted(path for path in given.rglob("*") if path.suffix.lower() in PICTURES + VIDEOS)
-            files = [path for path in files if path.is_file() and _is_outside(path.resolve(), written)]
+            present = [path for path in files_under(given) if _is_outside(path.resolve(), written)]
+            files = [path for path in present if is_picture(path) or path.suffix.lower() in VIDEOS]
             if not files:
-                raise UserError(f"The folder {given} holds no pictures or videos ({' '.join(PICTURES + VIDEOS)}).")
+                known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
+                raise UserError(f"The folder {given} holds no pictures or videos ({known}).")
+            left_out += len(present) - len(files)
             sources += [Source(path, path.relative_to(given).with_suffix("")) for path in files]
-        elif given.is_file():
+        elif given.exists():
+            require_file(given)
             sources.append(Source(given, Path(given.stem)))
         else:
             raise UserError(f"There is no file or folder {given}.")
@@ -144,65 +169,73 @@ def _find(inputs: Sequence[Path], output: Path) -> list[Source]:
             raise UserError(
                 f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
             )
-    return sources
+    return sources, left_out
 
 
 def _is_outside(path: Path, places: set[Path]) -> bool:
     return places.isdisjoint((path, *path.parents))
 
 
-def _write(prediction: Prediction, place: Path, output: Path, overlay: bool) -> None:
-    prediction.save(_named(output / LABELS / place, ".png"))
-    if overlay:
-        _save(_named(output / OVERLAY / place, ".jpg"), prediction.overlay())
+def _write(prediction: Prediction, place: Path, output: Path, clear: Sequence[str] | None) -> dict[str, Any]:
+    """Write what was asked for, an overlay unless ``clear`` is None; the row of the picture."""
+    labels = _named(output / LABELS / place, ".png")
+    prediction.save(labels)
+    if clear is not None:
+        write_image(_named(output / OVERLAY / place, ".jpg"), prediction.overlay(clear=clear))
     if prediction.confidence is not None:
         grey = cv2.convertScaleAbs(prediction.confidence, alpha=255)
-        _save(_named(output / CONFIDENCE / place, ".png"), grey.astype(np.uint8, copy=False))
+        write_image(_named(output / CONFIDENCE / place, ".png"), grey.astype(np.uint8, copy=False))
+    return {"labels": str(labels), "shares": prediction.shares}
 
 
-class _Video:
-    """The frames of a video, RGB uint8 (H, W, 3).
-
-    Raises:
-        UserError: there are none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self.video = cv2.VideoCapture(str(path))
-        self.rate, self.count = self.video.get(cv2.CAP_PROP_FPS), int(self.video.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.there, self.frame = self.video.read()
-        if not self.there:
-            raise UserError(f"{path} cannot be read as a video: it is damaged or of another kind.")
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        while self.there:
-            yield cv2.cvtColor(self.frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-            self.there, self.frame = self.video.read()
-        self.video.release()
-
-
-def _predict_video(predictor: Predictor, video: _Video, place: Path, output: Path, progress: Progress) -> None:
+def _predict_video(
+    predictor: Predictor, source: Source, output: Path, clear: Sequence[str], progress: Progress
+) -> dict[str, Any]:
     """Write the video under its classes' colours. MP4 knows even sizes only: an odd last row or column is left out."""
-    task = progress.add_task(video.name, total=video.count if video.count > 0 else None)
-    height, width = (side // 2 * 2 for side in video.frame.shape[:2])
-    with atomic_write(_named(output / OVERLAY / place, ".mp4")) as temporary:
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), video.rate or 25.0, (width, height))
-        if not writer.isOpened():
-            raise UserError(f"Cannot write a video in {output}: its folder or OpenCV's video writer fails.")
-        for frame in video:
-            picture = predictor(frame, confidence=False).overlay()[:height, :width]
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            progress.advance(task)
-        writer.release()
-    progress.remove_task(task)
+    overlay = _named(output / OVERLAY / source.place, ".mp4")
+    shares: dict[str, float] = dict.fromkeys(predictor.classes, 0.0)
+    with _opened(source.path) as (video, frame):
+        announced = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
+        task = progress.add_task(source.path.name, total=announced or None)
+        height, width = (side // 2 * 2 for side in frame.shape[:2])
+        rate, frames, there = video.get(cv2.CAP_PROP_FPS) or 25.0, 0, True
+        with atomic_write(overlay) as temporary:
+            writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+            try:
+                if not writer.isOpened():
+                    raise UserError(f"Cannot write a video in {output}: its folder or OpenCV's video writer fails.")
+                while there:
+                    pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+                    prediction = predictor(pixels, confidence=False)
+                    for name, share in prediction.shares.items():
+                        shares[name] += share
+                    picture = prediction.overlay(clear=clear)[:height, :width]
+                    writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                    frames += 1
+                    progress.advance(task)
+                    there, frame = video.read()
+            finally:
+                writer.release()
+                progress.remove_task(task)
+    mean = {name: share / frames for name, share in shares.items() if share}
+    return {"overlay": str(overlay), "frames": frames, "announced_frames": announced, "shares": mean}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[cv2.VideoCapture, NDArray[Any]]]:
+    """A video and its first frame, BGR (H, W, 3)."""
+    # What FFmpeg says of damaged videos stands in our sentence.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    video = cv2.VideoCapture(str(path))
+    try:
+        there, frame = video.read()
+        if not there:
+            raise UserError(f"{path} cannot be read as a video: it is damaged or of another kind.")
+        yield video, frame
+    finally:
+        video.release()
 
 
 def _named(place: Path, suffix: str) -> Path:
     """The place with the suffix added: ``with_suffix`` would cut names such as ``frame.001``."""
     return place.with_name(place.name + suffix)
-
-
-def _save(path: Path, picture: NDArray[np.uint8]) -> None:
-    with atomic_write(path) as temporary:
-        Image.fromarray(picture).save(temporary, quality=92)

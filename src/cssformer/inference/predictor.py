@@ -1,5 +1,6 @@
 """A network that takes pictures as people have them and gives back labels to look at and to save."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cssformer.data.dataset import distinct_colours
-from cssformer.data.image_io import read_image, to_rgb
+from cssformer.data.image_io import read_image, to_rgb, write_label
 from cssformer.inference.views import predict
 from cssformer.model import CSSFormer
-from cssformer.utils.atomic import atomic_write
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
@@ -48,9 +48,15 @@ class Prediction:
         pixels = np.asarray(counts) / self.labels.size
         return {self.classes[index]: float(pixels[index]) for index in np.argsort(-pixels) if pixels[index]}
 
-    def overlay(self, alpha: float = 0.5) -> Picture:
-        """The picture under its classes' colours, of opacity ``alpha``: RGB uint8 (H, W, 3)."""
-        return drawing.overlay(self.image, self.labels, self.colours, alpha)
+    def overlay(self, alpha: float = 0.5, clear: Sequence[str] = ("background",)) -> Picture:
+        """The picture under its classes' colours: RGB uint8 (H, W, 3).
+
+        Args:
+            alpha: opacity of the colours, from 0 to 1.
+            clear: names of classes left uncoloured.
+        """
+        indices = [index for index, name in enumerate(self.classes) if name in clear]
+        return drawing.overlay(self.image, self.labels, self.colours, alpha, indices)
 
     def legend(self, width: int = 900) -> Picture:
         """The colours of the classes that occur, with names and shares: RGB uint8 (height, width, 3)."""
@@ -64,16 +70,7 @@ class Prediction:
         Raises:
             UserError: the file cannot be written.
         """
-        with atomic_write(path) as temporary:
-            if len(self.classes) > 255:
-                Image.fromarray(self.labels.astype(np.uint16)).save(temporary, "PNG")
-            else:
-                indexed = Image.fromarray(self.labels.astype(np.uint8))
-                # All 256 entries: with fewer, Pillow packs pixels into fewer bits, which some programs misread.
-                palette = np.zeros((256, 3), np.uint8)
-                palette[: len(self.colours)] = self.colours
-                indexed.putpalette(palette.tobytes())
-                indexed.save(temporary, "PNG")
+        write_label(Path(path), self.labels, self.colours)
 
 
 class Predictor:

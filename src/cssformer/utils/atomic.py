@@ -22,7 +22,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         UserError: the folder cannot be made or written (read-only, full disk), or ``path`` is a folder already.
     """
     path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    # Not the whole name, which may be as long as names can be.
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix[:12]}")
     try:
         if path.is_dir():
             raise UserError(f"{path} exists already; give another output or remove it.")

@@ -27,7 +27,7 @@ def colourise(labels: Labels, colours: Colours) -> Picture:
     return palette[np.where(known, labels, len(colours))]
 
 
-def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5) -> Picture:
+def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5, clear: Sequence[int] = ()) -> Picture:
     """The picture (H, W, 3) under its classes' colours, with a thin pale line between classes.
 
     Args:
@@ -35,6 +35,7 @@ def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5
         labels: class indices (H, W).
         colours: RGB of each class.
         alpha: opacity of the colours, from 0 to 1.
+        clear: indices of classes left uncoloured.
     """
     mixed = np.empty_like(image)
     # In blocks of rows, because large pictures are many times larger as masks and indices.
@@ -42,6 +43,9 @@ def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5
     for top in range(0, len(image), rows):
         here, part = labels[top : top + rows], mixed[top : top + rows]
         cv2.addWeighted(image[top : top + rows], 1 - alpha, colourise(here, colours), alpha, 0, dst=part)
+        if clear:
+            uncoloured = np.isin(here, clear)
+            part[uncoloured] = image[top : top + rows][uncoloured]
         border = np.zeros(here.shape, bool)
         border[:, 1:] |= here[:, 1:] != here[:, :-1]
         border[1:] |= here[1:] != here[:-1]
