@@ -165,7 +165,8 @@ def _write_entry(
     stored = _relabel(values, table, info.ignore)
     # The first pixel tells most differing labels apart without a look at the others.
     same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
-    right = same and _is_grey_png(data, 8 * stored.itemsize) and read_orientation(data) == 1
+    turned_now = taken_as == "stored" or read_orientation(data) != 1
+    right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
     (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else encode_png(stored))
     return Written([*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))], picture.facts, taken_as, by_size)
 
