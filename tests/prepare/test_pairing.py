@@ -124,3 +124,13 @@ def test_nothing_to_pair(tmp_path):
         find_pairs(tmp_path)
     with pytest.raises(UserError, match="named like it"):
         pair(tmp_path, ["foo/1.jpg", "bar/1.png"])
+
+
+def test_pictures_of_every_suffix_through_links(tmp_path):
+    """One rule of what a picture is, for preparation, prediction and data sets; linked folders are entered."""
+    names = ("a.JPG", "b.jfif", "c.jp2", "d.avif", "e.GIF", "._f.jpg", "g.txt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "images").symlink_to(tmp_path / "elsewhere")
+    found, _ = pair(tmp_path / "in", [f"images/{name}" for name in names] + [f"masks/{stem}.png" for stem in "abcde"])
+    assert found == {(None, stem): f"masks/{stem}.png" for stem in "abcde"}

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cssformer.data.files import files_under, is_picture
 from cssformer.utils.errors import UserError
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASKS = (*PICTURES, ".gif")
 
 # Words that say what a folder holds; what stands before them (as in `train_labels`, `trainannot`) is kept.
 _IMAGE_FOLDER = re.compile(r"(?:^|[_\-. ])(?:images?|imgs?|jpegimages|leftimg8bit|pictures?|photos?|rgb)$", re.I)
@@ -109,7 +107,7 @@ def find_pairs(
         if end is not None:
             stem = file.path.name.removesuffix(end)
             pairs.append(Pair(file.path, mask_of.pop((file.place, stem), None), file.folders, stem, file.split))
-        elif image_suffix is None and file.path.suffix.lower() in PICTURES:
+        elif image_suffix is None:
             pairs.append(Pair(file.path, None, file.folders, file.path.stem, file.split))
     return Pairing(pairs, sorted(mask_of.values()), suffixes)
 
@@ -118,12 +116,9 @@ def _files(root: Path, role: str | None) -> Iterable[_File]:
     """The readable files under ``root``; where no role is given, their folders may tell it."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.")
-    for path in sorted(root.rglob("*")):
-        parts = path.relative_to(root).parts
-        if path.suffix.lower() not in MASKS or any(part.startswith(".") for part in parts) or not path.is_file():
-            continue
+    for path in filter(is_picture, files_under(root)):
         told, split, folders = role, None, []
-        for part in parts[:-1]:
+        for part in path.relative_to(root).parts[:-1]:
             label_word, image_word = _LABEL_FOLDER.search(part), _IMAGE_FOLDER.search(part)
             if role is None and (label_word or image_word) and told != "label":
                 told = "label" if label_word else "image"
