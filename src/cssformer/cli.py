@@ -318,7 +318,6 @@ def _evaluate(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.inference import Predictor
     from cssformer.metrics import evaluate, submit
-    from cssformer.metrics.evaluate import labels_of
     from cssformer.metrics.report import SCORES
     from cssformer.training.train import datasets
 
@@ -341,7 +340,7 @@ def _evaluate(options: "Namespace") -> int:
         if options.submission is not None and data.labels is None:
             if options.output is not None:
                 raise UserError(f"The split {options.split} has no labels, so there are no scores for --output.")
-            written = submit(predictor.model, data, options.submission, **predictor.options)
+            written = submit(predictor, data, options.submission)
             print(f"{written} files written to {options.submission}; without labels there is no score.")
             _write_json(options, {"submission": str(options.submission), "pictures": written})
             return 0
@@ -351,14 +350,8 @@ def _evaluate(options: "Namespace") -> int:
         raise UserError(f"Generated scenes have no split {options.split!r} to score; take val.")
     else:
         data = datasets(recipe)[1]
-    evaluation = evaluate(
-        predictor.model,
-        data,
-        dilation_ratio=options.dilation_ratio,
-        submission=options.submission,
-        **predictor.options,
-    )
-    return _finish_evaluation(options, evaluation, data, partial(labels_of, predictor.model, **predictor.options))
+    evaluation = evaluate(predictor, data, dilation_ratio=options.dilation_ratio, submission=options.submission)
+    return _finish_evaluation(options, evaluation, data)
 
 
 def _evaluate_predictions(options: "Namespace") -> int:
@@ -374,19 +367,15 @@ def _evaluate_predictions(options: "Namespace") -> int:
     data = SegmentationFolder(options.data, options.split)
     predictions = PredictionFolder(options.predictions, data, options.raw)
     evaluation = evaluate_predictions(predictions, data, dilation_ratio=options.dilation_ratio)
-    return _finish_evaluation(
-        options, evaluation, data, lambda sample: predictions.read(sample.name, sample.image.shape[:2])
-    )
+    return _finish_evaluation(options, evaluation, data)
 
 
-def _finish_evaluation(
-    options: "Namespace", evaluation: "Evaluation", data: Any, labels_of: Callable[[Any], Any]
-) -> int:
+def _finish_evaluation(options: "Namespace", evaluation: "Evaluation", data: Any) -> int:
     from cssformer.metrics import write_report
 
     _show_scores(evaluation)
     if options.output is not None:
-        write_report(evaluation, data, labels_of, options.output)
+        write_report(evaluation, data, options.output)
     _write_json(options, evaluation.as_dict())
     return 0
 
@@ -397,11 +386,8 @@ def _add_predict(parser: "ArgumentParser") -> None:
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
     _add_views(parser)
-    parser.add_argument(
-        "--clear", type=str, nargs="*", default=["background"], help="Classes that the overlay leaves uncoloured."
-    )
     views = {"mode", "crop", "stride", "short_side", "scales", "flip", "device"}
-    parser.add_function_arguments(predict_files, skip={"model", "inputs", "clear", "console", *views})
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", "console", *views})
 
 
 def _predict(options: "Namespace") -> int:

@@ -5,23 +5,22 @@ import io
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
 from cssformer.data import IGNORE, DatasetInfo, Sample, SyntheticScenes
-from cssformer.inference import predict
+from cssformer.inference import Predictor, predict
 from cssformer.metrics import contact_sheet, evaluate, write_report
 from cssformer.metrics.confusion import ConfusionMatrix
-from cssformer.metrics.evaluate import labels_of
+from cssformer.metrics.report import EXAMPLES, spread, thinned
 from cssformer.metrics.scoring import Evaluation, Scorer, bootstrap_interval
+from cssformer.model import CSSFormer
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import confusion_picture
 
@@ -149,7 +148,7 @@ def test_interval_does_not_change_from_call_to_call() -> None:
 def test_report(tmp_path: Path) -> None:
     model, data = ByColour(), Colours()
     evaluation = evaluate(model, data, workers=0, mode="slide", crop=32, precision=torch.bfloat16)
-    write_report(evaluation, data, partial(labels_of, model, **evaluation.options), tmp_path / "run")
+    write_report(evaluation, data, tmp_path / "run")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["miou"] == evaluation.scores.miou
     assert scores["miou_interval"][0] <= scores["miou"] <= scores["miou_interval"][1]
@@ -173,12 +172,54 @@ def test_report(tmp_path: Path) -> None:
 
 
 def test_the_scores_are_written_last(tmp_path: Path) -> None:
-    def full(sample: Sample) -> NDArray[np.uint8]:
-        raise OSError(28, "No space left on device")
+    class Gone(Colours):
+        def __getitem__(self, index: int) -> Sample:
+            raise UserError("Cannot read picture0.")
 
-    with pytest.raises(OSError):
-        write_report(evaluate(ByColour(), Colours(), workers=0), Colours(), full, tmp_path)
+    with pytest.raises(UserError):
+        write_report(evaluate(ByColour(), Colours(), workers=0), Gone(), tmp_path)
     assert not (tmp_path / "scores.json").exists()
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_the_report_shows_what_was_scored(count: int, tmp_path: Path) -> None:
+    """Each picture is predicted once, and no more predictions are kept than shown."""
+    model, data = ByColour(), Colours(count)
+    calls = []
+    coarse = model.coarse
+    model.coarse = lambda images: calls.append(0) or coarse(images)
+    evaluation = evaluate(model, data, workers=0)
+    write_report(evaluation, data, tmp_path)
+    assert len(calls) == count
+    shown = {*spread(count), *evaluation.worst(EXAMPLES)}
+    assert evaluation.examples.keys() == shown
+    for index in shown:
+        labels = predict(model, torch.from_numpy(data[index].image).permute(2, 0, 1)).labels
+        np.testing.assert_array_equal(evaluation.examples[index], labels)
+
+
+def test_captions_by_hand() -> None:
+    """Three of four pixels are right; IoU 2/3 and 1/2."""
+    scorer = Scorer(INFO)
+    label = np.array([[0, 0, 0, 1]], np.int32)
+    scorer.add("a", scorer.count(np.array([[0, 0, 1, 1]], np.int32), label))
+    assert scorer.result().caption(0) == "a · mIoU 58.33 % · 75.00 % of the pixels are right"
+
+
+def test_tall_pictures_do_not_make_tall_sheets() -> None:
+    label = np.zeros((20000, 4), np.int32)
+    tall = Sample("tall", np.zeros((20000, 4, 3), np.uint8), label)
+    assert contact_sheet([(tall, thinned(label), "")], INFO).shape[0] < 700
+    wide = Sample("wide", np.zeros((4, 20000, 3), np.uint8), label.T)
+    assert contact_sheet([(wide, thinned(label.T), "")], INFO).shape[0] < 300
+
+
+def test_a_predictor_brings_its_options() -> None:
+    network = CSSFormer("resnet10t", 3, channels=32, heads=4, points=2)
+    predictor = Predictor(network, "cpu", mode="slide", crop=(32, 32))
+    evaluation = evaluate(predictor, Colours(2), workers=0, flip=True)
+    assert evaluation.options == {"mode": "slide", "crop": (32, 32), "flip": True}
+    assert evaluation.scores == evaluate(network, Colours(2), workers=0, **evaluation.options).scores
 
 
 def test_contact_sheet_shows_truth_prediction_and_errors_in_their_colours() -> None:
@@ -188,7 +229,7 @@ def test_contact_sheet_shows_truth_prediction_and_errors_in_their_colours() -> N
     label[:, 200:] = IGNORE
     prediction = np.zeros((60, 300), np.int32)
     prediction[:, 100:] = 1
-    picture = contact_sheet([(Sample("x", image, label), prediction)], INFO)
+    picture = contact_sheet([(Sample("x", image, label), prediction, "")], INFO)
     left, truth, predicted, errors = (12 + index * 312 for index in range(4))
     y = 34 + 30
     assert picture[y, left + 50].tolist() == [10, 10, 10]
@@ -207,7 +248,7 @@ def test_contact_sheet_of_150_classes_and_any_shape() -> None:
     for name, (height, width) in (("wide", (40, 900)), ("tall", (500, 20))):
         label = np.arange(height * width, dtype=np.int32).reshape(height, width) % count
         samples.append(Sample(name, np.zeros((height, width, 3), np.uint8), label))
-    picture = contact_sheet([(sample, sample.label) for sample in samples], info)
+    picture = contact_sheet([(sample, sample.label, "") for sample in samples], info)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
 
 

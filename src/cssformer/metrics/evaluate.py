@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from cssformer.data import DatasetInfo, Sample, SegmentationFolder
+from cssformer.data import DatasetInfo, SegmentationFolder
 from cssformer.data.stream import Samples
-from cssformer.inference import predict
+from cssformer.inference import Predictor, predict
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
 from cssformer.metrics.predictions import PredictionFolder, Submission
+from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import ahead
@@ -26,7 +27,7 @@ Labels = NDArray[np.int32]
 
 
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Predictor,
     dataset: Samples,
     *,
     batch_size: int = 1,
@@ -39,20 +40,22 @@ def evaluate(
     """Predict and score every picture of a data set at its own size, on the model's device.
 
     Args:
-        model: a ``CSSFormer``, or whatever :func:`cssformer.inference.predict` takes.
+        model: a ``Predictor``, or whatever :func:`cssformer.inference.predict` takes, such as a ``CSSFormer``.
         dataset: ``SegmentationFolder``, ``SyntheticScenes`` or the like, with labels.
         batch_size: neighbours in the data set that have one size are predicted together, up to so many.
         workers: threads that decode ahead and prepare the truth's contours; by default one per core.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
         submission: also write the predictions into this folder, see :func:`submit`.
         console: where progress goes if it is a terminal; standard error by default.
-        options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision.
+        options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision;
+            those of a ``Predictor`` are its own where they are not given.
 
     Raises:
         UserError: a picture cannot be read, has no label, or the model and the data have different classes.
     """
-    _require_same_classes(model, dataset.info)
-    scorer = Scorer(dataset.info, dilation_ratio)
+    network, options = _network(model, options)
+    _require_same_classes(network, dataset.info)
+    scorer, examples = Scorer(dataset.info, dilation_ratio), Examples(len(dataset))
     written = Submission(submission, dataset.info) if submission is not None else None
 
     def load(index: int) -> _Item:
@@ -65,17 +68,18 @@ def evaluate(
         return _Item(name, image, label, scorer.distance(label))
 
     with _progress("evaluate", len(dataset), console) as advance:
-        for item, labels in _predicted(model, ahead(load, len(dataset), _bytes, workers), batch_size, options):
+        for item, labels in _predicted(network, ahead(load, len(dataset), _bytes, workers), batch_size, options):
             assert item.label is not None
             scorer.add(item.name, scorer.count(labels, item.label, item.distance))
+            examples.add(labels, scorer.areas[-1])
             if written is not None:
                 written.write(item.name, labels)
             advance(scorer)
-    return scorer.result(**options)
+    return scorer.result(options=options, examples=examples.labels)
 
 
 def submit(
-    model: nn.Module,
+    model: nn.Module | Predictor,
     dataset: Samples,
     folder: Path,
     *,
@@ -99,7 +103,8 @@ def submit(
         UserError: a picture cannot be read, a file cannot be written, the model and the data have different classes,
             or the data set does not tell its raw ids.
     """
-    _require_same_classes(model, dataset.info)
+    network, options = _network(model, options)
+    _require_same_classes(network, dataset.info)
     submission = Submission(folder, dataset.info)
 
     def load(index: int) -> _Item:
@@ -107,7 +112,7 @@ def submit(
         return _Item(sample.name, sample.image)
 
     with _progress("predict", len(dataset), console) as advance:
-        for item, labels in _predicted(model, ahead(load, len(dataset), _bytes, workers), batch_size, options):
+        for item, labels in _predicted(network, ahead(load, len(dataset), _bytes, workers), batch_size, options):
             submission.write(item.name, labels)
             advance(None)
     return len(dataset)
@@ -133,26 +138,21 @@ def evaluate_predictions(
     Raises:
         UserError: a file cannot be read, has another size than its picture, or values that are no class.
     """
-    scorer = Scorer(dataset.info, dilation_ratio)
+    scorer, examples = Scorer(dataset.info, dilation_ratio), Examples(len(dataset))
 
-    def load(index: int) -> tuple[str, Counts]:
+    def load(index: int) -> tuple[str, Labels, Counts]:
         name, label = dataset.names[index], dataset.label(index)
         if label is None:
             raise UserError(f"The split {dataset.split} of {dataset.root} has no labels to score against.")
-        return name, scorer.count(predictions.read(name, label.shape), label)
+        labels = predictions.read(name, label.shape)
+        return name, thinned(labels).copy(), scorer.count(labels, label)
 
     with _progress("evaluate", len(dataset), console) as advance:
-        for name, counts in ahead(load, len(dataset), lambda _: 0, workers):
+        for name, labels, counts in ahead(load, len(dataset), lambda _: 0, workers):
             scorer.add(name, counts)
+            examples.add(labels, scorer.areas[-1])
             advance(scorer)
-    return scorer.result()
-
-
-def labels_of(model: nn.Module, sample: Sample, **options: Any) -> Labels:
-    """The class indices (H, W) that :func:`evaluate` with these options gives a picture."""
-    image = torch.from_numpy(sample.image).permute(2, 0, 1)
-    labels: Labels = predict(model, image, **options).labels.cpu().numpy()
-    return labels
+    return scorer.result(examples=examples.labels)
 
 
 class _Item(NamedTuple):
@@ -166,6 +166,10 @@ class _Item(NamedTuple):
 
 def _bytes(item: _Item) -> int:
     return sum(part.nbytes for part in item if isinstance(part, np.ndarray))
+
+
+def _network(model: nn.Module | Predictor, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    return (model.model, {**model.options, **options}) if isinstance(model, Predictor) else (model, options)
 
 
 def _require_same_classes(model: nn.Module, info: DatasetInfo) -> None:

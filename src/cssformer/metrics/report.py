@@ -1,21 +1,25 @@
 """What an evaluation leaves behind: scores as JSON and CSV, the confusion matrix and example pictures to look at."""
 
 import csv
+import heapq
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
+from cssformer.data.image_io import write_image
 from cssformer.data.stream import Samples
 from cssformer.metrics.boundary import TRIMAP_WIDTH
-from cssformer.metrics.confusion import percent
-from cssformer.metrics.scoring import Evaluation, Scorer
+from cssformer.metrics.confusion import intersection_over_union, mean_of_present
+from cssformer.metrics.scoring import Evaluation
 from cssformer.utils.atomic import atomic_write
 from cssformer.visualize.drawing import (
+    PAPER,
     UNKNOWN,
     WRONG,
     Labels,
@@ -31,15 +35,52 @@ SCORES, CLASSES, CONFUSION = "scores.json", "classes.csv", "confusion.png"
 PICTURES, WORST = "pictures.png", "worst.png"
 EXAMPLES = 6
 """Pictures on a sheet."""
-TILE = 300
-"""Their width in pixels."""
+TILE, TALLEST = 300, 450
+"""A tile's width, and its greatest height, in pixels."""
 NAMED = 40
 """Classes named in the sheet's legend, those with the most pixels."""
 
 
-def write_report(
-    evaluation: Evaluation, dataset: Samples, labels_of: Callable[[Sample], Labels], folder: str | Path
-) -> None:
+class Examples:
+    """Keeps the predictions that a report shows, of pictures scored one by one, thinned to what a tile shows of them.
+
+    Args:
+        count: how many pictures come.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.spread = spread(count)
+        self.count = 0
+        self.labels: dict[int, Labels] = {}
+        self.worst: list[tuple[float, int]] = []
+
+    def add(self, labels: Labels, areas: NDArray[np.int64]) -> None:
+        """Take the class indices (H, W) of the next picture, and the areas (3, C) of its classes."""
+        index, self.count = self.count, self.count + 1
+        miou = float(mean_of_present(intersection_over_union(areas)))
+        if index in self.spread or not np.isnan(miou):
+            self.labels[index] = thinned(labels).copy()
+        if not np.isnan(miou):
+            # The first to go is the best, of equal ones the last.
+            heapq.heappush(self.worst, (-miou, -index))
+            gone = -heapq.heappop(self.worst)[1] if len(self.worst) > EXAMPLES else None
+            if gone is not None and gone not in self.spread:
+                del self.labels[gone]
+
+
+def spread(count: int) -> list[int]:
+    """Indices of a sheet's pictures, evenly spread over so many."""
+    shown = min(EXAMPLES, count)
+    return [index * count // shown for index in range(shown)]
+
+
+def thinned(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Every n-th row and column of pixels or labels (H, W, ...): as many as a tile can show."""
+    step = max(1, max(pixels.shape[:2]) // (4 * TILE))
+    return pixels[::step, ::step]
+
+
+def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -> None:
     """Write ``classes.csv``, ``confusion.png``, ``pictures.png``, ``worst.png`` and ``scores.json`` into ``folder``.
 
     ``pictures.png`` shows pictures evenly spread over the data set, ``worst.png`` those of least mIoU.
@@ -47,7 +88,6 @@ def write_report(
     Args:
         evaluation: of the data set.
         dataset: where the pictures come from.
-        labels_of: gives a picture the class indices (H, W) that were scored.
         folder: made if it is missing.
 
     Raises:
@@ -62,23 +102,22 @@ def write_report(
         columns = (info.classes, scores.iou, scores.accuracy, evaluation.boundary_iou, trimap, scores.pixels)
         for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
-    _write(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
-    count = min(EXAMPLES, len(dataset))
-    spread = [index * len(dataset) // count for index in range(count)]
-    for name, indices in ((PICTURES, spread), (WORST, evaluation.worst(EXAMPLES) or spread)):
-        samples = (dataset[index] for index in indices)
-        _write(folder / name, contact_sheet(((sample, labels_of(sample)) for sample in samples), info))
+    write_image(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
+    everywhere = spread(len(dataset))
+    for name, indices in ((PICTURES, everywhere), (WORST, evaluation.worst(EXAMPLES) or everywhere)):
+        rows = ((dataset[index], evaluation.examples[index], evaluation.caption(index)) for index in indices)
+        write_image(folder / name, contact_sheet(rows, info))
     # Last: it tells a study that the run is finished.
     with atomic_write(folder / SCORES) as path:
         path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
 
 
-def contact_sheet(pairs: Iterable[tuple[Sample, Labels]], info: DatasetInfo) -> Picture:
+def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetInfo) -> Picture:
     """A sheet to look at: a row per sample with picture, truth, prediction and, in red, what is wrong.
 
     Args:
-        pairs: one or more samples with labels, and the class indices (H, W) predicted for each, ``IGNORE`` for none.
-            Only one pair at a time is held.
+        examples: one or more samples with labels, the class indices predicted for each, ``IGNORE`` for none,
+            :func:`thinned`, and a caption. Only one is held at a time.
         info: class names and colours; the legend shows the classes that occur, the most frequent first.
 
     Returns:
@@ -86,19 +125,11 @@ def contact_sheet(pairs: Iterable[tuple[Sample, Labels]], info: DatasetInfo) -> 
     """
     rows, captions = [], []
     pixels = np.zeros(len(info.classes), np.int64)
-    for (name, image, label), prediction in pairs:
+    for (name, image, label), said, caption in examples:
         if label is None:
             raise ValueError(f"{name} has no label to show.")
-        scorer = Scorer(info)
-        scorer.add(name, scorer.count(prediction, label))
-        scores = scorer.result().scores
-        captions.append(
-            f"{name} · mIoU {percent(scores.miou)} % · {percent(scores.pixel_accuracy)} % of the pixels are right"
-        )
-        # Pixels that a tile cannot show are left out before they are coloured.
-        step = max(1, image.shape[1] // (4 * TILE))
-        picture = np.ascontiguousarray(image[::step, ::step])
-        truth, said = label[::step, ::step], prediction[::step, ::step]
+        captions.append(caption)
+        picture, truth = np.ascontiguousarray(thinned(image)), thinned(label)
         scored = truth != IGNORE
         for shown in (truth[scored], said[said != IGNORE]):
             pixels += np.bincount(shown, minlength=len(pixels))
@@ -118,12 +149,9 @@ def contact_sheet(pairs: Iterable[tuple[Sample, Labels]], info: DatasetInfo) -> 
 
 def _tile(picture: Picture, smooth: bool) -> Picture:
     height, width = picture.shape[:2]
-    size = (TILE, max(1, round(TILE * height / width)))
+    factor = min(TILE / width, TALLEST / height)
+    size = (max(1, round(factor * width)), max(1, round(factor * height)))
     enlarged = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
-    how = cv2.INTER_AREA if width > TILE else enlarged
-    return cv2.resize(picture.astype(np.uint8), size, interpolation=how).astype(np.uint8, copy=False)
-
-
-def _write(path: Path, picture: Picture) -> None:
-    with atomic_write(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+    tile = np.full((size[1], TILE, 3), PAPER, np.uint8)
+    tile[:, : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else enlarged)
+    return tile

@@ -42,6 +42,8 @@ class Evaluation:
         boundary: the same near the contours, see :mod:`cssformer.metrics.boundary`.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
         options: how the pictures were predicted, arguments of :func:`cssformer.inference.predict`.
+        examples: index of a picture -> its prediction, of those that a report shows, see
+            :class:`cssformer.metrics.report.Examples`.
     """
 
     info: DatasetInfo
@@ -51,6 +53,7 @@ class Evaluation:
     boundary: NDArray[np.int64]
     dilation_ratio: float = DILATION_RATIO
     options: dict[str, Any] = field(default_factory=dict)
+    examples: dict[int, NDArray[np.integer]] = field(default_factory=dict)
 
     @cached_property
     def matrix(self) -> NDArray[np.int64]:
@@ -90,6 +93,13 @@ class Evaluation:
         """The indices of the ``count`` pictures of least mIoU, the worst first; of equal ones the first."""
         order = np.argsort(self.picture_miou, kind="stable")
         return [int(index) for index in order[:count] if not np.isnan(self.picture_miou[index])]
+
+    def caption(self, index: int) -> str:
+        """Name and scores of a picture."""
+        common, truth, _ = self.areas[index].sum(axis=1)
+        accuracy = common / truth if truth else np.nan
+        miou = percent(float(self.picture_miou[index]))
+        return f"{self.names[index]} · mIoU {miou} % · {percent(float(accuracy))} % of the pixels are right"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; fractions from 0 to 1, None where a class has no score."""
@@ -178,10 +188,10 @@ class Scorer:
         self.areas.append(areas_of(counts.bands.sum(axis=0)))
         self.boundary.append(counts.boundary)
 
-    def result(self, **options: Any) -> Evaluation:
-        """The evaluation of all pictures added so far; ``options`` say how they were predicted."""
+    def result(self, **details: Any) -> Evaluation:
+        """The evaluation of all pictures added so far; ``details`` are its ``options`` and ``examples``."""
         areas, boundary = np.stack(self.areas), np.stack(self.boundary)
-        return Evaluation(self.info, tuple(self.names), self.bands, areas, boundary, self.dilation_ratio, options)
+        return Evaluation(self.info, tuple(self.names), self.bands, areas, boundary, self.dilation_ratio, **details)
 
 
 def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int = 0) -> tuple[float, float]:

@@ -24,7 +24,6 @@ from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 from cssformer.metrics import Evaluation, evaluate, write_report
-from cssformer.metrics.evaluate import labels_of
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.model.hub import RUN_CHECKPOINTS
 from cssformer.training.callbacks import (
@@ -114,7 +113,7 @@ def _train(
     # Lightning leaves the model on the CPU.
     with _full_memory_told(recipe):
         evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
-    write_report(evaluation, val_data, partial(labels_of, model, **model.inference), run)
+    write_report(evaluation, val_data, run)
     return evaluation
 
 
