@@ -77,6 +77,31 @@ def test_a_window_that_does_not_slide_is_told(model_folder: Path, unused: dict[s
     assert Predictor.from_pretrained(model_folder, "cpu", mode="slide", **unused).options.items() >= unused.items()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "slyde"}, "The mode is whole or slide, not 'slyde'"),
+        ({"foo": 1}, "no option 'foo' of prediction; there are mode, crop,"),
+        ({"scales": (0.0,)}, "scales must be"),
+        ({"mode": "slide", "crop": 64, "stride": 65}, "gaps"),
+    ],
+)
+def test_options_are_checked_where_they_are_given(model_folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Predictor.from_pretrained(model_folder, "cpu", **options)
+
+
+def test_a_list_of_pictures_gives_a_list(predictor: Predictor, pictures: Path) -> None:
+    """Files and arrays, of different sizes."""
+    paths = [pictures / "a.png", pictures / "deep/er/c.png"]
+    images = [paths[0], np.asarray(Image.open(paths[1]))]
+    predictions = predictor(images, confidence=False)
+    assert [each.confidence for each in predictions] == [None, None]
+    for prediction, path in zip(predictions, paths, strict=True):
+        np.testing.assert_array_equal(prediction.labels, predictor(path).labels)
+    assert predictor([]) == []
+
+
 def test_a_photograph_is_turned_upright(predictor: Predictor, tmp_path: Path) -> None:
     stored = Image.fromarray(SyntheticScenes(1, (40, 64))[0].image)
     exif = Image.Exif()

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -220,12 +222,27 @@ def test_bfloat16() -> None:
         ({"mode": "slide", "crop": 64, "stride": 3}, "gaps"),
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, 0.0)}, "scales"),
+        ({"scales": (1.0, float("nan"))}, "scales"),
         ({"short_side": 0}, "short side"),
+        ({"mode": "slyde"}, "The mode is whole or slide, not 'slyde'"),
+        ({"mode": "slide", "crop": 0}, "crop"),
+        ({"precision": torch.int8}, "precision"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         predict(Pooling(), picture(64, 64), **options)
+
+
+@pytest.mark.parametrize("change", [lambda x: 255 * x, lambda x: (x - 0.45) / 0.22])
+def test_floats_that_do_not_run_from_0_to_1_are_told(change: Callable[[Tensor], Tensor]) -> None:
+    image = picture(64, 64).float() / 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(Pooling(), image)
+        predict(Pooling(), picture(64, 64))
+    with pytest.warns(UserWarning, match="floats must run from 0 to 1"):
+        predict(Pooling(), change(image))
 
 
 def test_image_must_be_rgb() -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from PIL import Image
 
 from cssformer.data.dataset import distinct_colours
 from cssformer.data.image_io import read_image, to_rgb, write_label
-from cssformer.inference.views import predict
+from cssformer.inference.views import predict, require_options
 from cssformer.model import CSSFormer
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
 Picture = NDArray[np.uint8]
+PictureLike = str | Path | Image.Image | Picture
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Predictor:
             What is not given, or None, is done as the model was trained for.
 
     Raises:
-        UserError: there is no such device, or a crop or stride is given where no window slides.
+        UserError: there is no such device or option, a value cannot be (see
+            :func:`cssformer.inference.views.require_options`), or a crop or stride is given where no window slides.
     """
 
     def __init__(self, model: CSSFormer, device: str = "auto", **options: Any) -> None:
@@ -92,8 +95,12 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
+        known = list(signature(require_options).parameters)
+        if unknown := options.keys() - known:
+            raise UserError(f"There is no option {min(unknown)!r} of prediction; there are {', '.join(known)}.")
         given = {name: value for name, value in options.items() if value is not None}
         self.options = {**model.inference, **given}
+        require_options(**self.options)
         if self.options.get("mode") != "slide" and (unused := given.keys() & {"crop", "stride"}):
             raise UserError(
                 f"The {min(unused)} is that of the sliding window; give the mode slide too or leave it out."
@@ -115,18 +122,26 @@ class Predictor:
         """
         return cls(CSSFormer.from_pretrained(source), device, **options)
 
-    def __call__(self, image: str | Path | Image.Image | Picture, confidence: bool = True) -> Prediction:
-        """Label every pixel of a picture.
+    @overload
+    def __call__(self, image: PictureLike, confidence: bool = True) -> Prediction: ...
+    @overload
+    def __call__(self, image: list[PictureLike], confidence: bool = True) -> list[Prediction]: ...
+    def __call__(
+        self, image: PictureLike | list[PictureLike], confidence: bool = True
+    ) -> Prediction | list[Prediction]:
+        """Label every pixel of a picture, or of each picture of a list.
 
         Args:
             image: a file (turned upright as its EXIF data say), or pixels as they are: a PIL image or an RGB uint8
-                array (H, W, 3).
+                array (H, W, 3); or a list of those.
             confidence: False saves the time and the memory of the probabilities.
 
         Raises:
             UserError: the file is missing, damaged or no picture.
             ValueError: the array is not RGB uint8.
         """
+        if isinstance(image, list):
+            return [self(each, confidence) for each in image]
         pixels = read_pixels(image)
         picture = torch.from_numpy(pixels).permute(2, 0, 1)
         labels, probability = predict(self.model, picture, confidence=confidence, **self.options)
@@ -134,7 +149,7 @@ class Predictor:
         return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
 
 
-def read_pixels(image: str | Path | Image.Image | Picture) -> Picture:
+def read_pixels(image: PictureLike) -> Picture:
     """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
     if isinstance(image, str | Path):
         return read_image(Path(image))

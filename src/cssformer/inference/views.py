@@ -1,10 +1,12 @@
 """Labels of whole pictures: in one look, in overlapping windows, at several scales, with mirror images."""
 
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,9 @@ Mode = Literal["whole", "slide"]
 
 SMALLEST = 32
 """Height and width in pixels that the network needs; smaller pictures get their border repeated."""
+
+SLACK = 0.25
+"""How far floats may lie outside of 0 to 1: resizing overshoots by less, normalised pictures by more."""
 
 WINDOWS_AT_ONCE = 4
 """Windows of a sliding row that go through the network as one batch."""
@@ -68,19 +73,26 @@ def predict(
         labels (H, W) or (B, H, W), and confidence of the same shape or None; on the model's device.
 
     Raises:
-        UserError: the stride is not between 4 and the crop, or a scale or the short side is not positive.
+        UserError: as :func:`require_options`.
         ValueError: the image is not RGB.
+
+    Warns:
+        The image has floats that are not from 0 to 1.
     """
+    require_options(
+        mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side, precision=precision
+    )
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
         raise ValueError(f"image must be (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}.")
-    if not scales or min(scales) <= 0:
-        raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
-    if short_side is not None and short_side < 1:
-        raise UserError(f"The short side must have at least one pixel, not {short_side}.")
-    window = _pair(crop)
-    step = (window[0] * 2 // 3, window[1] * 2 // 3) if stride is None else _pair(stride)
-    if mode == "slide" and not all(STRIDE <= s <= c for s, c in zip(step, window, strict=True)):
-        raise UserError(f"The stride {step} must lie between {STRIDE} and the crop {window}, else windows leave gaps.")
+    if image.is_floating_point():
+        low, high = image.aminmax()
+        if low < -SLACK or high > 1 + SLACK:
+            warnings.warn(
+                f"The image has values from {low:.3g} to {high:.3g}, but floats must run from 0 to 1 (the network "
+                "normalises them itself); give uint8 from 0 to 255, or divide.",
+                stacklevel=2,
+            )
+    window, step = _window(crop, stride)
     height, width = image.shape[-2:]
     fit = short_side / min(height, width) if short_side else 1.0
     sizes = [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
@@ -96,6 +108,37 @@ def predict(
     if image.ndim == 4:
         return result
     return Segmentation(result.labels[0], None if result.confidence is None else result.confidence[0])
+
+
+def require_options(
+    *,
+    mode: Mode = "whole",
+    crop: int | tuple[int, int] = 512,
+    stride: int | tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    short_side: int | None = None,
+    precision: torch.dtype = torch.float32,
+) -> None:
+    """Raise what is wrong with options of :func:`predict`.
+
+    Raises:
+        UserError: an unknown mode or precision, a crop without pixels, a stride not between 4 and the crop, or a scale
+            or short side that is not positive.
+    """
+    if mode not in get_args(Mode):
+        raise UserError(f"The mode is {' or '.join(get_args(Mode))}, not {mode!r}.")
+    if precision not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(f"The precision is torch.float32, bfloat16 or float16, not {precision}.")
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
+    if short_side is not None and short_side < 1:
+        raise UserError(f"The short side must have at least one pixel, not {short_side}.")
+    window, step = _window(crop, stride)
+    if min(window) < 1:
+        raise UserError(f"The crop must have at least one pixel each way, not {crop}.")
+    if mode == "slide" and not all(STRIDE <= s <= c for s, c in zip(step, window, strict=True)):
+        raise UserError(f"The stride {step} must lie between {STRIDE} and the crop {window}, else windows leave gaps.")
 
 
 @contextmanager
@@ -262,6 +305,14 @@ def _looks(size: int, window: int, offsets: list[int]) -> Tensor:
     for offset in offsets:
         looks[offset // STRIDE : -(-(offset + window) // STRIDE)] += 1
     return looks
+
+
+def _window(
+    crop: int | tuple[int, int], stride: int | tuple[int, int] | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the window, and its steps down and across."""
+    height, width = _pair(crop)
+    return (height, width), (height * 2 // 3, width * 2 // 3) if stride is None else _pair(stride)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
