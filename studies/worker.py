@@ -20,8 +20,8 @@ def main(folder: Path, peer: str | None) -> int:
     Another study's worker may be at it, or one whose study was killed and that still writes where it stands; this one
     waits and takes over what is left to do.
     """
-    from cssformer.training.callbacks import Interrupted
     from cssformer.training.run_folder import LAST, RunInUse
+    from cssformer.training.stop import Interrupted
     from cssformer.training.train import train
     from studies.baselines.networks import build_baseline
 

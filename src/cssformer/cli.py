@@ -235,8 +235,7 @@ def _add_train(parser: "ArgumentParser") -> None:
 
 
 def _train(options: "Namespace") -> int:
-    from cssformer.training.callbacks import Interrupted
-    from cssformer.training.train import train
+    from cssformer.training.stop import Interrupted, Stop, signals_later
 
     recipe = Recipe.from_options(options)
     if options.resume:
@@ -247,10 +246,16 @@ def _train(options: "Namespace") -> int:
             raise UserError(f"{recipe.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=recipe.output)
     try:
-        evaluation = train(recipe, options.resume)
-    except Interrupted:
-        print(f"Stopped; continue with: cssformer train --output {recipe.output} --resume", file=sys.stderr)
-        return 130
+        with Stop().listening():
+            # An import that is interrupted may leave half a library.
+            with signals_later():
+                from cssformer.training.train import train
+            evaluation = train(recipe, options.resume)
+    except Interrupted as interrupted:
+        begun = (Path(recipe.output) / "checkpoints" / "last.ckpt").exists()
+        again = f"continue with: cssformer train --output {recipe.output} --resume" if begun else "nothing is kept yet."
+        print(f"Stopped; {again}", file=sys.stderr)
+        return interrupted.code
     if evaluation is None:
         return 0
     _show_scores(evaluation)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from cssformer.data import Sample, SyntheticScenes
 from cssformer.training import train as runs
-from cssformer.training.callbacks import Interrupted
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LOCK, RunInUse
+from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
 
 STEPS, BATCH = 7, 4

@@ -2,14 +2,9 @@
 
 import csv
 import io
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -18,12 +13,9 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, R
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
+from cssformer.training.stop import Interrupted, Stop
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
-
-
-class Interrupted(Exception):
-    """Training stopped at someone's wish; the run can be resumed."""
 
 
 def not_finite(what: str, trainer: L.Trainer) -> UserError:
@@ -38,57 +30,44 @@ def not_finite(what: str, trainer: L.Trainer) -> UserError:
 
 
 class ResumePoint(Checkpoint):
-    """Keeps ``last.ckpt``: at every validation, and when asked to stop by Ctrl-C or a termination signal.
+    """Keeps ``last.ckpt``: at every validation, and when asked to stop.
 
     A stop waits for the end of the optimiser step, and of the validation that follows it if one is due, so that
     the continued run repeats and skips nothing. As one of Lightning's checkpoints it comes after all other callbacks,
     whose state it keeps.
     """
 
-    def __init__(self, path: Path, start: int, validate_every: int) -> None:
+    def __init__(self, path: Path, start: int, validate_every: int, stop: Stop) -> None:
         self.path = path
         self.saved = start
         self.validate_every = validate_every
-        self.stop_asked = False
+        self.stop = stop
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Listen within the block; not by Lightning's hooks, which skip the end of a run that fails."""
-        if threading.current_thread() is not threading.main_thread():
-            # Python gives signals to the main thread only.
-            yield
-            return
-        before = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_asked:
-            raise KeyboardInterrupt
-        self.stop_asked = True
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.stop.ready()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        # Every device must stop at the same step.
-        self.stop_asked = trainer.strategy.reduce_boolean_decision(self.stop_asked, all=False)
         if trainer.global_step == trainer.max_steps:
             # Lightning validates before an early stop, so that the last step is always scored.
             trainer.should_stop = True
-        elif self.stop_asked and trainer.global_step % self.validate_every:
+        elif self._asked(trainer) and trainer.global_step % self.validate_every:
             self._save(trainer)
+            raise Interrupted(self.stop.number)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
+        if self._asked(trainer):
+            raise Interrupted(self.stop.number)
+
+    def _asked(self, trainer: L.Trainer) -> bool:
+        """Every device must stop at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.stop.number is not None, all=False)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self.saved = trainer.global_step
-        if self.stop_asked and trainer.global_step < trainer.max_steps:
-            raise Interrupted
 
 
 class BestCheckpoint(ModelCheckpoint):

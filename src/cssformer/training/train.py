@@ -1,6 +1,10 @@
 """From a recipe to a run folder: data, network, Lightning's trainer, the score."""
 
 import logging
+import os
+import subprocess
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,10 +41,14 @@ from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import BEST, LAST, METRICS, alone, keep_best, read_checkpoint, require_same_network
+from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 
 Dataset = SyntheticScenes | SegmentationFolder
+
+CHILD_SECONDS = 10.0
+"""How long the process of another device may take to end."""
 
 
 def train(
@@ -71,8 +79,20 @@ def train(
         Interrupted: someone asked to stop; call again with ``resume``.
     """
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    with alone(Path(recipe.output)) if first else nullcontext():
-        return _train(recipe.located(), resume, first, console or Console(), build or build_model)
+    stop = Stop()
+    try:
+        with stop.listening(), alone(Path(recipe.output)) if first else nullcontext():
+            try:
+                return _train(recipe.located(), resume, first, console or Console(), build or build_model, stop)
+            except UserError:
+                if not first:
+                    # The first process, if it has met the same, tells it and ends this one.
+                    time.sleep(2 * CHILD_SECONDS)
+                raise
+    except Interrupted:
+        if first:
+            raise
+        return None
 
 
 def _train(
@@ -81,6 +101,7 @@ def _train(
     first: bool,
     console: Console,
     build: Callable[[Recipe, Dataset], SegmentationNetwork],
+    stop: Stop,
 ) -> Evaluation | None:
     run = Path(recipe.output)
     checkpoint = read_checkpoint(run, resume)
@@ -100,8 +121,8 @@ def _train(
         recipe.save(run / RECIPE)
     try:
         if start < recipe.training.steps:
-            with _full_memory_told(recipe):
-                _fit(recipe, model, train_data, val_data, start, console)
+            with _full_memory_told(recipe), _quiet_lightning():
+                _fit(recipe, model, train_data, val_data, start, console, stop)
         if not first:
             return None
         keep_best(model, run)
@@ -162,13 +183,16 @@ def _full_memory_told(recipe: Recipe) -> Iterator[None]:
 
 
 def _fit(
-    recipe: Recipe, model: SegmentationNetwork, train_data: Dataset, val_data: Dataset, start: int, console: Console
+    recipe: Recipe,
+    model: SegmentationNetwork,
+    train_data: Dataset,
+    val_data: Dataset,
+    start: int,
+    console: Console,
+    stop: Stop,
 ) -> None:
     training, run = recipe.training, Path(recipe.output)
-    # Lightning's advice is about its own defaults; what concerns the user is said by Progress.
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    resume_point = ResumePoint(run / LAST, start, training.validate_every)
+    resume_point = ResumePoint(run / LAST, start, training.validate_every, stop)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
     best = BestCheckpoint(run / RUN_CHECKPOINTS, Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
     callbacks: list[Callback] = [progress, best, resume_point]
@@ -209,14 +233,15 @@ def _fit(
     )
     batches = ResumableBatchSampler(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
     loader = partial(
-        DataLoader[Any],
+        _Loader,
         num_workers=training.workers,
         persistent_workers=training.workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=obey_parent_alone,
     )
     model = synchronise_batch_norm(model, trainer.strategy.root_device, trainer.world_size)
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
-    with resume_point.signals():
+    with _devices_together(trainer, stop), stop.patience():
         trainer.fit(
             SegmentationTask(model, recipe),
             loader(stream, batch_sampler=batches),
@@ -224,6 +249,64 @@ def _fit(
             ckpt_path=run / LAST if start else None,
             weights_only=True,
         )
+
+
+class _Loader(DataLoader[Any]):
+    """Begins its processes so that they obey this one alone."""
+
+    def __iter__(self) -> Any:
+        with signals_later():
+            return super().__iter__()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice is about its own defaults; what concerns the user is said by Progress."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _devices_together(trainer: L.Trainer, stop: Stop) -> Iterator[None]:
+    """End the processes of the other devices, which Lightning began, when this one ends before they do."""
+
+    def take_children() -> list[subprocess.Popen[bytes]]:
+        # Lightning would answer their end by killing this process.
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        taken = list(children)
+        children.clear()
+        return taken
+
+    def give_up() -> None:
+        for child in take_children():
+            child.kill()
+        if trainer.is_global_zero:
+            print(f"Stopped after {GRACE_SECONDS:g} s of waiting for the other devices.", file=sys.stderr)
+        os._exit(Interrupted(stop.number).code)
+
+    if trainer.world_size > 1:
+        stop.give_up = give_up
+    try:
+        yield
+    except BaseException:
+        children = take_children()
+        for child in children:
+            child.terminate()
+        for child in children:
+            try:
+                child.wait(CHILD_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        raise
 
 
 def synchronise_batch_norm(model: SegmentationNetwork, device: torch.device, world: int) -> SegmentationNetwork:
