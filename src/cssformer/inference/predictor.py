@@ -20,7 +20,7 @@ from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
 Picture = NDArray[np.uint8]
-PictureLike = str | Path | Image.Image | Picture
+Input = str | Path | Image.Image | Picture
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,10 @@ class Predictor:
         return cls(CSSFormer.from_pretrained(source), device, **options)
 
     @overload
-    def __call__(self, image: PictureLike, confidence: bool = True) -> Prediction: ...
+    def __call__(self, image: Input, confidence: bool = True) -> Prediction: ...
     @overload
-    def __call__(self, image: list[PictureLike], confidence: bool = True) -> list[Prediction]: ...
-    def __call__(
-        self, image: PictureLike | list[PictureLike], confidence: bool = True
-    ) -> Prediction | list[Prediction]:
+    def __call__(self, image: list[Input], confidence: bool = True) -> list[Prediction]: ...
+    def __call__(self, image: Input | list[Input], confidence: bool = True) -> Prediction | list[Prediction]:
         """Label every pixel of a picture, or of each picture of a list.
 
         Args:
@@ -149,7 +147,7 @@ class Predictor:
         return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
 
 
-def read_pixels(image: PictureLike) -> Picture:
+def read_pixels(image: Input) -> Picture:
     """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
     if isinstance(image, str | Path):
         return read_image(Path(image))

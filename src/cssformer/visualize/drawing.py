@@ -1,17 +1,22 @@
 """Pictures for people: colours for classes, overlays, legends, sheets of examples, confusion matrices."""
 
+import subprocess
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Colours = Sequence[tuple[int, int, int]]
+Colour = tuple[int, int, int]
+Colours = Sequence[Colour]
 Picture = NDArray[np.uint8]
 Labels = NDArray[np.integer]
 
+FONT = Path(__file__).with_name("DejaVuSans.ttf")
+"""DejaVu Sans with Latin, Greek and Cyrillic letters."""
 PAPER, INK, FAINT = (255, 255, 255), (33, 37, 41), (134, 142, 150)
 UNKNOWN = (52, 58, 64)
 """Colour of pixels without a class."""
@@ -57,8 +62,8 @@ def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5
 
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int = 15) -> Picture:
     """Swatches with names in as many columns as ``width`` pixels hold: RGB (height, width, 3)."""
-    font, pad = _font(size), size
-    column = max((int(font.getlength(name)) for name, _ in entries), default=0) + 3 * pad
+    pad = size
+    column = max((int(_length(name, size)) for name, _ in entries), default=0) + 3 * pad
     columns = max(1, min(len(entries), (width - pad) // column))
     rows = -(-len(entries) // columns)
     line = int(size * 1.7)
@@ -67,7 +72,7 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size
     for index, (name, colour) in enumerate(entries):
         x, y = pad + index // rows * column, pad // 2 + index % rows * line
         draw.rounded_rectangle((x, y, x + size, y + size), size // 4, fill=colour, outline=FAINT)
-        draw.text((x + size * 1.5, y + size / 2), name, INK, font, anchor="lm")
+        _text(draw, (x + size * 1.5, y + size / 2), name, INK, size)
     return np.asarray(canvas)
 
 
@@ -88,12 +93,12 @@ def sheet(rows: Sequence[Sequence[Picture]], heads: Sequence[str], captions: Seq
     draw = ImageDraw.Draw(canvas)
     lefts = [gap + index * (tile + gap) for index in range(len(heads))]
     for left, text in zip(lefts, heads, strict=True):
-        draw.text((left, head / 2), text, INK, _font(17), anchor="lm")
+        _text(draw, (left, head / 2), text, INK, 17)
     top = head
     for row, height, text in zip(rows, heights, captions, strict=True):
         for left, picture in zip(lefts, row, strict=True):
             canvas.paste(Image.fromarray(picture), (left, top))
-        draw.text((gap, top + height + caption / 2), text, FAINT, _font(13), anchor="lm")
+        _text(draw, (gap, top + height + caption / 2), text, FAINT, 13)
         top += height + caption + gap
     canvas.paste(Image.fromarray(foot), (0, top))
     return np.asarray(canvas)
@@ -114,20 +119,20 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Pict
     across = [*classes, *(["no prediction"] if matrix[:, len(classes) :].any() else [])]
     count, columns = len(classes), len(across)
     cell = max(10, min(56, 1400 // count))
-    small, share = _font(max(9, min(15, cell - 2))), matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    label = int(max(small.getlength(name) for name in across)) + 14
+    small, share = max(9, min(15, cell - 2)), matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    label = int(max(_length(name, small) for name in across)) + 14
     head, heading = 30, "prediction across, truth down; percent of the true pixels"
-    width = max(label + columns * cell, label + int(_font(15).getlength(heading)))
+    width = max(label + columns * cell, label + int(_length(heading, 15)))
     canvas = Image.new("RGB", (width + 20, head + label + count * cell + 20), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((label, head / 2), heading, INK, _font(15), anchor="lm")
+    _text(draw, (label, head / 2), heading, INK, 15)
     beside, above = (Image.new("RGB", (label, size * cell), PAPER) for size in (count, columns))
     for strip, names, left, anchor in ((beside, classes, label - 7, "rm"), (above, across, 7, "lm")):
         for index, name in enumerate(names):
-            ImageDraw.Draw(strip).text((left, index * cell + cell / 2), name, INK, small, anchor=anchor)
+            _text(ImageDraw.Draw(strip), (left, index * cell + cell / 2), name, INK, small, anchor)
     canvas.paste(beside, (0, head + label))
     canvas.paste(above.transpose(Image.Transpose.ROTATE_90), (label, head))
-    number = _font(max(9, cell // 4))
+    number = max(9, cell // 4)
     for row in range(count):
         for column in range(columns):
             value = share[row, column]
@@ -135,13 +140,8 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Pict
             colour = tuple(int(part) for part in 255 + (CONFUSED - 255) * value**0.5)
             draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
             if cell >= 30 and value >= 0.005:
-                draw.text(
-                    (x + cell / 2, y + cell / 2),
-                    f"{100 * value:.0f}",
-                    PAPER if value > 0.3 else INK,
-                    number,
-                    anchor="mm",
-                )
+                ink = PAPER if value > 0.3 else INK
+                _text(draw, (x + cell / 2, y + cell / 2), f"{100 * value:.0f}", ink, number, "mm")
     draw.rectangle((label, head + label, label + columns * cell, head + label + count * cell), outline=FAINT)
     return np.asarray(canvas)
 
@@ -149,10 +149,48 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Pict
 def written(picture: Picture, text: str, left: int, middle: int) -> Picture:
     """A copy of the picture with a line of text on it, from ``left``, at the height of ``middle``."""
     canvas = Image.fromarray(picture)
-    ImageDraw.Draw(canvas).text((left, middle), text, INK, _font(15), anchor="lm")
+    _text(ImageDraw.Draw(canvas), (left, middle), text, INK, 13)
     return np.array(canvas)
 
 
+def _text(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Colour, size: int, anchor: str = "lm"
+) -> None:
+    drawn, font = _fitting(text, size)
+    draw.text(place, drawn, colour, font, anchor=anchor)
+
+
+def _length(text: str, size: int) -> float:
+    drawn, font = _fitting(text, size)
+    return font.getlength(drawn)
+
+
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _fitting(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The text and a font that has its characters: the package's or one of the system's; else these are escaped."""
+    font = ImageFont.truetype(FONT, size)
+    missing = _missing(font, text)
+    if missing and (found := _system_font(text)):
+        other = ImageFont.truetype(found[0], size, found[1])
+        if not _missing(other, text):
+            return text, other
+    for character in missing:
+        text = text.replace(character, character.encode("ascii", "backslashreplace").decode())
+    return text, font
+
+
+def _missing(font: ImageFont.FreeTypeFont, text: str) -> set[str]:
+    """The characters for which the font draws a box, as for one that no font has."""
+    box = bytes(font.getmask("\U0010ffff"))
+    return {character for character in set(text) if bytes(font.getmask(character)) == box}
+
+
+def _system_font(text: str) -> tuple[str, int] | None:
+    """File and index of the font that fontconfig, where it is there, finds the best for the characters."""
+    wanted = " ".join(f"{ord(character):x}" for character in sorted(set(text)))
+    command = ["fc-match", "--format=%{file}\n%{index}", f":charset={wanted}"]
+    try:
+        path, index = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
+    return path, int(index or 0)
