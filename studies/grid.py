@@ -51,7 +51,7 @@ class Run:
     def metrics(self) -> list[dict[str, str]]:
         """The rows of its metrics file so far."""
         try:
-            with (self.folder / METRICS).open(newline="") as file:
+            with (self.folder / METRICS).open(newline="", encoding="utf-8") as file:
                 return list(csv.DictReader(file))
         except FileNotFoundError:
             return []

@@ -61,7 +61,7 @@ def measured(runs: Sequence[Run], path: Path, console: Console) -> dict[str, Cos
         "threads": torch.get_num_threads(),
     }
     if path.exists() and all((run.folder / SCORES).stat().st_mtime <= path.stat().st_mtime for run in runs):
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(encoding="utf-8"))
         costs = kept.pop("costs", None)
         if kept == of:
             return {name: Cost(**cost) for name, cost in costs.items()}
@@ -69,7 +69,7 @@ def measured(runs: Sequence[Run], path: Path, console: Console) -> dict[str, Cos
     costs = measure({run.variant.name: load(run) for run in runs}, runs[0].recipe.augment.crop)
     with atomic_write(path) as temporary:
         content = {**of, "costs": {name: asdict(cost) for name, cost in costs.items()}}
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return costs
 
 

@@ -51,7 +51,7 @@ class Difference:
 
 def outcome(run: Run) -> Outcome:
     """Read a finished run."""
-    scores = json.loads((run.folder / SCORES).read_text())
+    scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
     numbers = {name: math.nan if scores[name] is None else scores[name] for name in MEASURES}
     iou = tuple(math.nan if value is None else value for value in scores["iou"])
     return Outcome(
@@ -215,7 +215,7 @@ class Results:
     def write_csv(self, path: Path) -> None:
         """A row for each run: its scores as fractions, the difference to the reference, its cost."""
         reference = {outcome.seed: outcome.miou for outcome in self.of(self.reference)}
-        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             costs = ("parameters", "decoder_multiply_adds", "multiply_adds", "milliseconds", "ratio")
             difference = f"miou_minus_{self.reference.name}"
@@ -239,7 +239,7 @@ class Results:
         """Both tables, with a note of how they came about."""
         parts = (_markdown(self.rows()), note, "IoU of the classes, mean over the seeds:", _markdown(self.class_rows()))
         with atomic_write(path) as temporary:
-            temporary.write_text("\n\n".join(parts) + "\n")
+            temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cssformer.training.recipe import Recipe
 from cssformer.training.train import datasets
+from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
 from studies.grid import Run, execute, plan
@@ -52,7 +53,7 @@ def study(
     if parallel < 0:
         raise UserError(f"--parallel is {parallel}; it is a number of runs.")
     _require_packages()
-    console = console or Console()
+    console = console or plain_console()
     if kind == "points":
         variants = points_variants(points or POINTS)
     else:

@@ -702,3 +702,46 @@ def test_the_program_itself(tmp_path: Path) -> None:
         [*PROGRAM, "train", "--output", "file/run", *TINY[:-1], "1"], capture_output=True, text=True, cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+NAMES = ["road [wet]", "道路 [/wet]", ":car:"]
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``work``, with class names and a folder beyond ASCII that read like markup."""
+    root = tmp_path_factory.mktemp("named") / "größe [bold]"
+    assert prepare(make_source(root / "source"), root / "data", "--classes", *NAMES) == 0
+    assert main(["train", "--data", str(root / "data"), "--output", str(root / "run"), *TINY]) == 0
+    return root
+
+
+def test_names_and_paths_are_printed_as_they_are(
+    named: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = str(named / "source" / "pictures")
+    for words in (
+        ["check", str(named / "data")],
+        ["evaluate", str(named / "run")],
+        ["predict", str(named / "run"), pictures, "--output", str(named / "out")],
+    ):
+        capsys.readouterr()
+        assert main([*words, "--json", str(tmp_path / f"{words[0]}.json")]) == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in NAMES), printed
+    assert f"written to {named / 'out'}" in printed
+    out, data = str(named / "again"), str(named / "data")
+    assert main(["train", "--data", data, "--output", out, "--model.init", str(named / "run"), *TINY]) == 0
+    assert f"Started from {named / 'run'}: " in capsys.readouterr().out
+
+
+def test_a_locale_that_is_not_utf8(named: Path, tmp_path: Path) -> None:
+    """Files are UTF-8 all the same, and what cannot be printed is a question mark."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    environment["PYTHONIOENCODING"] = "cp1252"
+    words = ["evaluate", "run", "--data", "data", "--output", str(tmp_path / "report")]
+    done = subprocess.run([*PROGRAM, *words], cwd=named, env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?? [/wet]" in done.stdout
+    with (tmp_path / "report" / "classes.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == NAMES

@@ -1,9 +1,10 @@
 """The command line: argument parsing only. Nothing heavy is imported before a command is known."""
 
 import dataclasses
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cssformer.accelerate.malloc import keep_freed_memory
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
+from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
     Batch,
@@ -57,6 +59,10 @@ class Command:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 well, 1 wrong data found, 2 a user's mistake, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         words, command = _find_command(arguments)
         if command is None:
@@ -110,17 +116,6 @@ def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
     return options
 
 
-def _show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
-    """Print a plain table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*heading, box=None, show_header=bool(heading), pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
 def _arguments(options: "Namespace") -> dict[str, Any]:
     """The options that are arguments of the command's function."""
     return {name: value for name, value in options.as_dict().items() if name != "json"}
@@ -131,7 +126,7 @@ def _write_json(options: "Namespace", result: dict[str, Any]) -> None:
 
     if options.json is not None:
         with atomic_write(options.json) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _add_prepare_folder(parser: "ArgumentParser") -> None:
@@ -162,7 +157,7 @@ def _prepare_folder(options: "Namespace") -> int:
     from cssformer.prepare.folder import prepare_folder
 
     prepared = prepare_folder(**_arguments(options))
-    _show(prepared.table())
+    show(prepared.table())
     _write_json(options, prepared.as_dict())
     return 0
 
@@ -192,7 +187,7 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
         except KeyboardInterrupt:
             print("Stopped; the same command continues.", file=sys.stderr)
             return 130
-        _show(prepared.table())
+        show(prepared.table())
         _write_json(options, prepared.as_dict())
         return 0
 
@@ -208,7 +203,7 @@ def _check(options: "Namespace") -> int:
 
     report = check(options.data)
     heading, *rows = report.table()
-    _show(rows, heading)
+    show(rows, heading)
     for sentence in report.errors:
         print(f"error: {sentence}")
     for sentence in report.warnings:
@@ -265,9 +260,9 @@ def _train(options: "Namespace") -> int:
 
 
 def _show_scores(evaluation: "Evaluation") -> None:
-    _show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
+    show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
     print()
-    _show(evaluation.summary())
+    show(evaluation.summary())
 
 
 def _add_views(parser: "ArgumentParser") -> None:
@@ -392,14 +387,14 @@ def _add_predict(parser: "ArgumentParser") -> None:
     parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
     _add_views(parser)
     views = {"mode", "crop", "stride", "short_side", "scales", "flip", "device"}
-    parser.add_function_arguments(predict_files, skip={"model", "inputs", "console", *views})
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", *views})
 
 
 def _predict(options: "Namespace") -> int:
     from cssformer.inference.files import predict_files
 
     done = predict_files(**_arguments(options))
-    _show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
+    show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
     if done["left_out"]:
         print(f"{_count(done['left_out'], 'other file')} left out")
@@ -432,7 +427,7 @@ def _explain(options: "Namespace") -> int:
     explanation = explain(Predictor.from_pretrained(options.model, options.device), options.image, *options.at)
     explanation.save(options.output, options.stride)
     heading, *rows = explanation.table()
-    _show(rows, heading)
+    show(rows, heading)
     name, confidence = explanation.label
     print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({100 * confidence:.1f} %): {options.output}")
     _write_json(options, explanation.as_dict())
@@ -494,7 +489,7 @@ def _study(options: "Namespace", kind: "Kind") -> int:
         reference=options.reference,
     )
     heading, *rows = results.summary()
-    _show(rows, heading)
+    show(rows, heading)
     names = (f"{kind}{end}" for end in (".md", ".csv", ".png", "_pictures.png"))
     left = ", ".join(name for name in names if (Path(options.output) / name).exists())
     print(f"Study folder: {options.output} ({left})")
@@ -525,7 +520,7 @@ def _profile(options: "Namespace") -> int:
     model = untrained(Recipe.from_options(options).model, options.classes)
     found = profile(model, options.size[0], options.size[-1], options.device)
     for heading, *rows in found.tables():
-        _show(rows, heading)
+        show(rows, heading)
         print()
     _write_json(options, found.as_dict())
     return 0

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 
 from cssformer.data import SyntheticScenes
 from cssformer.inference import Prediction, Predictor, predict, predict_files
@@ -188,9 +187,7 @@ def test_video(model_folder: Path, tmp_path: Path) -> None:
     for index in range(5):
         writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
     writer.release()
-    text = io.StringIO()
-    console = Console(file=text, force_terminal=True)
-    result = predict_files(str(model_folder), [tmp_path / "drive.mp4"], tmp_path / "out", device="cpu", console=console)
+    result = predict_files(str(model_folder), [tmp_path / "drive.mp4"], tmp_path / "out", device="cpu")
     assert files_below(tmp_path / "out") == ["legend.png", "overlay/drive.mp4"]
     video = cv2.VideoCapture(str(tmp_path / "out/overlay/drive.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 5

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from cssformer.data import IGNORE, DatasetInfo, Sample, SyntheticScenes
 from cssformer.inference import Predictor, predict
@@ -110,11 +110,14 @@ def test_a_split_without_labels() -> None:
         evaluate(ByColour(), Unlabelled(), workers=0)
 
 
-def test_progress_is_for_terminals_alone() -> None:
+def test_progress_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     text = io.StringIO()
-    evaluate(ByColour(), Colours(), workers=0, console=Console(file=text))
+    monkeypatch.setattr("sys.stderr", text)
+    evaluate(ByColour(), Colours(), workers=0)
     assert not text.getvalue()
-    evaluate(ByColour(), Colours(), workers=0, console=Console(file=text, force_terminal=True, width=120))
+    monkeypatch.setattr(text, "isatty", lambda: True)
+    monkeypatch.setattr("cssformer.utils.console.tqdm", partial(tqdm, mininterval=0))
+    evaluate(ByColour(), Colours(), workers=0)
     assert "7/7" in text.getvalue() and "mIoU" in text.getvalue()
 
 

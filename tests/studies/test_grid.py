@@ -257,9 +257,12 @@ def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pyte
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, sentence in (
         (["modules", "--variants", "csf"], "no variant 'csf'"),
-        (["points", "--points", "0"], "1 or more"),
-        (["modules", "--seeds", "0", "-1"], "--seeds are 0 or more, not -1"),
-        (["decoders", "--parallel", "-1"], "--parallel is -1"),
+        (
+            ["points", "--points", "0"],
+            "points cannot be '0'; it must be one or more values, each a whole number from 1",
+        ),
+        (["modules", "--seeds", "0", "-1"], "seeds cannot be '-1'"),
+        (["decoders", "--parallel", "-1"], "parallel cannot be '-1'"),
         (["decoders", "--parallel", "0"], "No run of this study is finished"),
         (["modules", "--reference", "fpn"], "no variant 'fpn'"),
         (["decoders", "--training.step", "3"], "nearest one is 'training.steps'"),

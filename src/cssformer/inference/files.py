@@ -11,14 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, read_bytes, require_file
 from cssformer.data.image_io import PictureFacts, decode_image, notes, write_image
 from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import Mode
 from cssformer.utils.atomic import atomic_write, require_writable
+from cssformer.utils.console import progress
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
@@ -55,7 +54,6 @@ def predict_files(
     short_side: int | None = None,
     clear: Sequence[str] = ("background",),
     device: str = "auto",
-    console: Console | None = None,
 ) -> dict[str, Any]:
     """Predict pictures, folders of pictures and videos, and write what was found.
 
@@ -78,7 +76,6 @@ def predict_files(
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
         clear: Names of classes that the overlay leaves uncoloured.
         device: Such as cuda or cpu; auto takes the best there is.
-        console: Where progress goes if it is a terminal; standard error by default.
 
     Returns:
         For JSON: "output", "pictures" and "videos" (how many were predicted), "shares" (class name -> share of the
@@ -102,25 +99,23 @@ def predict_files(
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     facts: dict[Path, PictureFacts] = {}
-    console = console or Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        for source in progress.track(sources, description="predict"):
-            try:
-                if source.is_video:
-                    row = _predict_video(predictor, source, output, clear, progress)
-                    announced, found = row["announced_frames"], row["frames"]
-                    # The count of some containers is an estimate.
-                    if found < announced - max(2, announced // 50):
-                        failed[str(source.path)] = f"{source.path} ends after {found} of {announced} frames."
-                else:
-                    pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
-                    prediction = predictor(pixels, confidence)
-                    row = _write(prediction, source.place, output, clear if overlay else None)
-                rows.append({"input": str(source.path), **row})
-            except UserError as error:
-                if getattr(error.__cause__, "errno", None) in FULL:
-                    raise
-                failed[str(source.path)] = str(error)
+    for source in progress("predict", sources):
+        try:
+            if source.is_video:
+                row = _predict_video(predictor, source, output, clear)
+                announced, found = row["announced_frames"], row["frames"]
+                # The count of some containers is an estimate.
+                if found < announced - max(2, announced // 50):
+                    failed[str(source.path)] = f"{source.path} ends after {found} of {announced} frames."
+            else:
+                pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
+                prediction = predictor(pixels, confidence)
+                row = _write(prediction, source.place, output, clear if overlay else None)
+            rows.append({"input": str(source.path), **row})
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) in FULL:
+                raise
+            failed[str(source.path)] = str(error)
     if not rows:
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
@@ -188,19 +183,17 @@ def _write(prediction: Prediction, place: Path, output: Path, clear: Sequence[st
     return {"labels": str(labels), "shares": prediction.shares}
 
 
-def _predict_video(
-    predictor: Predictor, source: Source, output: Path, clear: Sequence[str], progress: Progress
-) -> dict[str, Any]:
+def _predict_video(predictor: Predictor, source: Source, output: Path, clear: Sequence[str]) -> dict[str, Any]:
     """Write the video under its classes' colours. MP4 knows even sizes only: an odd last row or column is left out."""
     overlay = _named(output / OVERLAY / source.place, ".mp4")
     shares: dict[str, float] = dict.fromkeys(predictor.classes, 0.0)
     with _opened(source.path) as (video, frame):
         announced = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-        task = progress.add_task(source.path.name, total=announced or None)
         height, width = (side // 2 * 2 for side in frame.shape[:2])
         rate, frames, there = video.get(cv2.CAP_PROP_FPS) or 25.0, 0, True
         with atomic_write(overlay) as temporary:
             writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+            bar = progress(source.path.name, total=announced or None)
             try:
                 if not writer.isOpened():
                     raise UserError(f"Cannot write a video in {output}: its folder or OpenCV's video writer fails.")
@@ -212,11 +205,11 @@ def _predict_video(
                     picture = prediction.overlay(clear=clear)[:height, :width]
                     writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
                     frames += 1
-                    progress.advance(task)
+                    bar.update()
                     there, frame = video.read()
             finally:
                 writer.release()
-                progress.remove_task(task)
+                bar.close()
     mean = {name: share / frames for name, share in shares.items() if share}
     return {"overlay": str(overlay), "frames": frames, "announced_frames": announced, "shares": mean}
 

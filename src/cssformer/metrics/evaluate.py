@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from cssformer.data import DatasetInfo, SegmentationFolder
@@ -20,6 +18,7 @@ from cssformer.metrics.confusion import Scores, percent
 from cssformer.metrics.predictions import PredictionFolder, Submission
 from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
+from cssformer.utils.console import progress
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import ahead
 
@@ -34,7 +33,6 @@ def evaluate(
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,
     submission: Path | None = None,
-    console: Console | None = None,
     **options: Any,
 ) -> Evaluation:
     """Predict and score every picture of a data set at its own size, on the model's device.
@@ -46,7 +44,6 @@ def evaluate(
         workers: threads that decode ahead and prepare the truth's contours; by default one per core.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
         submission: also write the predictions into this folder, see :func:`submit`.
-        console: where progress goes if it is a terminal; standard error by default.
         options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision;
             those of a ``Predictor`` are its own where they are not given.
 
@@ -67,7 +64,7 @@ def evaluate(
             )
         return _Item(name, image, label, scorer.distance(label))
 
-    with _progress("evaluate", len(dataset), console) as advance:
+    with _progress("evaluate", len(dataset)) as advance:
         for item, labels in _predicted(network, ahead(load, len(dataset), _bytes, workers), batch_size, options):
             assert item.label is not None
             scorer.add(item.name, scorer.count(labels, item.label, item.distance))
@@ -85,7 +82,6 @@ def submit(
     *,
     batch_size: int = 1,
     workers: int | None = None,
-    console: Console | None = None,
     **options: Any,
 ) -> int:
     """Write what the model predicts for every picture as the data set's test server takes it; returns how many.
@@ -97,7 +93,7 @@ def submit(
         model: see :func:`evaluate`.
         dataset: labels are not needed.
         folder: made if it is missing.
-        batch_size, workers, console, options: see :func:`evaluate`.
+        batch_size, workers, options: see :func:`evaluate`.
 
     Raises:
         UserError: a picture cannot be read, a file cannot be written, the model and the data have different classes,
@@ -111,7 +107,7 @@ def submit(
         sample = dataset[index]
         return _Item(sample.name, sample.image)
 
-    with _progress("predict", len(dataset), console) as advance:
+    with _progress("predict", len(dataset)) as advance:
         for item, labels in _predicted(network, ahead(load, len(dataset), _bytes, workers), batch_size, options):
             submission.write(item.name, labels)
             advance(None)
@@ -124,7 +120,6 @@ def evaluate_predictions(
     *,
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,
-    console: Console | None = None,
 ) -> Evaluation:
     """Score label files that any program wrote.
 
@@ -133,7 +128,6 @@ def evaluate_predictions(
         dataset: a split with labels.
         workers: threads that read and count; by default one per core.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
-        console: where progress goes if it is a terminal; standard error by default.
 
     Raises:
         UserError: a file cannot be read, has another size than its picture, or values that are no class.
@@ -147,7 +141,7 @@ def evaluate_predictions(
         labels = predictions.read(name, label.shape)
         return name, thinned(labels).copy(), scorer.count(labels, label)
 
-    with _progress("evaluate", len(dataset), console) as advance:
+    with _progress("evaluate", len(dataset)) as advance:
         for name, labels, counts in ahead(load, len(dataset), lambda _: 0, workers):
             scorer.add(name, counts)
             examples.add(labels, scorer.areas[-1])
@@ -208,24 +202,15 @@ def _same_size(items: Iterator[_Item], most: int) -> Iterator[list[_Item]]:
 
 
 @contextmanager
-def _progress(title: str, total: int, console: Console | None) -> Iterator[Callable[[Scorer | None], None]]:
+def _progress(title: str, total: int) -> Iterator[Callable[[Scorer | None], None]]:
     """A bar in the terminal; the function it gives counts one more picture and shows the score so far."""
     if not total:
         raise UserError("There is no picture to evaluate on.")
-    console = console or Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[score]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(title, total=total, score="")
+    with progress(title, total=total) as bar:
 
         def advance(scorer: Scorer | None) -> None:
-            score = "" if scorer is None else f"mIoU {percent(Scores.from_matrix(scorer.bands.sum(axis=0)).miou)}"
-            progress.update(task, advance=1, score=score)
+            if scorer is not None and not bar.disable:
+                bar.set_postfix_str(f"mIoU {percent(Scores.from_matrix(scorer.bands.sum(axis=0)).miou)}", refresh=False)
+            bar.update()
 
         yield advance

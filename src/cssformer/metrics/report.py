@@ -95,7 +95,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
     """
     folder = Path(folder)
     info, scores = evaluation.info, evaluation.scores
-    with atomic_write(folder / CLASSES) as path, path.open("w", newline="") as file:
+    with atomic_write(folder / CLASSES) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("index", "class", "iou", "accuracy", "boundary_iou", f"trimap_iou_{TRIMAP_WIDTH}px", "pixels"))
         trimap = evaluation.trimap[TRIMAP_WIDTH].iou
@@ -109,7 +109,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         write_image(folder / name, contact_sheet(rows, info))
     # Last: it tells a study that the run is finished.
     with atomic_write(folder / SCORES) as path:
-        path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
+        path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetInfo) -> Picture:

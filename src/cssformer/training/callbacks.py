@@ -174,7 +174,7 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         self.rows.append({key: str(value) if key == "step" else f"{value:.6g}" for key, value in row.items()})
-        with atomic_write(self.path) as path, path.open("w", newline="") as file:
+        with atomic_write(self.path) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(self.rows)
@@ -184,5 +184,5 @@ def _read_rows(path: Path, start: int) -> list[dict[str, str]]:
     """The rows of an interrupted run up to the step it resumes from."""
     if not start or not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if int(row["step"]) <= start]

@@ -42,6 +42,7 @@ from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import BEST, LAST, METRICS, alone, keep_best, read_checkpoint, require_same_network
 from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
+from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 
@@ -83,7 +84,7 @@ def train(
     try:
         with stop.listening(), alone(Path(recipe.output)) if first else nullcontext():
             try:
-                return _train(recipe.located(), resume, first, console or Console(), build or build_model, stop)
+                return _train(recipe.located(), resume, first, console or plain_console(), build or build_model, stop)
             except UserError:
                 if not first:
                     # The first process, if it has met the same, tells it and ends this one.
@@ -133,7 +134,7 @@ def _train(
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
     # Lightning leaves the model on the CPU.
     with _full_memory_told(recipe):
-        evaluation = evaluate(model.to(best_device()), val_data, console=console, **model.inference)
+        evaluation = evaluate(model.to(best_device()), val_data, **model.inference)
     write_report(evaluation, val_data, run)
     return evaluation
 

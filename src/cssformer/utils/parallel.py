@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from cssformer.utils.console import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,15 +20,10 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], title: st
 
     Threads suffice, because decoding, encoding and hashing release Python's lock.
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         futures = [threads.submit(work, item) for item in items]
         try:
-            return [future.result() for future in progress.track(futures, description=title)]
+            return [future.result() for future in progress(title, futures)]
         finally:
             for future in futures:
                 future.cancel()

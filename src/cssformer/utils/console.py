@@ -1,0 +1,36 @@
+"""What people read in the terminal: names and paths come out as they are, never as markup."""
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
+    """Print a table, one line a row."""
+    table = [*([heading] if heading else []), *rows]
+    widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
+
+
+def progress(title: str, items: Iterable[Any] | None = None, total: int | None = None) -> Any:
+    """The items with a bar on standard error, where that is a terminal; see ``tqdm``."""
+    return tqdm(items, title, total, leave=False, file=sys.stderr, disable=None)
+
+
+def plain_console() -> "Console":
+    """rich's console, which takes texts as they are and does not break lines outside of a terminal."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)

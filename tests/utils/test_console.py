@@ -1,0 +1,23 @@
+"""Tables and words in the terminal: names come out as they are."""
+
+import pytest
+
+from cssformer.utils.console import plain_console, show
+
+NAMES = ["road [wet]", "road [/wet]", ":car:", "[red]x", "[1]"]
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    show([(name, "1 %") for name in NAMES], ("class", "share"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["class        share", *(f"{name:11}  1 %" for name in NAMES)]
+    for name in NAMES:
+        plain_console().print(name)
+    assert capsys.readouterr().out.splitlines() == NAMES
+
+
+def test_columns_stand_below_each_other_and_lines_are_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    show([("道路", "a" * 300), ("car", "b")])
+    assert capsys.readouterr().out == f"道路  {'a' * 300}\ncar   b\n"
+    show([])
+    assert capsys.readouterr().out == ""
