@@ -261,7 +261,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
             ["points", "--points", "0"],
             "points cannot be '[0]'; it must be one or more",
         ),
-        (["modules", "--seeds", "0", "-1"], "seeds cannot be '-1'"),
+        (["modules", "--seeds", "0", "-1"], "seeds cannot be '[0, -1]'"),
         (["decoders", "--parallel", "-1"], "parallel cannot be '-1'"),
         (["decoders", "--parallel", "0"], "No run of this study is finished"),
         (["modules", "--reference", "fpn"], "no variant 'fpn'"),
