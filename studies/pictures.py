@@ -8,15 +8,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
+from cssformer.data.image_io import write_image
 from cssformer.data.stream import Samples
 from cssformer.inference import predict
 from cssformer.model import SegmentationNetwork
-from cssformer.utils.atomic import atomic_write
 from cssformer.utils.device import best_device
 from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, sheet, sheet_width
 
@@ -55,8 +54,7 @@ def write_sheet(
         found = sorted([*found, (-disagreement(predictions, label), index, predictions)], key=lambda item: item[:2])
         found = found[:PICTURES]
     chosen = [(dataset[index], -share, predictions) for share, index, predictions in found]
-    with atomic_write(path) as temporary:
-        Image.fromarray(draw(chosen, list(models), info)).save(temporary)
+    write_image(path, draw(chosen, list(models), info))
 
 
 def disagreement(predictions: Sequence[NDArray[np.integer]], label: NDArray[np.integer]) -> float:

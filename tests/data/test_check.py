@@ -8,9 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from cssformer.data import DatasetInfo, verify_labels
+from cssformer.data import DatasetInfo, SegmentationFolder, verify_labels
 from cssformer.data.check import check
+from cssformer.metrics.predictions import PredictionFolder
 from cssformer.utils.errors import UserError
+from tests.data.encoders import png, tiff
+
+COLOURS = [(9, 8, 7), (200, 0, 0), (0, 100, 50)]
 
 
 def relabel(root: Path, change) -> None:
@@ -160,6 +164,18 @@ def leak(root):
     (root / "val/images/1.jpg").unlink()
 
 
+def dark(root):
+    for path in root.glob("*/images/*.jpg"):
+        wide = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) << 4
+        path.with_suffix(".png").write_bytes(png(wide, 16))
+        path.unlink()
+
+
+def pages(root):
+    (root / "train/images/0.jpg").unlink()
+    (root / "train/images/0.tif").write_bytes(tiff(np.arange(50 * 60).reshape(50, 60) % 256, pages=2))
+
+
 def counts(root):
     info = DatasetInfo.load(root)
     (root / "dataset.yaml").unlink()
@@ -173,6 +189,8 @@ WARNINGS = {
     all_ignored: "1 label is ignored entirely, ",
     mostly_ignored: "80% of all pixels are ignored.",
     leak: "1 picture is in more than one split, pixel by pixel: ",
+    dark: "The pictures of 16 bits use no value above 3839 of 65535, so they are read nearly black",
+    pages: "1 picture has several pages or frames, of which the first is read: ",
     counts: "dataset.yaml speaks of 5 train pictures, but there are 4.",
 }
 
@@ -183,6 +201,39 @@ def test_warnings(prepared, oddity):
     report = check(prepared)
     assert report.errors == [] and len(report.warnings) == 1
     assert report.warnings[0].startswith(WARNINGS[oddity])
+
+
+def test_one_class_cannot_be_learned(prepared):
+    relabel(prepared, lambda label: np.where(label == 1, 1, 255).astype(np.uint8))
+    assert any(
+        "All labelled pixels are of one class, tree: there is nothing to learn" in text
+        for text in check(prepared).warnings
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("palette", [None, COLOURS])
+def test_labels_of_few_bits_are_read_as_stored(prepared, bits, palette):
+    """OpenCV 5.0 and Pillow 13.0 stretch grey values to 0 to 255: class 1 of 1 bit was ignored."""
+    drawn = {}
+    for path in prepared.glob("*/labels/*.png"):
+        drawn[path] = np.random.default_rng(len(drawn)).integers(0, min(2**bits, 3), (50, 60))
+        path.write_bytes(png(drawn[path], bits, palette and palette[: 2**bits]))
+    assert check(prepared).errors == []
+    for split in ("train", "val"):
+        dataset = SegmentationFolder(prepared, split)
+        predictions = PredictionFolder(prepared / split / "labels", dataset)
+        for index, name in enumerate(dataset.names):
+            expected = drawn[prepared / split / "labels" / f"{name}.png"]
+            assert np.array_equal(dataset[index].label, expected)
+            assert np.array_equal(predictions.read(name, expected.shape), expected)
+
+
+def test_suffixes_in_whatever_case(prepared):
+    for path in prepared.glob("train/*/*"):
+        path.rename(path.with_suffix(path.suffix.upper()))
+    assert len(SegmentationFolder(prepared)) == 4
+    assert check(prepared).errors == []
 
 
 def test_many_ids_are_summed_up(prepared):

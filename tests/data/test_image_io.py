@@ -380,7 +380,7 @@ def test_what_is_told_of_pictures():
     assert facts[Path("c.png")] == PictureFacts(1, 1, None)
     pages, dark = notes(facts)
     assert "a.tif" in pages and pages.startswith("1 picture has several pages")
-    assert "0 to 4095 of 65535" in dark
+    assert "no value above 4095 of 65535" in dark
     assert notes({**facts, "d": decode_image(png(WIDE, 16), FILE).facts}) == [pages]
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from cssformer.data import IGNORE, SegmentationFolder
 from cssformer.prepare.folder import prepare_folder
 from cssformer.utils.errors import UserError
+from tests.data.encoders import png, tiff
 
 IDD = Path("../shared/data/idd_lite")
 COLOURS = [(128, 64, 128), (0, 130, 180), (70, 70, 70), (220, 20, 60), (0, 0, 142)]
@@ -39,7 +40,7 @@ def write(path: Path, array: np.ndarray, form: str = "ids") -> None:
     elif form == "grey RGB":
         Image.fromarray(np.repeat(array.astype(np.uint8)[..., None], 3, -1)).save(path)
     elif form == "four bits":
-        path.write_bytes(four_bit_png(array))
+        path.write_bytes(png(array, 4))
     elif form == "16 bits":
         cv2.imwrite(str(path), array.astype(np.uint16))
     elif form == "palette transparent":
@@ -48,18 +49,6 @@ def write(path: Path, array: np.ndarray, form: str = "ids") -> None:
         picture.save(path, transparency=0)
     else:
         Image.fromarray(array.astype(np.uint8)).save(path)
-
-
-def four_bit_png(array: np.ndarray) -> bytes:
-    """A grey PNG of 4 bits, packed by hand: no library here writes one."""
-    height, width = array.shape
-    padded = np.pad(array.astype(np.uint8), ((0, 0), (0, width % 2)))
-    rows = padded[:, ::2] << 4 | padded[:, 1::2]
-    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
 
 
 def source(root: Path, labels: list[np.ndarray], form: str = "ids", suffix: str = ".png") -> Path:
@@ -429,3 +418,20 @@ def test_idd_lite(tmp_path):
     assert prepared.info.mapping == {**{str(index): index for index in range(7)}, "255": None}
     sample = SegmentationFolder(tmp_path / "idd", "val")[0]
     assert sample.image.shape == (227, 320, 3) and set(np.unique(sample.label)) <= {IGNORE, *range(7)}
+
+
+def test_pictures_that_are_not_read_as_expected_are_told(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 3, count=4))
+    for number, path in enumerate(sorted((root / "images").iterdir())):
+        height, width = np.asarray(Image.open(path)).shape[:2]
+        wide = np.full((height, width), 1000 + number)
+        path.unlink()
+        path.with_suffix(".tif").write_bytes(tiff(wide, 16, pages=2 if number == 0 else 1))
+    notes = prepare_folder([root], tmp_path / "out").notes
+    assert any("1 picture has several pages or frames" in note and "0.tif" in note for note in notes)
+    assert any("use no value above 1023 of 65535" in note for note in notes)
+
+
+def test_one_class_alone_is_told(tmp_path):
+    root = source(tmp_path / "in", [np.zeros((9, 9), int)] * 4)
+    assert any("nothing to learn" in note for note in prepare_folder([root], tmp_path / "out").notes)

@@ -33,7 +33,7 @@ class PictureFacts(NamedTuple):
     orientation: int
     #: Pages or frames; only the first is read.
     pages: int
-    #: The largest value of a picture of 16 bits; None for one of 8.
+    #: A value of 0 to 65535 that no pixel of a picture of 16 bits exceeds, at most 255 too high; None for 8 bits.
     largest: int | None
 
 
@@ -211,7 +211,7 @@ def notes(facts: Mapping[Any, PictureFacts]) -> list[str]:
     largest = [each.largest for each in facts.values() if each.largest is not None]
     if largest and max(largest) < 32768:
         found.append(
-            f"The pictures of 16 bits use the values 0 to {max(largest)} of 65535, so they are read nearly black; "
+            f"The pictures of 16 bits use no value above {max(largest)} of 65535, so they are read nearly black; "
             "multiply their values or save them with 8 bits, here and for prediction alike."
         )
     return found

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from cssformer.data.image_io import write_image
 from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
 from cssformer.inference.views import SMALLEST
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.cssformer import pad
 from cssformer.model.positions import Shapes, reference_points
 from cssformer.ops import ms_deform_sample
-from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_places
 
@@ -111,9 +111,7 @@ class Explanation:
         """
         if Path(path).suffix.lower() != ".png":
             raise UserError(f"An explanation is written as a PNG picture; give a name that ends in .png, not {path}.")
-        picture = self.picture(stride)
-        with atomic_write(path) as temporary:
-            Image.fromarray(picture).save(temporary, optimize=True)
+        write_image(Path(path), self.picture(stride))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the pixel, its class, and a row of figures for each module and token."""
