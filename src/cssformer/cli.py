@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         # A name that the terminal cannot show is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # Pillow's words on odd files would stand beside our sentences.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         words, command = _find_command(arguments)
         if command is None:

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -435,3 +438,19 @@ def test_pictures_that_are_not_read_as_expected_are_told(tmp_path):
 def test_one_class_alone_is_told(tmp_path):
     root = source(tmp_path / "in", [np.zeros((9, 9), int)] * 4)
     assert any("nothing to learn" in note for note in prepare_folder([root], tmp_path / "out").notes)
+
+
+def test_libraries_are_silent_about_damaged_files(tmp_path):
+    """Pillow 13.0 warns of "Corrupt EXIF data" here, libtiff writes to standard error itself."""
+    root = source(tmp_path / "in", random_labels(0, 2, count=4))
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(
+        data, "TIFF", compression="tiff_lzw"
+    )
+    (root / "images" / "0.png").unlink()
+    (root / "images" / "0.tif").write_bytes(data.getvalue()[:2000])
+    program = "import sys; from cssformer.cli import main; sys.exit(main())"
+    options = ["prepare", "folder", "--source", root, "--output", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"cssformer: \S*images/0\.tif cannot be read as a picture; .*\.\n", done.stderr)
