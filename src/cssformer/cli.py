@@ -185,11 +185,7 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
         described = import_module(f"cssformer.prepare.{module}")
         arguments = _arguments(options)
         benchmark = described.benchmark(arguments.pop("classes")) if classes else described.BENCHMARK
-        try:
-            prepared = prepare_benchmark(benchmark, **arguments)
-        except KeyboardInterrupt:
-            print("Stopped; the same command continues.", file=sys.stderr)
-            return 130
+        prepared = prepare_benchmark(benchmark, **arguments)
         show(prepared.table())
         _write_json(options, prepared.as_dict())
         return 0

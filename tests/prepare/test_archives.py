@@ -34,28 +34,25 @@ def read_all(path: Path) -> dict[str, bytes]:
 
 
 @settings(max_examples=60)
-@given(CONTENTS, st.sampled_from(KINDS), st.integers(512, 3000), st.integers(2, 20), st.randoms())
+@given(CONTENTS, st.sampled_from(KINDS), st.randoms())
 def test_members_are_read_as_they_were_packed(
     tmp_path_factory: pytest.TempPathFactory,
     pack: Pack,
     contents: dict[str, bytes],
     kind: str,
-    chunk: int,
-    checkpoints: int,
     order: random.Random,
 ) -> None:
     path = tmp_path_factory.mktemp("archive") / kind
     pack(path, contents)
     path.mkdir(exist_ok=True) if kind == "it" else None
-    with pytest.MonkeyPatch.context() as patch:
-        # A .tar.gz has checkpoints every 128 KB or more; with small pieces a small one has many.
-        patch.setattr(archives, "_CHUNK", chunk)
-        patch.setattr(archives, "_MOST_CHECKPOINTS", checkpoints)
-        with open_source(path) as members:
-            assert [member.name for member in members] == sorted(contents)
-            for member in order.sample(members, len(members)):
-                assert member.read_bytes() == contents[member.name]
-                assert member.size == len(contents[member.name]) and str(member) == f"{path}/{member.name}"
+    if kind == "it":
+        # Hidden files of a folder are of programs, not of the data set.
+        contents = {name: data for name, data in contents.items() if "/." not in f"/{name}"}
+    with open_source(path) as members:
+        assert [member.name for member in members] == sorted(contents)
+        for member in order.sample(members, len(members)):
+            assert member.read_bytes() == contents[member.name]
+            assert member.size == len(contents[member.name]) and str(member) == f"{path}/{member.name}"
 
 
 @pytest.mark.parametrize("kind", KINDS)

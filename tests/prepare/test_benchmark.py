@@ -1,10 +1,12 @@
-"""Any benchmark: counts, resuming, preparing twice, and sources that are not what they should be."""
+"""Any benchmark: counts, interruptions, and sources that are not what they should be."""
 
 import hashlib
 import io
-import os
 import re
+import signal
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -77,7 +79,6 @@ def test_sources_are_written_down(tmp_path: Path, pack: Pack) -> None:
     prepared = prepare_benchmark(BENCHMARK, [source], tmp_path / "out")
     listing = (tmp_path / "out/sources.sha256").read_text()
     assert prepared.info.sources == {
-        "it.zip": f"{source.stat().st_size} bytes",
         "sources.sha256": hashlib.sha256(listing.encode()).hexdigest(),
     }
     digests = {line.split("  ")[1].removeprefix(f"{source}/"): line.split("  ")[0] for line in listing.splitlines()}
@@ -86,85 +87,57 @@ def test_sources_are_written_down(tmp_path: Path, pack: Pack) -> None:
 
 
 @pytest.mark.parametrize("kind", ["it.zip", "it"])
-def test_preparing_again_changes_nothing(tmp_path: Path, pack: Pack, kind: str, capsys: pytest.CaptureFixture) -> None:
+def test_an_output_that_is_there_is_whole_or_not(
+    tmp_path: Path, pack: Pack, kind: str, capsys: pytest.CaptureFixture
+) -> None:
     source, output = pack(tmp_path / kind, files()), tmp_path / "out"
     words = ["prepare", "ade20k", "--source", str(source), "--output", str(output), "--partial"]
     assert main(words) == 0
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     capsys.readouterr()
-    assert main(words) == 0
-    assert "already prepared" in capsys.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-    # Other sources, or anything else in its place, are a mistake.
-    other = pack(tmp_path / "other.zip", files(train=3))
-    assert main([*words[:3], str(other), *words[4:]]) == 2
-    assert "prepared from other sources" in capsys.readouterr().err
-    (output / "dataset.yaml").unlink()
     assert main(words) == 2
-    assert "out exists already" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([kind, "other.zip", "out"])
+    assert "out exists already and is whole (5 train, 2 val pictures); use it" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    next(output.glob("val/images/*")).unlink()
+    assert main(words) == 2
+    assert "out exists already and is no whole prepared folder" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([kind, "out"])
 
 
-class Killed(BaseException):
-    """As SIGKILL: no handler sees it."""
-
-
-@pytest.mark.parametrize("how", [KeyboardInterrupt, Killed, OSError])
-def test_an_interrupted_run_is_continued(
+@pytest.mark.parametrize("how", [KeyboardInterrupt, OSError, UserError])
+def test_an_interrupted_run_leaves_nothing(
     tmp_path: Path, pack: Pack, how: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, output, unfinished = pack(tmp_path / "it.zip", files()), tmp_path / "out", tmp_path / "out.partial"
-    whole = prepare_benchmark(BENCHMARK, [source], tmp_path / "whole")
-    written: list[str] = []
-    original = writer._write_entry
-
-    def write(entry: writer.Entry, *more: object) -> object:
-        if len(written) == 3:
-            # Half of a picture, as it would be.
-            (unfinished / entry.split / "images" / f"{entry.name}.jpg").write_bytes(b"\xff\xd8")
-            raise how(28, "No space left on device")
-        written.append(entry.name)
-        return original(entry, *more)
+    def write(entry: writer.Entry, *_: object) -> object:
+        raise how(28, "No space left on device")
 
     monkeypatch.setattr(writer, "_write_entry", write)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    with pytest.raises(UserError if how is OSError else how, match="No space left" if how is OSError else None):
-        prepare_benchmark(BENCHMARK, [source], output)
-    assert not output.exists() and unfinished.is_dir()
-    with (unfinished / writer.JOURNAL).open("a") as journal:
-        journal.write('\n["train/ADE_train_000000')
-
-    other = pack(tmp_path / "other.zip", files(train=3))
-    with pytest.raises(UserError, match=r"out\.partial was begun from other sources"):
-        prepare_benchmark(BENCHMARK, [other], output, partial=True)
-    again: list[str] = []
-    monkeypatch.setattr(
-        writer, "_write_entry", lambda entry, *more: (again.append(entry.name), original(entry, *more))[1]
-    )
-    prepared = prepare_benchmark(BENCHMARK, [source], output)
-    assert len(again) == 4 and not set(again) & set(written)
-    assert not unfinished.exists() and contents(output) == contents(tmp_path / "whole")
-    assert prepared.info == whole.info
-
-
-def test_ctrl_c_tells_how_to_go_on(
-    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(writer, "_write_entry", interrupt)
     source = pack(tmp_path / "it.zip", files())
-    words = ["prepare", "ade20k", "--source", str(source), "--output", str(tmp_path / "out"), "--partial"]
-    assert main(words) == 130
-    assert "the same command continues" in capsys.readouterr().err
+    with pytest.raises(how if how is KeyboardInterrupt else UserError, match="No space left"):
+        prepare_benchmark(BENCHMARK, [source], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["it.zip"]
 
 
-def test_a_folder_of_the_users_is_not_taken_for_an_unfinished_one(tmp_path: Path, pack: Pack) -> None:
-    pack(tmp_path / "out.partial", {"precious.txt": b"1"})
-    with pytest.raises(UserError, match=r"out\.partial exists already"):
-        prepare_benchmark(BENCHMARK, [pack(tmp_path / "it.zip", files())], tmp_path / "out")
-    assert contents(tmp_path / "out.partial") == {"precious.txt": b"1"}
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path, pack: Pack) -> None:
+    source = pack(tmp_path / "it.zip", files())
+    command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "out")]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    left = sorted(path for path in tmp_path.iterdir() if path != source)
+    assert left and not (tmp_path / "out").exists()
+    prepare_benchmark(BENCHMARK, [source], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["it.zip", "out"]
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from cssformer.prepare import ade20k, writer
+from cssformer.prepare.benchmark import prepare_benchmark
+writer._write_entry = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+benchmark = replace(ade20k.BENCHMARK, counts={"train": 5, "val": 2, "test": 1})
+prepare_benchmark(benchmark, [Path(sys.argv[1])], Path(sys.argv[2]))
+"""
 
 
 @pytest.mark.parametrize("place", ["it/images/training/out", "link"])
@@ -179,10 +152,9 @@ def test_an_output_within_the_source_or_behind_a_link(tmp_path: Path, pack: Pack
         return list(ade20k.parts(members))
 
     benchmark = replace(BENCHMARK, parts=parts)
-    for already in (False, True):
-        assert prepare_benchmark(benchmark, [source], output).already == already
-        assert set(everything) == set(files())
-    assert contents(output) and (tmp_path / "link").is_symlink() and not list(tmp_path.rglob("*.partial"))
+    prepare_benchmark(benchmark, [source], output)
+    assert set(everything) == set(files())
+    assert contents(output) and (tmp_path / "link").is_symlink() and not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize("kind", ["it", "it.zip"])
@@ -194,7 +166,7 @@ def test_the_source_is_no_output(tmp_path: Path, pack: Pack, kind: str) -> None:
 
 def test_an_output_that_cannot_be_made(tmp_path: Path, pack: Pack) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Cannot write .*/file/out: Not a directory\.$"):
+    with pytest.raises(UserError, match=r"Cannot write .*/file/out: File exists\.$"):
         prepare_benchmark(BENCHMARK, [pack(tmp_path / "it.zip", files())], tmp_path / "file/out")
 
 

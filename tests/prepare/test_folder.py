@@ -395,8 +395,8 @@ def test_wrong_class_files(tmp_path, text):
 
 
 def test_an_output_that_exists_is_refused_before_any_work(tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="out exists already"):
+    write(tmp_path / "out" / "mine.png", np.zeros((4, 4), int))
+    with pytest.raises(UserError, match="out exists already and is no whole prepared folder"):
         prepare_folder([tmp_path / "nowhere"], tmp_path / "out")
 
 

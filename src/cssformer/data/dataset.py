@@ -51,7 +51,7 @@ class DatasetInfo:
     mapping: dict[str, int | None] = field(default_factory=dict)
     #: Pictures per split.
     counts: dict[str, int] = field(default_factory=dict)
-    #: Source file -> SHA-256; for the sources of a benchmark their size.
+    #: Source file -> SHA-256.
     sources: dict[str, str] = field(default_factory=dict)
     #: Of a benchmark: fewer pictures than officially, so that scores do not compare with published ones.
     partial: bool = False

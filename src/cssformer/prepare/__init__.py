@@ -12,5 +12,5 @@ archives is the picture or the label of which name in which split (a generator o
 
     BENCHMARK = Benchmark(title="ADE20K", ..., index_of={0: None, 1: 0, 2: 1, ...}, parts=parts)
 
-All the rest (reading archives, pairing, counting, writing, resuming) is ``prepare_benchmark``.
+All the rest (reading archives, pairing, counting, writing) is ``prepare_benchmark``.
 """

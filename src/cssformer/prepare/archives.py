@@ -1,36 +1,39 @@
-"""The files of a folder, .zip, .tar or .tar.gz, read in place; nothing is ever unpacked to the disk.
+"""The files of a folder, .zip, .tar or .tar.gz; members are read in place and never unpacked to files of their own.
+
+A .tar.gz, which has no random access, is inflated once to a temporary .tar without a name.
 
 Archives come from the network, so nothing they say is believed: names that lead outside, links, devices and encrypted
 members are refused, no member is read beyond ``MOST_BYTES``, and every fault is one sentence that names the archive.
 """
 
-import os
+import gzip
 import stat
 import struct
 import tarfile
+import tempfile
+import threading
 import zipfile
 import zlib
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from cssformer.data.files import files_under
 from cssformer.utils.errors import UserError
 
 MOST_BYTES = 256 << 20
 """Of one member, unpacked."""
-MOST_UNPACKED = 64 << 30
-"""Of a whole .tar.gz, which must be unpacked (in memory, piece by piece) to be listed; no benchmark comes near."""
+MOST_UNPACKED = 16 << 30
+"""Of a whole .tar.gz, on the disk; no benchmark comes near."""
 MOST_MEMBERS = 500_000
-"""Of a .tar.gz, where a few megabytes could hold millions."""
+"""Of a .tar, where a few packed megabytes could hold millions."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 _CHUNK = 1 << 17
-_MOST_CHECKPOINTS = 1024
 # What the libraries raise on damaged archives; RuntimeError on a long chain of tar headers (RecursionError).
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -96,10 +99,11 @@ def open_source(path: Path) -> Iterator[list[Member]]:
         try:
             if kind.endswith(".zip"):
                 members = _zip_members(path, opened.enter_context(zipfile.ZipFile(path)))
-            elif kind.endswith(".tar"):
-                members = _tar_members(path)
             else:
-                members = _tar_gz_members(path)
+                file: Any = opened.enter_context(path.open("rb"))
+                if not kind.endswith(".tar"):
+                    file = opened.enter_context(_inflated(file))
+                members = _tar_members(path, file)
             by_name = _by_name(members, path)
         except _DAMAGE as error:
             raise _damaged(path, error) from None
@@ -136,18 +140,9 @@ def _member_name(name: str, is_folder: bool, source: Path) -> str:
 
 
 def _files(root: Path) -> Iterator[Member]:
-    """The files below a folder. Its owner's links are followed, a link into a folder above itself once."""
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in files:
-            path = Path(folder, name)
-            if path.is_file():
-                yield Member(root, path.relative_to(root).as_posix(), path.stat().st_size, path.read_bytes)
+    """The files below a folder; its owner's links are followed."""
+    for path in filter(Path.is_file, files_under(root)):
+        yield Member(root, path.relative_to(root).as_posix(), path.stat().st_size, path.read_bytes)
 
 
 def _zip_members(path: Path, archive: zipfile.ZipFile) -> Iterator[Member]:
@@ -170,30 +165,45 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return file.read(info.file_size + 1)
 
 
-def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r:") as archive:
-        for info in archive:
-            if _is_tar_file(info, path):
-                yield Member(path, safe_name(info.name, path), info.size, partial(_read_at, path, info))
-        _require_end(archive)
+@contextmanager
+def _inflated(packed: BinaryIO) -> Iterator[BinaryIO]:
+    """The contents of a gzip file, in a file that vanishes with the process."""
+    with tempfile.TemporaryFile() as file, gzip.open(packed) as stream:
+        while piece := stream.read(_CHUNK):
+            file.write(piece)
+            if file.tell() > MOST_UNPACKED:
+                raise ValueError(f"it unpacks to more than {MOST_UNPACKED} bytes")
+        file.seek(0)
+        yield file
 
 
-def _read_at(path: Path, info: tarfile.TarInfo) -> bytes:
-    with path.open("rb") as file:
-        file.seek(info.offset_data)
-        return file.read(info.size)
+class _Headers:
+    """What ``tarfile`` reads of an archive: nothing but headers, of which honest ones hold a name and some dates."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _CHUNK:
+            raise ValueError(f"its headers ask for {size} bytes")
+        return self.file.read(size)
 
 
-def _tar_gz_members(path: Path) -> Iterator[Member]:
-    stream = _Gzip(path)
-    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+def _tar_members(path: Path, file: BinaryIO) -> Iterator[Member]:
+    with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:  # type: ignore[call-overload]
         found = [info for info in islice(archive, MOST_MEMBERS) if _is_tar_file(info, path)]
         if archive.next():
             raise UserError(f"{path} holds more than {MOST_MEMBERS} files; get the official file.")
         _require_end(archive)
-    stream.drain()
+    one_at_a_time = threading.Lock()
+
+    def read(info: tarfile.TarInfo) -> bytes:
+        with one_at_a_time:
+            file.seek(info.offset_data)
+            return file.read(info.size)
+
     for info in found:
-        yield Member(path, safe_name(info.name, path), info.size, partial(stream.read_at, info.offset_data, info.size))
+        yield Member(path, safe_name(info.name, path), info.size, partial(read, info))
 
 
 def _require_end(archive: tarfile.TarFile) -> None:
@@ -213,99 +223,6 @@ def _is_tar_file(info: tarfile.TarInfo, path: Path) -> bool:
 def _require_plain(plain: bool, name: str, path: Path) -> None:
     if not plain:
         raise UserError(f"{path} holds {name!r}, which is a link or a device, not a file; get the official file.")
-
-
-class _Gzip:
-    """Random access to a gzip file, which has none by itself.
-
-    It is first read from its start to its end, as ``tarfile`` wants to read a file. Meanwhile copies of the
-    decompressor (some 40 KB each) are kept at regular places; ``read_at`` continues from the nearest one before.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.spacing = _CHUNK
-        # Where in the unpacked bytes, and where in the file, each decompressor continues.
-        self.places = [0]
-        self.states = [(0, zlib.decompressobj(31))]
-        self.position = 0
-        self.start, self.piece = 0, b""
-        self.pieces = self.unpack(0, remember=True)
-
-    def unpack(self, offset: int, remember: bool = False) -> Iterator[tuple[int, bytes]]:
-        """Yield the unpacked bytes piece by piece with their places, from the last checkpoint before ``offset`` on."""
-        checkpoint = bisect_right(self.places, offset) - 1
-        place, (start, state) = self.places[checkpoint], self.states[checkpoint]
-        state = state.copy()
-        with self.path.open("rb") as file:
-            file.seek(start)
-            packed = b""
-            while True:
-                packed = packed or file.read(_CHUNK)
-                if not packed:
-                    raise EOFError("the file is truncated")
-                piece = state.decompress(packed, _CHUNK)
-                packed = state.unconsumed_tail
-                yield place, piece
-                place += len(piece)
-                if place > MOST_UNPACKED:
-                    raise ValueError(f"it unpacks to more than {MOST_UNPACKED} bytes")
-                if state.eof:
-                    # Several streams may follow one another; anything else there is padding.
-                    packed = state.unused_data or file.read(_CHUNK)
-                    if packed[:2] != b"\x1f\x8b":
-                        return
-                    state = zlib.decompressobj(31)
-                elif remember and place >= self.places[-1] + self.spacing:
-                    self._remember(place, file.tell() - len(packed), state)
-
-    def _remember(self, place: int, start: int, state: Any) -> None:
-        self.places.append(place)
-        self.states.append((start, state.copy()))
-        if len(self.places) > _MOST_CHECKPOINTS:
-            self.places, self.states, self.spacing = self.places[::2], self.states[::2], 2 * self.spacing
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        found = bytearray()
-        for place, piece in self.unpack(offset):
-            found += piece[max(0, offset - place) : max(0, offset + size - place)]
-            if len(found) == size:
-                break
-        return bytes(found)
-
-    def seek(self, offset: int) -> None:
-        self.position = offset
-
-    def tell(self) -> int:
-        return self.position
-
-    def read(self, size: int) -> bytes:
-        # `tarfile` reads nothing but headers here, and an honest one holds a name and some dates.
-        if size > _CHUNK:
-            raise ValueError(f"its headers ask for {size} bytes")
-        if self.position < self.start:
-            # `tarfile` looks back by one byte after an empty member.
-            data = self.read_at(self.position, size)
-        else:
-            parts, wanted = [], size
-            while wanted:
-                begin = self.position + size - wanted - self.start
-                part = self.piece[begin : begin + wanted]
-                parts.append(part)
-                wanted -= len(part)
-                if wanted:
-                    try:
-                        self.start, self.piece = next(self.pieces)
-                    except StopIteration:
-                        break
-            data = b"".join(parts)
-        self.position += len(data)
-        return data
-
-    def drain(self) -> None:
-        """Read on to the end, where gzip's checksum is."""
-        for _ in self.pieces:
-            pass
 
 
 def _damaged(what: Path | Member, error: object) -> UserError:

@@ -12,8 +12,8 @@ from cssformer.data.dataset import SPLITS, DatasetInfo
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.masks import Reader
-from cssformer.prepare.writer import CHECKSUMS, Entry, fill
-from cssformer.utils.atomic import resumable_dir, unfinished
+from cssformer.prepare.writer import Entry, fill, require_free
+from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.errors import UserError
 
 
@@ -57,16 +57,15 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class PreparedBenchmark:
-    """What was written, or found to be there already."""
+    """What was written."""
 
     benchmark: Benchmark
     output: Path
     info: DatasetInfo
-    already: bool
 
     def table(self) -> list[tuple[str, str]]:
         """Rows of a fact and its value."""
-        rows = [("already prepared" if self.already else "written", str(self.output)), ("data", self.benchmark.title)]
+        rows = [("written", str(self.output)), ("data", self.benchmark.title)]
         rows += [("licence", self.benchmark.licence)]
         for split, official in self.benchmark.counts.items():
             count = self.info.counts.get(split, 0)
@@ -90,7 +89,6 @@ class PreparedBenchmark:
         return {
             "output": str(self.output),
             "benchmark": self.benchmark.title,
-            "already": self.already,
             "partial": self.info.partial,
             "counts": self.info.counts,
             "classes": list(self.info.classes),
@@ -108,9 +106,6 @@ def prepare_benchmark(
 ) -> PreparedBenchmark:
     """Make a prepared folder of a benchmark's official files.
 
-    An interrupted run leaves ``output.partial`` and is continued by the next one with the same arguments. A complete
-    output of the same sources is left as it is.
-
     Args:
         benchmark: which data set; where its labels come in several forms, a function that tells it by the files.
         source: the official archives as downloaded (.zip, .tar, .tar.gz), or folders of what is in them.
@@ -121,64 +116,48 @@ def prepare_benchmark(
         UserError: a source is missing, damaged, unsafe, or of another data set; pictures or labels are missing; the
             counts are not the official ones; ``output`` is something else. Nothing is left behind then.
     """
-    own = output.resolve(), unfinished(output)
+    require_free(output)
     with ExitStack() as opened:
-        members: list[Member] = []
-        for path in source:
-            root, found = path.resolve(), opened.enter_context(open_source(path))
-            # The output may lie in the source.
-            inside = [place for place in own if root in place.parents]
-            members += [each for each in found if not any((root / each.name).is_relative_to(place) for place in inside)]
+        members = [member for path in source for member in opened.enter_context(open_source(path))]
         if not isinstance(benchmark, Benchmark):
             benchmark = benchmark(members)
         entries = _entries(benchmark, members, source)
-        counts = {split: count for split in SPLITS if (count := sum(entry.split == split for entry in entries))}
-        info = replace(
-            benchmark.info(),
-            counts=counts,
-            sources=_sizes(entries),
-            partial=_is_partial(benchmark, counts, partial),
-        )
-        if _is_begun(output, info, "prepared"):
-            return PreparedBenchmark(benchmark, output, DatasetInfo.load(output), already=True)
-        _is_begun(unfinished(output), info, "begun")
-        with resumable_dir(output) as folder:
-            info.save(folder)
+        counts = Counter(entry.split for entry in entries)
+        info = replace(benchmark.info(), partial=_is_partial(benchmark, counts, partial))
+        with atomic_dir(output) as folder:
             # The tools of these sets read pictures as stored, whatever EXIF data say.
             info, _ = fill(folder, info, entries, benchmark.read, benchmark.index_of, masks_as="stored")
-    return PreparedBenchmark(benchmark, output, info, already=False)
+    return PreparedBenchmark(benchmark, output, info)
 
 
-def _is_begun(folder: Path, info: DatasetInfo, how: str) -> bool:
-    """Tell whether ``folder`` holds data of this description.
+def full_name(member: Member) -> str:
+    """``/SOURCE/NAME``: the source's name belongs to it, since a source may be the very folder that is looked for."""
+    return f"/{member.source.resolve().name}/{member.name}"
+
+
+def read_splits(members: Sequence[Member], files: dict[str, str], advice: str) -> dict[str, str]:
+    """Return name -> split by the lists of some benchmarks among ``members``, one name a line.
+
+    Args:
+        members: all files of the sources.
+        files: how the path of each split's list ends.
+        advice: what to give, for the message about a missing list.
 
     Raises:
-        UserError: it holds anything else.
+        UserError: a list is missing, is there twice, or is no text.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    if not (folder / "dataset.yaml").is_file():
-        raise UserError(f"{folder} exists already; give another output or remove it.")
-    if _identity(DatasetInfo.load(folder)) != _identity(info):
-        raise UserError(f"{folder} was {how} from other sources; give another output or remove it.")
-    return True
-
-
-def _sizes(entries: Sequence[Entry]) -> dict[str, str]:
-    """The size of each source: of an archive itself, of what is taken from a folder."""
-    taken = [file for entry in entries for file in (entry.image, entry.label) if isinstance(file, Member)]
-    sizes = {}
-    for path in dict.fromkeys(member.source for member in taken):
-        name = path.resolve().name
-        parts = [member.size for member in taken if member.source == path]
-        size = f"{sum(parts)} bytes in {len(parts)} files" if path.is_dir() else f"{path.stat().st_size} bytes"
-        sizes[str(path) if name in sizes else name] = size
-    return sizes
-
-
-def _identity(info: DatasetInfo) -> DatasetInfo:
-    """What two runs must share: all but the checksums, which are known at the end alone."""
-    return replace(info, sources={name: size for name, size in info.sources.items() if name != CHECKSUMS})
+    splits: dict[str, str] = {}
+    for split, ending in files.items():
+        found = [member for member in members if full_name(member).endswith(f"/{ending}")]
+        if not found:
+            raise UserError(f"The list {ending} is in none of the sources; {advice}.")
+        if len(found) > 1:
+            raise UserError(f"The list {ending} is there twice, {found[0]} and {found[1]}; give it once.")
+        try:
+            splits |= dict.fromkeys(found[0].read_bytes().decode().split(), split)
+        except UnicodeDecodeError:
+            raise UserError(f"The list {found[0]} is no text; get a whole copy.") from None
+    return splits
 
 
 def _entries(benchmark: Benchmark, members: Sequence[Member], source: Sequence[Path]) -> list[Entry]:

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.prepare.archives import Member
-from cssformer.prepare.benchmark import Benchmark, Part
-from cssformer.prepare.lists import full_name, read_splits
+from cssformer.prepare.benchmark import Benchmark, Part, full_name, read_splits
 from cssformer.prepare.matlab import read_label_map, read_mat
 from cssformer.utils.errors import UserError
 

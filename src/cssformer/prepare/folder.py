@@ -12,8 +12,8 @@ from cssformer.data.dataset import SPLITS, DatasetInfo
 from cssformer.data.image_io import notes as picture_notes
 from cssformer.prepare.masks import LabelMapping, MaskStats, meaning, read_class_file, survey
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
-from cssformer.prepare.writer import Entry, MasksAs, Written, fill
-from cssformer.utils.atomic import atomic_write
+from cssformer.prepare.writer import Entry, MasksAs, Written, fill, require_free
+from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -79,7 +79,7 @@ def prepare_folder(
 
     Args:
         source: The folder of pictures and masks, or that of the pictures and that of the masks.
-        output: The prepared folder to be made; it must not exist.
+        output: The prepared folder to be made; it must not exist, or be empty.
         image_suffix: How pictures' names end, as in _image.jpg; by default found by itself.
         label_suffix: How masks' names end, as in _label.png; by default found by itself.
         classes: Names of the classes, in the order of their ids; colours are in the order of their R, G, B.
@@ -97,8 +97,7 @@ def prepare_folder(
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.
     """
-    if output.exists():
-        raise UserError(f"{output} exists already; give another output or remove it.")
+    require_free(output)
     if not 1 <= len(source) <= 2:
         raise UserError("Give one source folder, or two: that of the pictures and that of the masks.")
     if classes and class_file:
@@ -121,7 +120,7 @@ def prepare_folder(
     _require_known_values(masks, surveys, understood)
     if len(understood.classes) == 1:
         notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
-    with atomic_write(output) as folder:
+    with atomic_dir(output) as folder:
         info, written = fill(folder, understood.info(), entries, understood.read, understood.index_of, masks_as)
         notes += _turned(written, masks_as)
     notes += picture_notes({entry.image: each.picture for entry, each in zip(entries, written, strict=True)})

@@ -1,7 +1,7 @@
 """MATLAB's files of versions 5 to 7 (``.mat``): a header, then an element a variable, each perhaps deflated.
 
 The layout is that of "MAT-File Format" (The MathWorks). Reading label maps needs so little of it that memory stays
-bounded whatever a file claims.
+bounded whatever a file claims. SciPy's reader (1.17) ends the process by a segmentation fault on damaged files.
 """
 
 import struct

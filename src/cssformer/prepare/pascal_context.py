@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member
-from cssformer.prepare.benchmark import Benchmark, Part
-from cssformer.prepare.lists import full_name, read_splits
+from cssformer.prepare.benchmark import Benchmark, Part, full_name, read_splits
 from cssformer.prepare.matlab import read_label_map, read_mat
 
 PICTURES = "VOCtrainval_03-May-2010.tar"

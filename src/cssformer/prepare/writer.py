@@ -1,10 +1,8 @@
 """Prepared folders, written whole or not at all."""
 
 import hashlib
-import json
-from collections import Counter
+import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import IGNORE, INVALID, DatasetInfo, require_same_size
+from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import (
     Picture,
@@ -30,7 +28,6 @@ from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
 CHECKSUMS = "sources.sha256"
-JOURNAL = "finished.jsonl"
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,21 @@ def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
     return table
 
 
+def require_free(output: Path) -> None:
+    """Raise UserError if there is anything at ``output``; the sentence says whether it is a whole prepared folder."""
+    if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
+        return
+    try:
+        counts = DatasetInfo.load(output).counts
+        there = {split: len(list((output / split / "images").iterdir())) for split in counts}
+    except (UserError, OSError):
+        counts, there = {}, {}
+    if counts and counts == there:
+        count = ", ".join(f"{number} {split}" for split, number in counts.items())
+        raise UserError(f"{output} exists already and is whole ({count} pictures); use it, or give another output.")
+    raise UserError(f"{output} exists already and is no whole prepared folder; give another output or remove it.")
+
+
 def fill(
     folder: Path,
     info: DatasetInfo,
@@ -76,11 +88,10 @@ def fill(
     """Write pictures, labels, checksums and ``dataset.yaml``.
 
     Upright JPEG and PNG pictures are copied byte for byte; others become PNG, turned upright, so that none needs EXIF
-    data. Labels become 8-bit PNG (16-bit where ``info.ignore`` is 65535), copied where they are that already. Entries
-    that an earlier, interrupted call finished in the same folder are not written again.
+    data. Labels become 8-bit PNG (16-bit where ``info.ignore`` is 65535), copied where they are that already.
 
     Args:
-        folder: where to write; made if it is missing.
+        folder: where to write.
         info: classes, colours, ignored value and mapping.
         entries: the pictures.
         read: decodes a mask's bytes to its values (H, W).
@@ -101,45 +112,25 @@ def fill(
         if other is not entry.image:
             raise UserError(f"{other} and {entry.image} would both be called {entry.name}; rename one of them.")
     for split in {entry.split for entry in entries}:
-        (folder / split / "images").mkdir(parents=True, exist_ok=True)
+        (folder / split / "images").mkdir(parents=True)
     for split in {entry.split for entry in entries if entry.label is not None}:
-        (folder / split / "labels").mkdir(exist_ok=True)
+        (folder / split / "labels").mkdir()
 
-    finished = _read_journal(folder / JOURNAL)
-    with (folder / JOURNAL).open("ab", buffering=0) as journal:
+    def write(entry: Entry) -> Written:
+        return _write_entry(entry, folder / entry.split, info, read, table, masks_as)
 
-        def write(entry: Entry) -> Written:
-            key = f"{entry.split}/{entry.name}"
-            if key in finished:
-                return Written(finished[key], PictureFacts(1, 1, None), None, False)
-            written = _write_entry(entry, folder / entry.split, info, read, table, masks_as)
-            # One write a line, so that those of several threads do not mix; the line before may have been cut off.
-            journal.write(b"\n" + json.dumps([key, written.sums]).encode())
-            return written
-
-        written = in_parallel(write, entries, "Writing")
+    written = in_parallel(write, entries, "Writing")
     # Names that are not UTF-8 are written with escapes.
     sums = [f"{digest}  {path}\n" for each in written for digest, path in each.sums]
     listing = "".join(sums).encode(errors="backslashreplace")
     (folder / CHECKSUMS).write_bytes(listing)
-    info = replace(
+    described = replace(
         info,
-        counts=dict(Counter(entry.split for entry in entries)),
-        sources={**info.sources, CHECKSUMS: hashlib.sha256(listing).hexdigest()},
+        counts={split: count for split in SPLITS if (count := sum(entry.split == split for entry in entries))},
+        sources={CHECKSUMS: hashlib.sha256(listing).hexdigest()},
     )
-    info.save(folder)
-    (folder / JOURNAL).unlink()
-    return info, written
-
-
-def _read_journal(path: Path) -> dict[str, list[tuple[str, str]]]:
-    """The checksums of the sources of each finished entry."""
-    finished = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(json.JSONDecodeError):
-            key, sums = json.loads(line)
-            finished[key] = [(digest, source) for digest, source in sums]
-    return finished
+    described.save(folder)
+    return described, written
 
 
 def _write_entry(

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files and folders that are either whole or not there: written under a temporary name, then renamed."""
 
 import os
 import shutil
@@ -8,69 +8,84 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from cssformer.utils.errors import UserError
+
+_PREFIX = ".cssformer-"
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block ends well, delete it otherwise.
 
-    The temporary name keeps the suffix of ``path``, because encoders choose the format by it. What the block
-    leaves may be a file or a folder; a folder never replaces another one.
+    The temporary name keeps the suffix of ``path``, because encoders choose the format by it.
 
     Raises:
-        UserError: the folder cannot be made or written (read-only, full disk), or ``path`` is a folder already.
+        UserError: the file cannot be written (read-only, full disk), or ``path`` is a folder.
     """
     path = Path(path)
-    # Not the whole name, which may be as long as names can be.
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix[:12]}")
+    # No longer than any name may be, however long that of `path` is.
+    temporary = path.with_name(f"{_PREFIX}{uuid.uuid4().hex[:8]}{path.suffix if len(path.suffix) < 16 else ''}")
     try:
         if path.is_dir():
-            raise UserError(f"{path} exists already; give another output or remove it.")
+            raise UserError(f"{path} is a folder; give a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            # Where the folder could not even be made there is nothing to remove.
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def unfinished(path: Path) -> Path:
-    """Where :func:`resumable_dir` works until ``path`` is complete: beside it, or beside what it is a link to."""
-    place = path.resolve()
-    return place.with_name(f"{place.name}.partial")
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
-def resumable_dir(path: Path) -> Iterator[Path]:
-    """Yield the folder ``unfinished(path)``, with what an interrupted run left there; rename it to ``path`` at the end.
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside ``path``; rename it to ``path`` when the block ends well, delete it otherwise.
 
-    The folder is deleted when the block ends by a mistake of the user's (the next run would have other files), and
-    kept when it is interrupted, killed, or the disk is full.
+    At ``path`` there may be an empty folder, or a link to one. Folders of this kind that processes which were killed
+    left beside it are deleted first.
 
     Raises:
         UserError: the folder cannot be made, written or renamed, or is the one that the command runs in.
     """
-    if Path.cwd().is_relative_to(path.resolve()):
+    target = path.resolve()
+    if Path.cwd().is_relative_to(target):
         # Its place would be taken by another folder of this name, and the shell be left in nowhere.
         raise UserError(f"{path} is the folder you are in; give another output.")
-    working = unfinished(path)
+    working = target.with_name(f"{_PREFIX}{uuid.uuid4().hex[:8]}")
+    # Beside the folder and older than it, so that a folder is never without one, whenever the process is killed.
+    lock = FileLock(working.with_suffix(".lock"))
     try:
-        working.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
+        lock.acquire()
+        working.mkdir()
         yield working
-        os.replace(working, path.resolve())
-    except UserError:
-        shutil.rmtree(working, ignore_errors=True)
-        raise
+        if target.is_dir():
+            target.rmdir()
+        os.replace(working, target)
     except OSError as error:
-        kept = f"; what is done stays in {working}" if working.is_dir() else ""
-        raise UserError(f"Cannot write {path}: {error.strerror or error}{kept}.") from error
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        _remove(working, lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete the temporary folders that no process holds."""
+    for path in folder.glob(f"{_PREFIX}*.lock"):
+        with suppress(Timeout, OSError):
+            lock = FileLock(path)
+            lock.acquire(blocking=False)
+            _remove(path.with_suffix(""), lock)
+
+
+def _remove(working: Path, lock: FileLock) -> None:
+    shutil.rmtree(working, ignore_errors=True)
+    lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
 
 
 def require_writable(path: Path) -> None:
