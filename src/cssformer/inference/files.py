@@ -52,7 +52,7 @@ def predict_files(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     short_side: int | None = None,
-    clear: Sequence[str] = ("background",),
+    clear: list[str] | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Predict pictures, folders of pictures and videos, and write what was found.
@@ -74,7 +74,7 @@ def predict_files(
         scales: Average over the picture at these sizes.
         flip: Average over the mirror image too.
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
-        clear: Names of classes that the overlay leaves uncoloured.
+        clear: Names of classes that the overlay leaves uncoloured; background by default.
         device: Such as cuda or cpu; auto takes the best there is.
 
     Returns:
@@ -92,17 +92,18 @@ def predict_files(
     predictor = Predictor.from_pretrained(
         model, device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side
     )
-    if unknown := set(clear) - {*predictor.classes, "background"}:
+    if unknown := set(clear or ()) - set(predictor.classes):
         raise UserError(
             f"The model has no class {min(unknown)!r} to leave clear; it has {', '.join(predictor.classes)}."
         )
+    uncoloured = ["background"] if clear is None else clear
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     facts: dict[Path, PictureFacts] = {}
     for source in progress("predict", sources):
         try:
             if source.is_video:
-                row = _predict_video(predictor, source, output, clear)
+                row = _predict_video(predictor, source, output, uncoloured)
                 announced, found = row["announced_frames"], row["frames"]
                 # The count of some containers is an estimate.
                 if found < announced - max(2, announced // 50):
@@ -110,7 +111,7 @@ def predict_files(
             else:
                 pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
                 prediction = predictor(pixels, confidence)
-                row = _write(prediction, source.place, output, clear if overlay else None)
+                row = _write(prediction, source.place, output, uncoloured if overlay else None)
             rows.append({"input": str(source.path), **row})
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in FULL:
