@@ -2,6 +2,7 @@
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -162,7 +163,7 @@ def test_tiffs_of_tifffile_hold_the_ids_stored(photometric, dtype, how):
     file = io.BytesIO()
     tifffile.imwrite(file, ids, photometric=photometric, **how)
     if dtype == "u4" and "byteorder" in how:
-        with pytest.raises(UserError, match="1 band of 32-bit values"):
+        with pytest.raises(UserError, match="1 band of 32-bit grey values"):
             read_ids(file.getvalue(), FILE)
         return
     assert np.array_equal(read_ids(file.getvalue(), FILE), ids)
@@ -209,11 +210,11 @@ GREY = np.arange(12 * 20).reshape(12, 20) % 7
         (png(np.stack([GREY, GREY * 30], -1)), "is transparent in places"),
         (tiff(np.stack([GREY] * 3 + [GREY * 30], -1), 8, 2, extra=2), "is transparent in places"),
         (png(np.stack([GREY] * 3, -1), 16), "pixels of the kind RGB, of 16 bits"),
-        (tiff(GREY, 32, kind=3), "1 band of 32-bit floating-point values"),
+        (tiff(GREY, 32, kind=3), "1 band of 32-bit floating-point grey values"),
         (tiff(GREY - 1, 16, kind=2), "has values from -1 to 5"),
         (tiff(GREY - 1, 8, kind=2), "has values from -1 to 5"),
         (tiff(GREY * 70_000, 32), "has values from 0 to 420000"),
-        (tiff(np.stack([GREY] * 5, -1), extra=0), "5 bands of 8-bit values"),
+        (tiff(np.stack([GREY] * 5, -1), extra=0), "5 bands of 8-bit grey values"),
         (b"", "cannot be read as a picture"),
         (png(GREY)[:-20], "is truncated"),
     ],
@@ -327,12 +328,12 @@ def test_orientations_that_do_not_exist_turn_nothing(value):
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (tiff(np.stack([GREY] * 2, -1), extra=0), "2 bands of 8-bit values"),
-        (tiff(np.stack([GREY] * 12, -1), extra=0), "12 bands of 8-bit values"),
-        (tiff(np.stack([GREY] * 5, -1), 32, extra=0, kind=3), "5 bands of 32-bit floating-point values"),
-        (tiff(GREY, 32), "1 band of 32-bit values"),
-        (tiff(GREY, 64, kind=3), "1 band of 64-bit floating-point values"),
-        (tiff(GREY, 16, kind=2), "1 band of 16-bit signed values"),
+        (tiff(np.stack([GREY] * 2, -1), extra=0), "2 bands of 8-bit grey values"),
+        (tiff(np.stack([GREY] * 12, -1), extra=0), "12 bands of 8-bit grey values"),
+        (tiff(np.stack([GREY] * 5, -1), 32, extra=0, kind=3), "5 bands of 32-bit floating-point grey values"),
+        (tiff(GREY, 32), "1 band of 32-bit grey values"),
+        (tiff(GREY, 64, kind=3), "1 band of 64-bit floating-point grey values"),
+        (tiff(GREY, 16, kind=2), "1 band of 16-bit signed grey values"),
         # Pillow 13.0 reads other pixels.
         (tiff(WIDE[..., :3], 16, 2, planar=True), "3 bands of 16-bit values stored one after the other"),
         (b"no picture at all", "cannot be read as a picture"),
@@ -426,3 +427,16 @@ def test_what_is_written_is_read_again(tmp_path):
         assert np.array_equal(mask.ids(FILE), GREY)
         assert (mask.palette is None) == (count > 255)
         assert count > 255 or mask.palette[:7].tolist() == [[index, 1, 2] for index in range(7)]
+
+
+@pytest.mark.parametrize("tag", [254, 258, 259, 262, 277, 284, 339])
+@pytest.mark.parametrize("kind", [2, 5, 7, 12])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_tags_of_another_type_are_no_traceback(tag, kind):
+    """Text, fractions, bytes and floating-point numbers in place of whole ones."""
+    data = bytearray(tiff(GREY))
+    entry = next(at for at in range(10, 200, 12) if data[at : at + 2] == tag.to_bytes(2, "little"))
+    data[entry + 2] = kind
+    for reader in (decode_image, decode_mask):
+        with suppress(UserError):
+            reader(bytes(data), FILE)

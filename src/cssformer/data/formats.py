@@ -16,6 +16,18 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 # JPEG (old and new), JPEG 2000 (three ways), JPEG of DNG, WebP, JPEG XL.
 _LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002}
 _COLOURS = 262
+# The tags of what a page tells, and what they are where they are missing.
+_TAGS = {
+    "bands": (277, 1),
+    "bits": (258, 1),
+    "kind": (339, 1),
+    "compression": (259, 1),
+    "colours": (_COLOURS, 1),
+    "layout": (284, 1),
+    "extra": (338, 0),
+}
+# How many bands there are without alpha: white or black is zero, RGB, palette, CMYK, YCbCr, Lab.
+_OWN_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 
 
 @dataclass(frozen=True)
@@ -27,23 +39,31 @@ class TiffPage:
     bits: int
     kind: int
     compression: int
-    white_is_zero: bool
-    #: Each band is stored whole before the next, not pixel by pixel.
-    apart: bool
-    #: What the first band beyond grey or RGB is: 0 unknown, 1 alpha that colours are multiplied by, 2 alpha.
+    #: What the values mean: white (0) or black (1) is zero, RGB (2), a palette (3) and so on.
+    colours: int
+    #: Pixel by pixel (1) or each band whole before the next (2).
+    layout: int
+    #: What the band beyond grey or RGB is: unknown (0), alpha that colours are multiplied by (1), alpha (2).
     extra: int
 
     def __str__(self) -> str:
         kind = {1: "", 2: " signed", 3: " floating-point"}.get(self.kind, " complex")
-        apart = " stored one after the other" if self.apart and self.bands > 1 else ""
-        return f"{self.bands} band{'s' * (self.bands > 1)} of {self.bits}-bit{kind} values{apart}"
+        grey = " grey" if self.colours in (0, 1) else ""
+        apart = " stored one after the other" if self.layout == 2 and self.bands > 1 else ""
+        return f"{self.bands} band{'s' * (self.bands > 1)} of {self.bits}-bit{kind}{grey} values{apart}"
+
+    @property
+    def white_is_zero(self) -> bool:
+        return self.colours == 0
 
     @property
     def is_picture(self) -> bool:
         """Whether it is grey or RGB, perhaps with alpha, of a form that Pillow reads."""
-        known = self.bands in (1, 3, 4) or (self.bands == 2 and self.bits <= 8 and self.extra in (1, 2))
+        more = self.bands - _OWN_BANDS.get(self.colours, 0)
+        # Grey with a band of unknown meaning would be read without it, with alpha of 16 bits not at all.
+        known = more == 0 or (more == 1 and (self.colours == 2 or (self.bits <= 8 and self.extra > 0)))
         # Of bands that stand one after the other Pillow reads wrong pixels where they have 16 bits.
-        together = not self.apart or self.bands == 1 or (self.bits <= 8 and (self.bands == 3 or self.extra == 2))
+        together = self.layout == 1 or self.bands == 1 or (self.bits <= 8 and (more == 0 or self.extra == 2))
         return known and together and self.bits <= 16 and self.kind == 1
 
 
@@ -75,10 +95,15 @@ def tiff_pages(data: bytes) -> list[TiffPage]:
         tags.load(file)
         if pages and tags.get(254, 0) & 0b101:
             continue
-        bits, kind, extra = max(tags.get(258, (1,))), tags.get(339, (1,))[0], tags.get(338, (0,))[0]
-        white_is_zero, apart = tags.get(_COLOURS) == 0, tags.get(284) == 2
-        pages.append(TiffPage(tags.get(277, 1), bits, kind, tags.get(259, 1), white_is_zero, apart, extra))
+        page = {name: _number(tags, tag, default) for name, (tag, default) in _TAGS.items()}
+        pages.append(TiffPage(**page))
     return pages
+
+
+def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
+    """A tag's value; of several, one for each band, the largest."""
+    value = tags.get(tag, default)
+    return max(map(int, value)) if isinstance(value, tuple) else int(value)
 
 
 def black_is_zero(data: bytes) -> bytes:
