@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cssformer.accelerate.malloc import keep_freed_memory
-from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.recipe import RECIPE, Recipe, TrainingConfig
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
@@ -233,12 +233,20 @@ def _train(options: "Namespace") -> int:
 
     recipe = Recipe.from_options(options)
     if options.resume:
-        if recipe != Recipe(output=recipe.output):
-            raise UserError("--resume goes on by the run's own recipe; leave out all options but --output and --json.")
+        steps = recipe.training.steps
+        if recipe != Recipe(output=recipe.output, training=TrainingConfig(steps=steps)):
+            raise UserError(
+                "--resume goes on by the run's own recipe; give no options but --output, --training.steps, --json."
+            )
         saved = Path(recipe.output) / RECIPE
         if not saved.is_file():
             raise UserError(f"{recipe.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=recipe.output)
+        if steps not in (TrainingConfig().steps, recipe.training.steps):
+            print(
+                f"training.steps {recipe.training.steps} -> {steps}: the learning rate falls to 0 at step {steps} now."
+            )
+            recipe.training.steps = steps
     try:
         with Stop().listening():
             # An import that is interrupted may leave half a library.
@@ -256,6 +264,12 @@ def _train(options: "Namespace") -> int:
     print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
     _write_json(options, evaluation.as_dict())
     return 0
+
+
+def _note_unfinished(model: str) -> None:
+    """Say that a run folder's model may still get better."""
+    if (Path(model) / "checkpoints").is_dir() and not (Path(model) / "scores.json").exists():
+        print(f"{model} has not finished its training; this is its best network so far.")
 
 
 def _show_scores(evaluation: "Evaluation") -> None:
@@ -329,6 +343,7 @@ def _evaluate(options: "Namespace") -> int:
         raise UserError("Give a model to evaluate, or label files with --predictions DIR --data DIR.")
     if options.raw:
         raise UserError("--raw tells how the files of --predictions are meant; leave it out for a model.")
+    _note_unfinished(options.model)
     saved = Path(options.model) / RECIPE
     recipe = Recipe.load(saved) if saved.is_file() else Recipe()
     given = {name: options[name] for name in ("mode", "crop", "stride", "short_side", "scales", "flip")}
@@ -392,6 +407,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
 def _predict(options: "Namespace") -> int:
     from cssformer.inference.files import predict_files
 
+    _note_unfinished(options.model)
     done = predict_files(**_arguments(options))
     show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")

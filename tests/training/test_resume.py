@@ -1,20 +1,29 @@
 """An interrupted run that is resumed ends with the weights of the uninterrupted one, bit for bit."""
 
+import csv
 import dataclasses
+import io
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from rich.console import Console
 from safetensors.torch import load_file
 
+from cssformer import CSSFormer
+from cssformer.cli import main
 from cssformer.data import Sample, SyntheticScenes
 from cssformer.training import train as runs
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run_folder import LOCK, RunInUse
+from cssformer.training.run_folder import LAST, LOCK, RunInUse, read_checkpoint
 from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
 
@@ -78,7 +87,8 @@ def test_resumed_weights_are_the_uninterrupted_ones(
         disturb(patch, at_reading=step * BATCH, kill=kill)
         with pytest.raises(Killed if kill else Interrupted):
             runs.train(broken)
-    assert not (tmp_path / "broken" / "model").exists()
+    # The best network so far is there to be used.
+    assert (tmp_path / "broken" / "model").exists() == (step >= 3)
     runs.train(broken, resume=True)
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert expected.keys() == found.keys()
@@ -109,7 +119,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path: Path) -
     last.write_bytes(b"cut short")
     with pytest.raises(UserError, match=r"holds a run already.*--resume"):
         runs.train(recipe(tmp_path))
-    with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged"):
         runs.train(recipe(tmp_path), resume=True)
 
 
@@ -150,3 +160,122 @@ def test_a_run_of_other_classes_is_not_resumed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(runs, "SyntheticScenes", Fewer)
     with pytest.raises(UserError, match=f"begun with {count} classes, but its data has 3"):
         runs.train(recipe(tmp_path), resume=True)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "list": lambda checkpoint: [1, 2],
+    "number": lambda checkpoint: 3,
+    "tensor": lambda checkpoint: torch.zeros(3),
+    "empty": lambda checkpoint: {},
+    "no weights": lambda checkpoint: {key: value for key, value in checkpoint.items() if key != "state_dict"},
+    "no loops": lambda checkpoint: {key: value for key, value in checkpoint.items() if key != "loops"},
+    "no callbacks": lambda checkpoint: {key: value for key, value in checkpoint.items() if key != "callbacks"},
+    "other step": lambda checkpoint: {**checkpoint, "global_step": 3},
+    "half a step": lambda checkpoint: {**checkpoint, "global_step": 2.5},
+    "true step": lambda checkpoint: {**checkpoint, "global_step": True},
+    "empty optimiser": lambda checkpoint: {**checkpoint, "optimizer_states": [{"state": {}, "param_groups": []}]},
+    "a text among weights": lambda checkpoint: {**checkpoint, "state_dict": {**checkpoint["state_dict"], "x": "y"}},
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run of one step; read only."""
+    finished = recipe(tmp_path_factory.mktemp("done"))
+    finished.training.steps = 1
+    runs.train(finished)
+    return finished
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_checkpoint_is_refused(done: Recipe, tmp_path: Path, change: str) -> None:
+    run = Path(shutil.copytree(done.output, tmp_path / "run"))
+    torch.save(CHANGES[change](torch.load(run / LAST, weights_only=True)), run / LAST)
+    with pytest.raises(UserError, match=r"^The checkpoint .*last\.ckpt is damaged, was changed, .*--output\.$"):
+        runs.train(dataclasses.replace(done, output=str(run)), resume=True)
+
+
+def test_a_flipped_byte_never_passes(done: Recipe, tmp_path: Path) -> None:
+    (tmp_path / LAST).parent.mkdir()
+    whole, rng = (Path(done.output) / LAST).read_bytes(), np.random.default_rng(0)
+    expected = read_checkpoint(Path(done.output), True)
+    assert expected is not None
+    refused = 0
+    for place in rng.integers(len(whole), size=40):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / LAST).write_bytes(broken)
+        try:
+            found = read_checkpoint(tmp_path, True)
+        except UserError:
+            refused += 1
+        else:
+            # The byte was padding between the records.
+            assert found is not None and found["global_step"] == 1
+            assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    assert refused > 20
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_may_take_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
+    # With a power of 0 the learning rate does not depend on the number of steps.
+    whole, part = (recipe(tmp_path / name, power=0.0) for name in ("whole", "part"))
+    runs.train(whole)
+    if stopped:
+        with monkeypatch.context() as patch:
+            disturb(patch, at_reading=2 * BATCH, kill=False)
+            with pytest.raises(Interrupted):
+                runs.train(part)
+    else:
+        part.training.steps = 3
+        runs.train(part)
+        assert (Path(part.output) / "scores.json").exists()
+        part.training.steps = STEPS
+    out = io.StringIO()
+    runs.train(part, resume=True, console=Console(file=out))
+    assert f"Continuing from step {2 if stopped else 3} to step {STEPS}." in out.getvalue()
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "part")
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_a_run_may_take_fewer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        disturb(patch, at_reading=5 * BATCH, kill=False)
+        with pytest.raises(Interrupted):
+            runs.train(recipe(tmp_path))
+    fewer = recipe(tmp_path)
+    fewer.training.steps = 4
+    # Step 5 is done, and step 3 was validated.
+    evaluation = runs.train(fewer, resume=True)
+    assert evaluation is not None and weights(tmp_path)
+
+
+def test_the_rate_follows_the_number_of_steps_from_the_first_one_on(tmp_path: Path) -> None:
+    short = recipe(tmp_path, power=1.0)
+    short.training.steps, short.training.log_every, short.training.warmup_steps = 3, 1, 0
+    runs.train(short)
+    short.training.steps = 6
+    runs.train(short, resume=True)
+    with (tmp_path / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    assert rates[3:] == pytest.approx([short.training.lr * (1 - step / 6) for step in (4, 5, 6)])
+
+
+def test_a_run_that_is_not_finished_can_be_used_and_given_more_steps(
+    done: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(done.output, tmp_path / "run"))
+    assert main(["evaluate", str(run)]) == 0
+    assert "not finished" not in capsys.readouterr().out
+    (run / "scores.json").unlink()
+    cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((40, 40, 3), np.uint8))
+    predict = ["predict", str(run), str(tmp_path / "picture.png"), "--output", str(tmp_path / "labels")]
+    for words in (["evaluate", str(run)], predict):
+        assert main(words) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"{run} has not finished its training; this is its best network so far.\n")
+    assert CSSFormer.from_pretrained(run).num_classes > 1
+    assert main(["train", "--output", str(run), "--resume", "--training.steps", "2"]) == 0
+    assert "training.steps 1 -> 2: the learning rate falls to 0 at step 2 now." in capsys.readouterr().out
+    assert Recipe.load(run / "recipe.yaml").training.steps == 2
+    assert main(["train", "--output", str(run), "--resume", "--training.lr", "2"]) == 2

@@ -10,10 +10,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from cssformer.model.hub import load
 from cssformer.training import train as runs
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run_folder import BEST, LAST
+from cssformer.training.run_folder import LAST, read_checkpoint
 from cssformer.utils.errors import UserError
 
 # ConvNeXt has no BatchNorm, so a batch may be split without another result.
@@ -75,12 +76,11 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
     told = f"checkpoint of step {kept} stays" if kept else "no checkpoint yet"
     with pytest.raises(UserError, match=rf"loss at step {at} is -?(nan|inf) with training\.lr 0\.5, .*{told}.*lower"):
         runs.train(asked, console=quiet())
-    saved = [tmp_path / name for name in (LAST, BEST) if (tmp_path / name).exists()]
-    assert len(saved) == (2 if kept else 0)
-    for path in saved:
-        checkpoint = torch.load(path, weights_only=True)
-        assert checkpoint["global_step"] <= kept
-        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+    assert (tmp_path / LAST).exists() == (tmp_path / "model").exists() == bool(kept)
+    if kept:
+        assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == kept
+        weights = [*read_checkpoint(tmp_path, True)["state_dict"].values(), *load(tmp_path)[1].values()]
+        assert all(value.isfinite().all() for value in weights)
 
 
 def test_weights_that_the_last_step_spoils_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +112,13 @@ def test_a_validation_of_logits_that_are_not_finite_is_no_validation(
     with pytest.raises(UserError, match="class scores after step 2 are not finite.*no checkpoint yet"):
         runs.train(recipe(tmp_path), console=quiet(), build=broken)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_four_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, steps=60, lr=6e-3, log_every=10, validate_every=60)
+    asked.scenes = ScenesConfig(count=4, val_count=1, size=(32, 32))
+    asked.augment = AugmentConfig(crop=(32, 32), scale=(1.0, 1.0), flip=0.0, photometric=False)
+    runs.train(asked, console=quiet())
+    losses = [float(row["loss"]) for row in rows(tmp_path) if row["loss"]]
+    # Measured: 2.5 in the first ten steps, 0.13 in the last ones.
+    assert losses[0] > 1 and losses[-1] < 0.4

@@ -1,7 +1,7 @@
 """What happens beside the steps: the checkpoint to resume from, the metrics file, words about progress."""
 
 import csv
-import io
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from rich.console import Console
 
+from cssformer.training.module import SegmentationTask
 from cssformer.training.stop import Interrupted, Stop
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
@@ -43,6 +43,10 @@ class ResumePoint(Checkpoint):
         self.validate_every = validate_every
         self.stop = stop
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Of a run that was finished and is to take more steps.
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.ready()
 
@@ -70,22 +74,34 @@ class ResumePoint(Checkpoint):
         self.saved = trainer.global_step
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Lightning's, but a run folder that was moved keeps its best score."""
+class BestModel(Callback):
+    """Scores validations (``mIoU``, a fraction) and writes the network of the best one so far.
+
+    It comes before EMAWeightAveraging, which takes the averaged weights away at the same hook.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.best = -math.inf
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationTask)
+        if not trainer.strategy.reduce_boolean_decision(all(pl_module.finite)):
+            raise not_finite(f"The class scores after step {trainer.global_step} are not finite", trainer)
+        miou = pl_module.confusion.scores().miou
+        pl_module.log("mIoU", torch.tensor(miou, dtype=torch.float32), prog_bar=True, rank_zero_only=True)
+        # Without a labelled pixel there is no score, but the first network is the best one all the same.
+        score = -1.0 if math.isnan(miou) else miou
+        if score > self.best:
+            self.best = score
+            if trainer.is_global_zero:
+                pl_module.model.save_pretrained(self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there: Lightning's own writing may stop in the middle of the one before."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        # By way of memory, because torch tells a full disk by the name of a line of its own.
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        self.best = state_dict["best"]
 
 
 class ProgressBar(RichProgressBar):

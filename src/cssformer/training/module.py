@@ -5,17 +5,17 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from cssformer.inference import predict
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork, segmentation_loss
-from cssformer.training.callbacks import not_finite
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe
 
 
 class SegmentationTask(L.LightningModule):
-    """A network under a recipe. Logs ``mIoU`` (a fraction) in validation."""
+    """A network under a recipe. Validation leaves ``confusion`` and ``finite``."""
 
     def __init__(self, model: SegmentationNetwork, recipe: Recipe) -> None:
         super().__init__()
@@ -23,6 +23,14 @@ class SegmentationTask(L.LightningModule):
         self.recipe = recipe
         if recipe.training.backbone_lr_factor == 0:
             model.backbone.requires_grad_(False)
+
+    def on_train_start(self) -> None:
+        # A run may continue to another number of steps, which changes the rates.
+        schedule = self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, LambdaLR)
+        factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        for group, base, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True):
+            group["lr"] = base * factor
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Dropout's randomness depends on the place in the run alone, so that a resumed run repeats it.
@@ -47,12 +55,6 @@ class SegmentationTask(L.LightningModule):
         logits = self.model.coarse(images)
         self.finite.append(logits.isfinite().all())
         return logits
-
-    def on_validation_epoch_end(self) -> None:
-        if not self.trainer.strategy.reduce_boolean_decision(all(self.finite)):
-            raise not_finite(f"The class scores after step {self.global_step} are not finite", self.trainer)
-        miou = torch.tensor(self.confusion.scores().miou, dtype=torch.float32)
-        self.log("mIoU", miou, prog_bar=True, rank_zero_only=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training

@@ -1,20 +1,24 @@
-"""The run folder: who may write to it, the checkpoint that a run continues from, the best weights."""
+"""The run folder: who may write to it, the checkpoint that a run continues from."""
 
+import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cssformer.model import SegmentationNetwork
-from cssformer.model.hub import RUN_CHECKPOINTS, RUN_MODEL
+from cssformer.model.hub import RUN_CHECKPOINTS
+from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
-LAST, BEST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", f"{RUN_CHECKPOINTS}/best.ckpt", "metrics.csv"
+LAST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", "metrics.csv"
+DIGEST = "sha256"
 LOCK = ".lock"
 """Held by the process that trains into the run folder."""
 
@@ -73,11 +77,56 @@ def read_checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:
         return None
     if not last.exists():
         raise UserError(f"There is no run to resume in {run}: {last} is missing; start it again without --resume.")
+    if not last.is_file():
+        raise UserError(f"The checkpoint {last} is no file; start the run again into another --output.")
     try:
-        checkpoint: dict[str, Any] = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"The checkpoint {last} cannot be read; it is damaged, so start the run again.") from error
-    return checkpoint
+        checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+        whole = checkpoint.pop(DIGEST) == _digest(checkpoint)
+    except OSError as error:
+        raise UserError(f"Cannot read the checkpoint {last}: {error.strerror or error}.") from error
+    except Exception:
+        # Damaged bytes are read as anything, so anything may go wrong.
+        whole = False
+    if not whole:
+        raise UserError(
+            f"The checkpoint {last} is damaged, was changed, or is of another version of this program; start the run "
+            "again into another --output."
+        )
+    return dict(checkpoint)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, with a digest of what they hold."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        # By way of memory, because torch tells a full disk by the name of a line of its own.
+        buffer = io.BytesIO()
+        torch.save({**checkpoint, DIGEST: _digest(checkpoint)}, buffer)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+
+def _digest(value: Any) -> str:
+    """Of nested containers of tensors, numbers and strings, whatever file they come from."""
+    hasher = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, dict):
+            hasher.update(f"dict {len(value)}".encode())
+            for pair in value.items():
+                add(pair)
+        elif isinstance(value, list | tuple):
+            hasher.update(f"list {len(value)}".encode())
+            for item in value:
+                add(item)
+        else:
+            hasher.update(f"{type(value).__name__} {value!r};".encode())
+
+    add(value)
+    return hasher.hexdigest()
 
 
 def require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork, run: Path) -> None:
@@ -90,12 +139,3 @@ def require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork,
         )
     if held != {name: value.shape for name, value in model.state_dict().items()}:
         raise UserError(f"The run in {run} was begun with another network; continue it as it was begun.")
-
-
-def keep_best(model: SegmentationNetwork, run: Path) -> None:
-    """Load the best validated weights into the model and write them to the run's ``model`` folder."""
-    checkpoint = torch.load(run / BEST, map_location="cpu", weights_only=True)
-    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-    own = model.state_dict()
-    model.load_state_dict({name: weights[name] for name in own})
-    model.eval().save_pretrained(run / RUN_MODEL)

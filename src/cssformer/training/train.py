@@ -28,11 +28,11 @@ from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 from cssformer.metrics import Evaluation, evaluate, write_report
+from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, SegmentationNetwork
-from cssformer.model.hub import RUN_CHECKPOINTS
+from cssformer.model.hub import RUN_MODEL, load
 from cssformer.training.callbacks import (
-    AtomicCheckpointIO,
-    BestCheckpoint,
+    BestModel,
     Progress,
     ProgressBar,
     ResumePoint,
@@ -40,7 +40,14 @@ from cssformer.training.callbacks import (
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import RECIPE, Recipe
-from cssformer.training.run_folder import BEST, LAST, METRICS, alone, keep_best, read_checkpoint, require_same_network
+from cssformer.training.run_folder import (
+    LAST,
+    METRICS,
+    AtomicCheckpointIO,
+    alone,
+    read_checkpoint,
+    require_same_network,
+)
 from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
@@ -107,6 +114,8 @@ def _train(
     run = Path(recipe.output)
     checkpoint = read_checkpoint(run, resume)
     start = int(checkpoint["global_step"]) if checkpoint else 0
+    if first and recipe.data is not None and not checkpoint:
+        verify_labels(recipe.data)
     train_data, val_data = datasets(recipe)
     weights: dict[str, Tensor] | None = None
     if recipe.model.init is not None and not checkpoint:
@@ -118,15 +127,21 @@ def _train(
         told = start_from(model, weights)
         if first:
             console.print(f"Started from {recipe.model.init}: {told}")
+    if checkpoint:
+        _require_validated(run, start, recipe.training.steps)
+        if first:
+            console.print(f"Continuing from step {start} to step {recipe.training.steps}.", markup=False)
     if first:
         recipe.save(run / RECIPE)
     try:
         if start < recipe.training.steps:
+            # What tells that a run is finished: it may have been, of fewer steps.
+            (run / SCORES).unlink(missing_ok=True)
             with _full_memory_told(recipe), _quiet_lightning():
                 _fit(recipe, model, train_data, val_data, start, console, stop)
         if not first:
             return None
-        keep_best(model, run)
+        model.load_state_dict(load(run / RUN_MODEL)[1])
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
     except UserError as error:
@@ -139,14 +154,20 @@ def _train(
     return evaluation
 
 
+def _require_validated(run: Path, start: int, steps: int) -> None:
+    if start >= steps and not (run / RUN_MODEL).is_dir():
+        raise UserError(
+            f"The run in {run} has done {start} steps and was never validated; give more --training.steps than {start}."
+        )
+
+
 def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
     """The training and the validation split that the recipe names.
 
     Raises:
-        UserError: no such folder, or a label with an id outside the classes (its file and the id are named).
+        UserError: no such folder.
     """
     if recipe.data is not None:
-        verify_labels(recipe.data)
         return SegmentationFolder(recipe.data, "train"), SegmentationFolder(recipe.data, "val")
     scenes = recipe.scenes
     # Held-out scenes come from another seed.
@@ -195,8 +216,7 @@ def _fit(
     training, run = recipe.training, Path(recipe.output)
     resume_point = ResumePoint(run / LAST, start, training.validate_every, stop)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    best = BestCheckpoint(run / RUN_CHECKPOINTS, Path(BEST).stem, "mIoU", mode="max", enable_version_counter=False)
-    callbacks: list[Callback] = [progress, best, resume_point]
+    callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL), resume_point]
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:
@@ -241,6 +261,11 @@ def _fit(
         worker_init_fn=obey_parent_alone,
     )
     model = synchronise_batch_norm(model, trainer.strategy.root_device, trainer.world_size)
+    if len(val_data) < trainer.world_size:
+        raise UserError(
+            f"The data has fewer validation pictures ({len(val_data)}) than there are devices ({trainer.world_size}); "
+            f"give --training.devices {len(val_data)} or prepare more for validation."
+        )
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     with _devices_together(trainer, stop), stop.patience():
         trainer.fit(
