@@ -176,6 +176,11 @@ def pages(root):
     (root / "train/images/0.tif").write_bytes(tiff(np.arange(50 * 60).reshape(50, 60) % 256, pages=2))
 
 
+def turned_label(root):
+    label = cv2.imread(str(root / "train/labels/0.png"), cv2.IMREAD_UNCHANGED)
+    (root / "train/labels/0.png").write_bytes(png(label, orientation=3))
+
+
 def counts(root):
     info = DatasetInfo.load(root)
     (root / "dataset.yaml").unlink()
@@ -191,6 +196,7 @@ WARNINGS = {
     leak: "1 picture is in more than one split, pixel by pixel: ",
     dark: "The pictures of 16 bits use no value above 3839 of 65535, so they are read nearly black",
     pages: "1 picture has several pages or frames, of which the first is read: ",
+    turned_label: "1 label is turned upright when read, as the EXIF orientation says, ",
     counts: "dataset.yaml speaks of 5 train pictures, but there are 4.",
 }
 

@@ -94,8 +94,9 @@ def test_masks_with_a_tag_of_their_own(tmp_path, orientation):
         picture, mask = scene(number, (32, 32))
         tagged(tmp_path / "in/pictures" / f"{number}.jpg", picture, 1, "JPEG")
         tagged(tmp_path / "in/masks" / f"{number}.png", mask, orientation)
-    prepare_folder([tmp_path / "in"], tmp_path / "out")
+    told = prepare_folder([tmp_path / "in"], tmp_path / "out")
     assert labels_lie_on_pictures(tmp_path / "out")
+    assert any(note.startswith("3 masks alone were turned upright") for note in told.notes)
     assert len(list((tmp_path / "out").rglob("labels/*.png"))) == 3
     for path in (tmp_path / "out").rglob("labels/*.png"):
         assert b"eXIf" not in path.read_bytes()

@@ -16,12 +16,11 @@ from cssformer.data.dataset import (
     label_table,
     labels_by_name,
     pictures_by_name,
-    read_label,
     require_same_size,
     to_classes,
 )
 from cssformer.data.files import read_bytes, require_whole_file
-from cssformer.data.image_io import PictureFacts, decode_image, notes, read_size
+from cssformer.data.image_io import PictureFacts, decode_image, decode_mask, notes, read_ids, read_size
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -84,6 +83,7 @@ class _Facts:
     #: Of the label's pixels.
     bits: int = 0
     pixels: dict[int, int] = field(default_factory=dict)
+    label_orientation: int = 1
 
 
 def check(folder: str | Path) -> CheckReport:
@@ -113,7 +113,7 @@ def check(folder: str | Path) -> CheckReport:
     _check_ids(facts, report)
     _check_classes(facts, report)
     _check_duplicates(facts, report)
-    _check_files({each.image: each.file for each in facts if each.file}, report)
+    _check_files(facts, report)
     return report
 
 
@@ -140,7 +140,7 @@ def _pairs(folder: Path, report: CheckReport) -> list[tuple[str, Path, Path | No
 
 def _read(pair: tuple[str, Path, Path | None]) -> _Facts:
     split, path, label_path = pair
-    problems, facts, size, label_size, digest, bits = [], None, None, None, "", 0
+    problems, facts, size, label_size, digest, bits, label_orientation = [], None, None, None, "", 0, 1
     pixels: dict[int, int] = {}
     try:
         image, facts = decode_image(read_bytes(path), path)
@@ -150,14 +150,17 @@ def _read(pair: tuple[str, Path, Path | None]) -> _Facts:
         problems.append(str(error))
     try:
         if label_path is not None:
-            label = read_label(label_path)
+            mask = decode_mask(read_bytes(label_path), label_path)
+            label, label_orientation = mask.ids(label_path), mask.orientation
             bits = 8 * label.itemsize
             label_size = label.shape[1], label.shape[0]
             counts = np.bincount(label.ravel())
             pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     except UserError as error:
         problems.append(str(error))
-    return _Facts(split, path, label_path, tuple(problems), facts, size, label_size, digest, bits, pixels)
+    return _Facts(
+        split, path, label_path, tuple(problems), facts, size, label_size, digest, bits, pixels, label_orientation
+    )
 
 
 def _check_sizes(facts: list[_Facts], report: CheckReport) -> None:
@@ -243,14 +246,17 @@ def _check_classes(facts: list[_Facts], report: CheckReport) -> None:
         report.warnings.append(f"{report.ignored:.0%} of all pixels are ignored.")
 
 
-def _check_files(files: dict[Path, PictureFacts], report: CheckReport) -> None:
+def _check_files(facts: list[_Facts], report: CheckReport) -> None:
     """What is read, but perhaps not as people or other programs expect."""
+    files = {each.image: each.file for each in facts if each.file}
     tagged = [path for path, each in files.items() if each.orientation != 1]
-    if tagged:
-        report.warnings.append(
-            f"{_are(len(tagged), 'picture')} turned upright when read, as the EXIF orientation says, {tagged[0]} the "
-            "first; labels must be upright too, and programs that ignore EXIF data see other pictures."
-        )
+    tagged_labels = [each.label for each in facts if each.label_orientation != 1]
+    for paths, noun in ((tagged, "picture"), (tagged_labels, "label")):
+        if paths:
+            report.warnings.append(
+                f"{_are(len(paths), noun)} turned upright when read, as the EXIF orientation says, {paths[0]} the "
+                "first; pictures and labels must agree upright, and programs that ignore EXIF data see other pixels."
+            )
     report.warnings += notes(files)
 
 
@@ -297,7 +303,7 @@ class _Verifier:
 
     def __call__(self, pair: tuple[Path, Path]) -> None:
         picture, path = pair
-        label = to_classes(read_label(path), self.table, path)
+        label = to_classes(read_ids(read_bytes(path), path), self.table, path)
         require_whole_file(picture)
         width, height = read_size(picture)
         require_same_size(picture, (height, width), path, label.shape)

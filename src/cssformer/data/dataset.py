@@ -183,7 +183,7 @@ class SegmentationFolder:
         if self.labels is None:
             return None
         path = self.labels[self.names[index]]
-        return to_classes(read_label(path), self._table, path)
+        return to_classes(read_ids(read_bytes(path), path), self._table, path)
 
 
 def pictures_by_name(folder: Path) -> dict[str, Path]:
@@ -220,11 +220,6 @@ def require_same_size(
             f"{picture} is {shape[1]}x{shape[0]} but its {kind} {label} is {label_shape[1]}x{label_shape[0]}; "
             f"they must have the same size{' and lie the same way' if shape[1::-1] == label_shape[:2] else ''}."
         )
-
-
-def read_label(path: Path) -> NDArray[Any]:
-    """Read a label file's ids, uint8 or uint16 (H, W); raises as :func:`cssformer.data.image_io.read_ids` does."""
-    return read_ids(read_bytes(path), path)
 
 
 def label_table(info: DatasetInfo) -> NDArray[np.int32]:

@@ -24,7 +24,11 @@ def is_picture(path: Path) -> bool:
 
 
 def files_under(folder: Path) -> list[Path]:
-    """All files below ``folder``, sorted; links are followed (not in circles), hidden files and folders left out."""
+    """All files below ``folder``, sorted; links are followed (not in circles), hidden files and folders left out.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     return list(_files_under(folder, ()))
 
 
@@ -32,7 +36,11 @@ def _files_under(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         return
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"Cannot read the folder {folder}: {error.strerror or error}.") from None
+    for path in paths:
         if path.name.startswith("."):
             continue
         if path.is_dir():

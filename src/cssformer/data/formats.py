@@ -1,16 +1,14 @@
 """What Pillow gets wrong, or does not tell, of TIFF, BMP and WebP files."""
 
+import ctypes
 import io
-import os
 import struct
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 # JPEG (old and new), JPEG 2000 (three ways), JPEG of DNG, WebP, JPEG XL.
@@ -28,6 +26,11 @@ _TAGS = {
 }
 # How many bands there are without alpha: white or black is zero, RGB, palette, CMYK, YCbCr, Lab.
 _OWN_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+
+
+# libtiff writes errors to standard error, beside our sentence. Pillow has no switch for that, its copy of libtiff has.
+with suppress(OSError, AttributeError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True)
@@ -65,22 +68,6 @@ class TiffPage:
         # Of bands that stand one after the other Pillow reads wrong pixels where they have 16 bits.
         together = self.layout == 1 or self.bands == 1 or (self.bits <= 8 and (more == 0 or self.extra == 2))
         return known and together and self.bits <= 16 and self.kind == 1
-
-
-_ONE_AT_A_TIME = threading.Lock()
-
-
-@contextmanager
-def quiet_libtiff() -> Iterator[None]:
-    """Keep libtiff's own messages off standard error; Pillow has no other way."""
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as nowhere:
-        kept = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def tiff_pages(data: bytes) -> list[TiffPage]:

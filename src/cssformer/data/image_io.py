@@ -5,7 +5,7 @@ Everything is read upright, as viewers show it: turned as its EXIF orientation s
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cssformer.data.files import read_bytes, require_file, require_whole
-from cssformer.data.formats import TiffPage, black_is_zero, bmp_indices, is_lossy, quiet_libtiff, tiff_pages
+from cssformer.data.formats import TiffPage, black_is_zero, bmp_indices, is_lossy, tiff_pages
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
@@ -262,10 +262,9 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPag
         page = pages[0] if pages else None
         if page and page.bands > 4:
             _require_picture(page, path)
-        quiet: AbstractContextManager[Any] = quiet_libtiff() if page and page.compression != 1 else nullcontext()
         if page and page.white_is_zero:
             data = black_is_zero(data)
-        with quiet, Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             yield picture, pages
     except UserError:
         raise

@@ -128,12 +128,13 @@ def prepare_folder(
 
 
 def _turned(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
-    """A line on the pictures that were turned.
+    """A line on the pictures and masks that were turned.
 
     Raises:
         UserError: the sizes of some masks speak against ``masks_as``, by which others were taken.
     """
-    count = sum(each.picture.orientation != 1 for each in written)
+    pictures = sum(each.picture.orientation != 1 for each in written)
+    masks = sum(each.picture.orientation == 1 and each.masks_as is not None for each in written)
     told = Counter(each.masks_as for each in written if each.by_size)
     untold = sum(each.masks_as is not None and not each.by_size for each in written)
     other: MasksAs = "shown" if masks_as == "stored" else "stored"
@@ -142,12 +143,13 @@ def _turned(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
             f"Pictures have EXIF orientations. By their size {told[other]} masks are drawn on the pictures as {other}, "
             f"so the {untold} whose size does not tell may be too: give masks_as {other}, or save all upright."
         )
-    if not count:
+    turned = [f"{count} {noun}" for count, noun in ((pictures, "pictures"), (masks, "masks alone")) if count]
+    if not turned:
         return []
     taken = f"; {told[other]} masks were taken as {other}, by their size" if told[other] else ""
     return [
-        f"{count} {'picture was' if count == 1 else 'pictures were'} turned upright as the EXIF orientation says, "
-        f"masks taken as drawn on pictures as {masks_as}{taken}."
+        f"{' and '.join(turned)} were turned upright as the EXIF orientation says, masks taken as drawn on pictures as "
+        f"{masks_as}{taken}."
     ]
 
 
