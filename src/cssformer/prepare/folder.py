@@ -10,7 +10,8 @@ import numpy as np
 
 from cssformer.data.dataset import SPLITS, DatasetInfo
 from cssformer.data.image_io import notes as picture_notes
-from cssformer.prepare.masks import LabelMapping, MaskStats, meaning, read_class_file, survey
+from cssformer.prepare.class_file import read_class_file
+from cssformer.prepare.masks import LabelMapping, MaskStats, meaning, survey
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
 from cssformer.prepare.writer import Entry, MasksAs, Written, fill, require_free
 from cssformer.utils.atomic import atomic_dir
@@ -83,7 +84,8 @@ def prepare_folder(
         image_suffix: How pictures' names end, as in _image.jpg; by default found by itself.
         label_suffix: How masks' names end, as in _label.png; by default found by itself.
         classes: Names of the classes, in the order of their ids; colours are in the order of their R, G, B.
-        class_file: A file of the classes, a line each: NAME, ID NAME, or R G B NAME. Lines of one name are one class.
+        class_file: A file of the classes: lines of NAME, ID NAME or R G B NAME, a table, JSON or YAML, or the list of
+            CVAT or labelme. Lines of one name are one class.
         ignore: Ids, colours (R,G,B) or names that are no class; 255 (65535 in 16-bit masks) is ignored anyway.
         train_list: A file of the names of the training pictures, one a line.
         val_list: A file of the names of the validation pictures.

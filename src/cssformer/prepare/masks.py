@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from cssformer.data.dataset import DatasetInfo, distinct_colours
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import decode_mask
+from cssformer.prepare.class_file import ClassLine, Colour
 from cssformer.utils.errors import UserError
 
-Colour = tuple[int, int, int]
 MOST_COLOURS = 65536
 """Of one mask; a picture with more is no mask, and remembering the colours of many would fill the memory."""
 
@@ -26,20 +26,21 @@ _MOST_CLASSES = 1000
 
 @dataclass(frozen=True)
 class MaskStats:
-    """What one mask file holds: its ids (None if they are colours), its colours, and each id's colour in a palette."""
+    """What one mask file holds.
 
+    Attributes:
+        path: of the file.
+        ids: None if they are colours.
+        colours: packed as 0xRRGGBB.
+        palette: each id's colour in a palette.
+        blended: those ids most of whose pixels lie between their neighbours, left and right or above and below.
+    """
+
+    path: Path
     ids: frozenset[int] | None
     colours: frozenset[int]
-    palette: dict[int, Colour] | None = None
-
-
-@dataclass(frozen=True)
-class ClassLine:
-    """A line of a class file: a name, and the id and the colour if the line gives them."""
-
-    name: str
-    id: int | None
-    colour: Colour | None
+    palette: dict[int, Colour] = field(default_factory=dict)
+    blended: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,34 @@ def survey(path: Path) -> MaskStats:
     """
     mask = decode_mask(read_bytes(path), path)
     if mask.pixels.ndim == 3:
-        colours = values_of(mask.colours())
+        packed = mask.colours()
+        colours = values_of(packed)
         if len(colours) > MOST_COLOURS:
             raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
-        grey = all(value % 0x010101 == 0 for value in colours)
-        return MaskStats(frozenset(value & 255 for value in colours) if grey else None, colours)
-    ids = values_of(mask.pixels)
+        if any(value % 0x010101 for value in colours):
+            return MaskStats(path, None, colours, blended=_blended(mask.pixels, packed, colours))
+    pixels = mask.ids(path)
+    ids = values_of(pixels)
     if mask.palette is not None:
         rows = {index: _unpacked(_packed(mask.palette[index])) for index in ids if index < len(mask.palette)}
-        return MaskStats(ids, frozenset(map(_packed, rows.values())), rows)
-    return MaskStats(ids, frozenset(value * 0x010101 for value in ids if value < 256))
+        return MaskStats(path, ids, frozenset(map(_packed, rows.values())), rows)
+    grey = frozenset(value * 0x010101 for value in ids if value < 256)
+    # Only ids with gaps can be those of smoothed masks.
+    sparse = len(ids) > 3 and max(ids - {max(ids)}) >= 2 * len(ids)
+    return MaskStats(path, ids, grey, blended=_blended(pixels[..., None], pixels, ids) if sparse else frozenset())
+
+
+def _blended(channels: NDArray[Any], values: NDArray[Any], found: frozenset[int]) -> frozenset[int]:
+    """See :class:`MaskStats`; of ``channels`` (H, W, C), whose pixels have the ``values`` (H, W)."""
+    if len(found) < 4:
+        return frozenset()
+    between = np.zeros(values.shape, bool)
+    for view, marked in ((channels, between), (channels.swapaxes(0, 1), between.T)):
+        before, middle, after = view[:-2], view[1:-1], view[2:]
+        marked[1:-1] |= (((before < middle) & (middle < after)) | ((before > middle) & (middle > after))).any(-1)
+    some = dict(zip(*(each.tolist() for each in np.unique(values[between], return_counts=True)), strict=True))
+    every = zip(*(each.tolist() for each in np.unique(values, return_counts=True)), strict=True)
+    return frozenset(value for value, number in every if 2 * some.get(value, 0) > number)
 
 
 def values_of(array: NDArray[Any]) -> frozenset[int]:
@@ -94,44 +113,6 @@ def values_of(array: NDArray[Any]) -> frozenset[int]:
     # Masks have long runs; only where a value differs from the one before can it be new.
     starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return frozenset(np.unique(np.append(flat[starts], flat[:1])).tolist())
-
-
-def read_class_file(path: Path) -> list[ClassLine]:
-    """Read a class a line: ``NAME``, ``ID NAME``, ``R G B NAME``, ``ID R G B NAME`` or ``NAME R G B``.
-
-    Spaces, tabs and commas separate; empty lines, ``#`` lines and a heading of ``name,r,g,b`` are skipped.
-
-    Raises:
-        UserError: the file is missing, or a line has another form than the first.
-    """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8.") from None
-    lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#") or re.match(r"\s*name\s*[,;\t ]\s*r\b", line, re.I):
-            continue
-        before, name, after = re.fullmatch(
-            r"((?:\d+[\s,;:]+)*)(.*?)((?:[\s,;]+\d+){3})?[\s,;]*", line.strip(), re.S
-        ).groups()  # type: ignore[union-attr]
-        first, last = ([int(part) for part in re.findall(r"\d+", text or "")] for text in (before, after))
-        numbers = first + last
-        if not name or len(numbers) not in (0, 1, 3, 4) or (len(numbers) >= 3 and max(numbers[-3:]) > 255):
-            raise UserError(f"{path}, line {number}: {line.strip()!r} is not NAME, ID NAME, R G B NAME or NAME R G B.")
-        colour = (numbers[-3], numbers[-2], numbers[-1]) if len(numbers) >= 3 else None
-        lines.append(ClassLine(name.strip(), numbers[0] if len(numbers) in (1, 4) else None, colour))
-    if not lines:
-        raise UserError(f"{path} names no classes.")
-    forms = {(line.id is None, line.colour is None) for line in lines}
-    if len(forms) > 1:
-        raise UserError(f"{path} mixes lines of different forms; write all as NAME, ID NAME or R G B NAME.")
-    name_of: dict[Any, str] = {}
-    for each in lines:
-        value = each.colour if each.id is None else each.id
-        if value is not None and name_of.setdefault(value, each.name) != each.name:
-            raise UserError(f"{path} calls {value} both {name_of[value]!r} and {each.name!r}; choose one.")
-    return lines
 
 
 def meaning(
@@ -151,52 +132,137 @@ def meaning(
     Raises:
         UserError: names and values do not fit each other.
     """
-    colours_found = frozenset[int]().union(*(each.colours for each in surveys))
-    palette = {index: colour for each in surveys for index, colour in (each.palette or {}).items()}
-    # Lines of colours without ids speak of colours if the masks have these; else they are in the order of the ids.
-    table = {_packed(line.colour) for line in lines if line.colour is not None and line.id is None}
-    as_colours = any(each.ids is None for each in surveys) or (
-        bool(table) and (bool(palette) or colours_found <= table)
-    )
-    found = colours_found if as_colours else frozenset[int]().union(*(each.ids or () for each in surveys))
-    notes = []
-
+    notes: list[str] = []
+    as_colours = _read_by_colour(surveys, lines, names, ignore, notes)
+    found = frozenset[int]().union(*((each.colours if as_colours else each.ids) or () for each in surveys))
     known = {_value(line, number, as_colours): line for number, line in enumerate(lines)}
     if as_colours and None in known:
         raise UserError("The masks are colour-coded, but the class file gives no colours; write R G B NAME lines.")
+    if len(known) < len(lines) and (twice := _two_names(lines, known, as_colours)):
+        raise UserError(f"The class file gives {twice[0]!r} and {twice[1]!r} one colour, by which masks are read.")
     ignored = {value for token in ignore for value in _ignored(token, as_colours, known)}
-    binary = not as_colours and 255 in found - ignored and found - ignored <= {0, 255} and 255 not in known
+    ignored |= {value for value, line in known.items() if line.ignored}
+    # What 8 or 16 bits hold at most is the foreground of binary masks and what other masks ignore.
+    top = 65535 if not as_colours and max(found) > 255 else 255
+    binary = not as_colours and top in found - ignored and found - ignored <= {0, top} and top not in known
     if binary and lines:
         if lines[0].id is not None or len(lines) != 2:
             raise UserError(
-                "The masks hold 0 and 255 alone, but the class file does not have two names, or ids 0 and 255."
+                f"The masks hold 0 and {top} alone, but the class file does not have two names, or ids 0 and {top}."
             )
-        known = {0: lines[0], 255: lines[1]}
-    void = 65535 if not as_colours and max(found) > 255 else 255
-    if not as_colours and void in found and void not in known and not binary and void not in ignored:
-        ignored.add(void)
-        notes.append(f"The value {void} is taken as ignored.")
+        known = {0: lines[0], top: lines[1]}
+    if not as_colours and top not in known:
+        _require_one_foreground(surveys, found - ignored)
+    _require_sharp(surveys, found - ignored - known.keys())
+    if not as_colours and top in found and top not in known and not binary and top not in ignored:
+        ignored.add(top)
+        notes.append(f"The value {top} is taken as ignored.")
     if binary:
-        notes.append("The masks are binary: 0 is the first class, 255 the second.")
+        notes.append(f"The masks are binary: 0 is the first class, {top} the second.")
 
+    largest = max(found - ignored, default=0)
     if not lines:
         known = _named(sorted(found - ignored), names, ignored, binary, as_colours)
         low, high = max(pairwise(sorted(known)), key=lambda pair: pair[1] - pair[0], default=(0, 0))
         if high > low + 1 and not (names or binary or as_colours):
             notes.append(f"No mask holds an id between {low} and {high}; if {high} is no class, add --ignore {high}.")
+    elif lines[0].id is None and not as_colours and not binary and len(lines) > largest + 1:
+        notes.append(
+            f"The class file has {len(lines)} names in the order of the ids, but no mask holds an id above {largest}: "
+            f"see that {lines[0].name!r} is the class of id 0."
+        )
+    palette = {index: colour for each in surveys for index, colour in each.palette.items()}
     index_of: dict[int, int | None] = dict.fromkeys(sorted(ignored & (found | known.keys())))
-    classes: dict[str, Colour | None] = {}
+    classes: dict[str, tuple[int, Colour | None]] = {}
     for value, line in known.items():
-        if value is not None and value not in ignored:
+        if value not in ignored:
             colour = _unpacked(value) if as_colours else line.colour or palette.get(value)
-            classes.setdefault(line.name, colour)
-            index_of[value] = list(classes).index(line.name)
-    colours = tuple(
-        colour or default for colour, default in zip(classes.values(), distinct_colours(len(classes)), strict=True)
-    )
+            index_of[value] = classes.setdefault(line.name, (len(classes), colour))[0]
     if not classes:
         raise UserError("Every value of the masks is ignored; no class is left.")
+    alike: dict[str, str] = {}
+    for name in classes:
+        if alike.setdefault(name.casefold(), name) != name:
+            raise UserError(f"The classes {alike[name.casefold()]!r} and {name!r} differ in case alone; rename one.")
+    given = (colour for _, colour in classes.values())
+    colours = tuple(own or default for own, default in zip(given, distinct_colours(len(classes)), strict=True))
     return LabelMapping(as_colours, tuple(classes), colours, index_of, tuple(notes))
+
+
+def _read_by_colour(
+    surveys: Sequence[MaskStats],
+    lines: Sequence[ClassLine],
+    names: Sequence[str],
+    ignore: Sequence[str],
+    notes: list[str],
+) -> bool:
+    """Tell whether classes go by colours; that palettes say so is added to ``notes``.
+
+    Raises:
+        UserError: two palettes give one id different colours, and classes are told by their ids.
+    """
+    colours = frozenset[int]().union(*(each.colours for each in surveys))
+    # Lines of colours without ids speak of colours if the masks have these; else they are in the order of the ids.
+    table = {_packed(line.colour) for line in lines if line.colour is not None and line.id is None}
+    palettes = [each for each in surveys if each.palette]
+    if any(each.ids is None for each in surveys) or (table and (palettes or colours <= table)):
+        return True
+    first: dict[int, MaskStats] = {}
+    for each in palettes:
+        for index, colour in each.palette.items():
+            other = first.setdefault(index, each)
+            if other.palette[index] == colour or str(index) in ignore:
+                continue
+            what = f"{other.path} and {each.path} give the id {index} two colours"
+            if lines and all(line.colour is not None or line.ignored for line in lines):
+                notes.append(f"The palettes of {what}; masks are read by the colours of the class file.")
+                return True
+            if not lines and not names and len(palettes) == len(surveys) and len(colours) <= len(first):
+                notes.append(f"The palettes of {what}; masks are read by colour.")
+                return True
+            raise UserError(
+                f"The palettes of {what}, {' '.join(map(str, other.palette[index]))} and {' '.join(map(str, colour))}, "
+                "so ids do not tell the classes; give a class file of R G B NAME lines, or save all with one palette."
+            )
+    return False
+
+
+def _two_names(lines: Sequence[ClassLine], known: dict[int, ClassLine], as_colours: bool) -> tuple[str, str] | None:
+    for number, line in enumerate(lines):
+        if (other := known[_value(line, number, as_colours)]).name != line.name:
+            return line.name, other.name
+    return None
+
+
+def _require_one_foreground(surveys: Sequence[MaskStats], values: frozenset[int]) -> None:
+    """Raise if some masks say 1 and others 255 (or 65535) for what is likely one and the same."""
+    if len(values - {0}) < 2 or not values <= {0, 1, 255, 65535}:
+        return
+    example: dict[int, Path] = {}
+    for each in surveys:
+        own = (each.ids or frozenset()) & values - {0}
+        if len(own) > 1:
+            return
+        example |= {value: each.path for value in own - example.keys()}
+    low, *_, high = sorted(example)
+    raise UserError(
+        f"The mask {example[low]} holds {low} and no {high}, {example[high]} holds {high} and no {low}: if both mean "
+        f"the object, save all masks alike; if {high} is no class, add --ignore {high}."
+    )
+
+
+def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int]) -> None:
+    """Raise if most values lie between those of their neighbours, as smoothing and lossy compression leave them."""
+    blended = sorted(frozenset[int]().union(*(each.blended for each in surveys)) & values)
+    # Compression leaves values just above 0 and just below 255, with gaps between them.
+    compressed = 2 <= len(values) < 128 and values & {1, 2, 3} and values & {252, 253, 254}
+    if (len(blended) >= 3 and 2 * len(blended) >= len(values)) or compressed:
+        what = "lie between those of the pixels beside them" if blended else "lie just above 0 and just below 255"
+        path = next((each.path for each in surveys if each.blended), surveys[0].path)
+        raise UserError(
+            f"Values of the masks {what}, in {path} for one: the masks were smoothed or compressed. "
+            "Give them as they were before, or a class file and the values to ignore."
+        )
 
 
 def _value(line: ClassLine, number: int, as_colours: bool) -> Any:
@@ -226,14 +292,17 @@ def _named(
     if not values:
         raise UserError("Every value of the masks is ignored; no class is left.")
     in_order = list(islice((value for value in count() if value not in ignored), len(names)))
+    void = sorted(ignored & {255, 65535}) if not as_colours else []
     if names and not as_colours and not binary and set(values) <= set(in_order):
         # A class that happens to be absent must not shift those behind it.
         values = in_order
     elif names and len(names) != len(values):
         shown = ", ".join(str(_unpacked(value)) if as_colours else str(value) for value in values[:20])
+        shown += ", ..." if len(values) > 20 else ""
+        shown += f" and {void[0]}, which is ignored" if void else ""
         raise UserError(
-            f"{len(names)} classes are named, but the masks have {len(values)} values ({shown}"
-            f"{', ...' if len(values) > 20 else ''}); name as many, ignore some, or give a class file of ID NAME lines."
+            f"{len(names)} classes are named, but the masks have {len(values)} values ({shown}); name as many, ignore "
+            "some, or give a class file of ID NAME lines."
         )
     elif len(values) > _MOST_CLASSES or (as_colours and not names and len(values) > 255):
         kind = "colours" if as_colours else "ids"

@@ -1,0 +1,168 @@
+"""Masks whose values do not say what they seem to: palettes in disorder, 16-bit binary masks, smoothed masks."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cssformer.data import IGNORE, SegmentationFolder
+from cssformer.prepare.folder import Prepared, prepare_folder
+from cssformer.utils.errors import UserError
+
+PALETTE = [(0, 0, 0), (128, 64, 0), (0, 200, 30)]
+
+
+def label(seed: int, height: int = 24, width: int = 32) -> np.ndarray:
+    """Three stripes and a corner."""
+    ids = np.repeat(np.arange(width) * 3 // width, height).reshape(width, height).T.copy()
+    ids[:6, :6] = seed % 3
+    return ids
+
+
+def write(root: Path, masks: list[Image.Image]) -> Path:
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for index, mask in enumerate(masks):
+        mask.save(root / f"masks/{index}.png")
+        Image.fromarray(np.full((*mask.size[::-1], 3), index, np.uint8)).save(root / f"images/{index}.png")
+    return root
+
+
+def in_palette(ids: np.ndarray, order: list[int]) -> Image.Image:
+    """A palette picture whose palette has the colours in this order, as optimisers and drawing programs leave it."""
+    picture = Image.fromarray(np.argsort(order).astype(np.uint8)[ids], "P")
+    picture.putpalette([value for index in order for value in PALETTE[index]])
+    return picture
+
+
+ORDERS = [[0, 1, 2], [2, 0, 1], [0, 1, 2], [1, 2, 0]]
+
+
+@pytest.fixture
+def shuffled(tmp_path: Path) -> Path:
+    return write(tmp_path / "in", [in_palette(label(seed), order) for seed, order in enumerate(ORDERS)])
+
+
+def labels_of(prepared: Prepared) -> dict[str, np.ndarray]:
+    return {
+        sample.name: sample.label for split in ("train", "val") for sample in SegmentationFolder(prepared.output, split)
+    }
+
+
+@pytest.mark.parametrize("text", ["0 0 0 a\n128 64 0 b\n0 200 30 c\n", "0 0 0 0 a\n1 128 64 0 b\n2 0 200 30 c\n"])
+def test_palettes_in_disorder_with_the_colours_of_a_class_file(tmp_path: Path, shuffled: Path, text: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    found = labels_of(prepare_folder([shuffled], tmp_path / "out", class_file=tmp_path / "classes.txt"))
+    assert all(np.array_equal(found[str(seed)], label(seed)) for seed in range(4))
+
+
+def test_palettes_in_disorder_without_names(tmp_path: Path, shuffled: Path) -> None:
+    prepared = prepare_folder([shuffled], tmp_path / "out")
+    assert any("masks/0.png" in note and "masks/1.png" in note and "by colour" in note for note in prepared.notes)
+    colours = np.array(prepared.info.colours)
+    for name, found in labels_of(prepared).items():
+        assert np.array_equal(colours[found], np.array(PALETTE)[label(int(name))])
+
+
+def test_palettes_in_disorder_with_ids_are_refused(tmp_path: Path, shuffled: Path) -> None:
+    told = r"masks/0\.png and .*masks/1\.png give the id 0 two colours, 0 0 0 and 0 200 30, so ids do not tell"
+    with pytest.raises(UserError, match=told):
+        prepare_folder([shuffled], tmp_path / "out", classes=["a", "b", "c"])
+    (tmp_path / "classes.txt").write_text("0 a\n1 b\n2 c\n")
+    with pytest.raises(UserError, match=told):
+        prepare_folder([shuffled], tmp_path / "out", class_file=tmp_path / "classes.txt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_palettes_of_many_colours_are_no_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = []
+    for seed in range(3):
+        picture = Image.fromarray(label(seed).astype(np.uint8), "P")
+        picture.putpalette(rng.integers(0, 256, 9).tolist())
+        pictures.append(picture)
+    with pytest.raises(UserError, match="save all with one palette"):
+        prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out")
+
+
+def test_unused_entries_of_palettes_may_differ(tmp_path: Path) -> None:
+    pictures = [in_palette(np.minimum(label(seed), 1), [0, 1, 2]) for seed in range(3)]
+    pictures[1].putpalette([0, 0, 0, 128, 64, 0, 9, 9, 9])
+    prepared = prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out", classes=["a", "b"])
+    assert np.array_equal(labels_of(prepared)["1"], np.minimum(label(1), 1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_binary_masks_of_16_bits(tmp_path: Path, suffix: str, bits: int) -> None:
+    if (suffix, bits) == (".png", 32):
+        pytest.skip("a PNG has 16 bits at most")
+    root = write(tmp_path / "in", [Image.fromarray((label(seed) == 1).astype(np.uint8)) for seed in range(3)])
+    for seed in range(3):
+        (root / f"masks/{seed}.png").unlink()
+        values = np.where(label(seed) == 1, 65535, 0)
+        Image.fromarray(values.astype(np.uint16 if bits == 16 else np.int32)).save(root / f"masks/{seed}{suffix}")
+    prepared = prepare_folder([root], tmp_path / "out", classes=["bg", "fg"])
+    assert prepared.info.mapping == {"0": 0, "65535": 1} and prepared.info.ignore == 255
+    assert all(np.array_equal(found, label(int(name)) == 1) for name, found in labels_of(prepared).items())
+
+
+def test_foregrounds_of_two_values(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(((label(seed) == 1) * (1, 255)[seed % 2]).astype(np.uint8)) for seed in range(4)]
+    root = write(tmp_path / "in", pictures)
+    with pytest.raises(UserError, match=r"masks/0\.png holds 1 and no 255, .*masks/1\.png holds 255 and no 1"):
+        prepare_folder([root], tmp_path / "a", classes=["bg", "fg"])
+    prepared = prepare_folder([root], tmp_path / "b", classes=["bg", "fg"], ignore=["255"])
+    assert np.array_equal(labels_of(prepared)["1"], np.where(label(1) == 1, IGNORE, 0))
+
+
+def smoothed(seed: int) -> Image.Image:
+    mask = Image.fromarray(np.where(label(seed, 48, 64) == 1, 255, 0).astype(np.uint8))
+    return mask.resize((128, 96), Image.Resampling.BILINEAR).resize((64, 48), Image.Resampling.BILINEAR)
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": ["bg", "fg"]}])
+def test_smoothed_masks_are_refused(tmp_path: Path, options: dict) -> None:
+    root = write(tmp_path / "in", [smoothed(seed) for seed in range(6)])
+    with pytest.raises(UserError, match=r"lie between those of the pixels beside them, in .*masks/.*smoothed or compr"):
+        prepare_folder([root], tmp_path / "out", **options)
+    values = np.unique(np.concatenate([np.asarray(smoothed(seed)).ravel() for seed in range(6)]))
+    others = [str(value) for value in values if value not in (0, 255)]
+    prepared = prepare_folder([root], tmp_path / "out", classes=["bg", "fg"], ignore=others)
+    assert prepared.info.mapping["255"] == 1
+
+
+def test_smoothed_colours_are_refused(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(np.array(PALETTE, np.uint8)[label(seed, 48, 64)]) for seed in range(3)]
+    pictures = [each.resize((50, 40), Image.Resampling.BILINEAR) for each in pictures]
+    with pytest.raises(UserError, match="smoothed or compressed"):
+        prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out")
+
+
+def test_compressed_masks_saved_as_png_are_refused(tmp_path: Path) -> None:
+    pictures = []
+    for seed in range(3):
+        mask = np.where(label(seed, 48, 64) == 1, 255, 0).astype(np.uint8)
+        data = cv2.imencode(".jpg", mask, [cv2.IMWRITE_JPEG_QUALITY, 60])[1]
+        pictures.append(Image.fromarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)))
+    with pytest.raises(UserError, match="smoothed or compressed|smoothed, compressed"):
+        prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out")
+
+
+def test_ids_with_gaps_are_not_taken_for_smoothed(tmp_path: Path) -> None:
+    """Thin classes between others, and every order of neighbours."""
+    values = np.array([0, 50, 100, 150, 200])
+    rng = np.random.default_rng(0)
+    blocks = [np.kron(values[rng.integers(0, 5, (8, 8))], np.ones((4, 4), int)) for _ in range(3)]
+    for block in blocks:
+        block[:, 3] = 50
+    root = write(tmp_path / "in", [Image.fromarray(block.astype(np.uint8)) for block in blocks])
+    assert len(prepare_folder([root], tmp_path / "out").info.classes) == 5
+
+
+def test_what_is_ignored_by_itself_is_named_with_the_values(tmp_path: Path) -> None:
+    root = write(tmp_path / "in", [Image.fromarray((label(s) * 127.5).astype(np.uint8)) for s in range(3)])
+    with pytest.raises(UserError, match=r"2 values \(0, 127 and 255, which is ignored\)"):
+        prepare_folder([root], tmp_path / "out", classes=["a", "b", "c"])
