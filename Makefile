@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-lowest lint clean
 
 install: .venv/installed
 
@@ -17,10 +17,19 @@ demo: install
 test: install
 	$(BIN)/pytest
 
+# The lowest versions that pyproject.toml claims, in a venv of their own.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest -q tests/utils tests/model tests/inference/test_predictor.py tests/data/test_stream.py
+
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[train]" pytest hypothesis
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest runs

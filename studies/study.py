@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from cssformer.training.datasets import datasets
 from cssformer.training.recipe import Recipe
-from cssformer.training.train import datasets
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError

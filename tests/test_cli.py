@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cssformer
-from cssformer.cli import COMMANDS, main
+from cssformer.cli import COMMANDS, EXTRAS, main
 from cssformer.training.recipe import Recipe
 
 MODEL = ["--model.backbone", "test_resnet", "--model.channels", "16", "--model.heads", "2", "--model.points", "2"]
@@ -745,3 +745,38 @@ def test_a_locale_that_is_not_utf8(named: Path, tmp_path: Path) -> None:
     assert b"?? [/wet]" in done.stdout
     with (tmp_path / "report" / "classes.csv").open(newline="", encoding="utf-8") as file:
         assert [row["class"] for row in csv.DictReader(file)] == NAMES
+
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("lightning", "pytorch_lightning", "tensorboard", "rich", "scipy", "matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from cssformer import Predictor
+from cssformer.cli import main
+run, picture, output = sys.argv[1:]
+assert Predictor.from_pretrained(run)(picture).labels.shape == (48, 64)
+assert main(["predict", run, picture, "--output", output + "/predicted"]) == 0
+assert main(["evaluate", run]) == 0
+assert main(["train", "--output", output + "/run"]) == 2
+"""
+
+
+def test_prediction_and_scoring_need_no_training_packages(work: Path, tmp_path: Path) -> None:
+    words = [str(work / "run"), str(work / "source" / "pictures" / "1.jpg"), str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        0,
+        'cssformer: This needs lightning; install it with: pip install "cssformer[train]".\n',
+    )
+    assert files_below(tmp_path) == ["predicted/labels/1.png", "predicted/legend.png"]
+
+
+def test_extras_are_those_of_the_package() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra, modules in EXTRAS.items():
+        named = " ".join(project["optional-dependencies"][extra]).replace("-", "_")
+        assert all(module in named for module in modules)

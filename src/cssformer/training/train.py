@@ -23,7 +23,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cssformer.data import SegmentationFolder, SyntheticScenes, verify_labels
+from cssformer.data import verify_labels
 from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
@@ -37,6 +37,7 @@ from cssformer.training.callbacks import (
     ProgressBar,
     ResumePoint,
 )
+from cssformer.training.datasets import Dataset, datasets
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import RECIPE, Recipe
@@ -52,8 +53,6 @@ from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_paren
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
-
-Dataset = SyntheticScenes | SegmentationFolder
 
 CHILD_SECONDS = 10.0
 """How long the process of another device may take to end."""
@@ -159,21 +158,6 @@ def _require_validated(run: Path, start: int, steps: int) -> None:
         raise UserError(
             f"The run in {run} has done {start} steps and was never validated; give more --training.steps than {start}."
         )
-
-
-def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
-    """The training and the validation split that the recipe names.
-
-    Raises:
-        UserError: no such folder.
-    """
-    if recipe.data is not None:
-        return SegmentationFolder(recipe.data, "train"), SegmentationFolder(recipe.data, "val")
-    scenes = recipe.scenes
-    # Held-out scenes come from another seed.
-    return SyntheticScenes(scenes.count, scenes.size, recipe.seed), SyntheticScenes(
-        scenes.val_count, scenes.size, 1_000_000 + recipe.seed
-    )
 
 
 def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:

@@ -278,3 +278,26 @@ def _described(kind: Any) -> str:
     if origin is list:
         return f"one or more values, each {_described(parts[0])}"
     return _WORDS.get(origin or kind) or str(kind.__doc__)
+
+
+def add_views(parser: ArgumentParser) -> None:
+    """How pictures are looked at; what is not given is done as the model was trained for."""
+    parser.add_argument(
+        "--mode",
+        type=Literal["whole", "slide"] | None,
+        help="Whole pictures or a sliding window; by default as the model was trained for.",
+    )
+    parser.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
+    parser.add_argument(
+        "--stride", type=tuple[Side, Side] | None, help="From window to window, down and across; 2/3 of the crop."
+    )
+    parser.add_argument(
+        "--short_side", type=Side | None, help="First resize until the shorter side has so many pixels."
+    )
+    parser.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
+    parser.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
+    add_device(parser)
+
+
+def add_device(parser: ArgumentParser, default: str = "auto") -> None:
+    parser.add_argument("--device", type=Device, default=default, help="cpu, cuda, cuda:N, mps; auto is the best.")

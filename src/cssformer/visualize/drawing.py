@@ -168,10 +168,10 @@ def _length(text: str, size: int) -> float:
 @cache
 def _fitting(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """The text and a font that has its characters: the package's or one of the system's; else these are escaped."""
-    font = ImageFont.truetype(FONT, size)
+    font = ImageFont.truetype(str(FONT), size)
     missing = _missing(font, text)
     if missing and (found := _system_font(text)):
-        other = ImageFont.truetype(found[0], size, found[1])
+        other = ImageFont.truetype(str(found[0]), size, found[1])
         if not _missing(other, text):
             return text, other
     for character in missing:

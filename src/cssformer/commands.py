@@ -1,0 +1,395 @@
+"""The commands of the command line: the options of each, and what it calls and prints."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cssformer.training.recipe import RECIPE, Recipe, TrainingConfig
+from cssformer.utils.atomic import require_writable
+from cssformer.utils.console import show
+from cssformer.utils.errors import UserError
+from cssformer.utils.options import (
+    Batch,
+    ConfigFile,
+    Natural,
+    Share,
+    Side,
+    add_device,
+    add_views,
+)
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from cssformer.metrics import Evaluation
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line: what its help says, its options, and what it does (returning the exit code)."""
+
+    summary: str
+    add_arguments: "Callable[[ArgumentParser], None]"
+    run: "Callable[[Namespace], int]"
+
+
+def _arguments(options: "Namespace") -> dict[str, Any]:
+    """The options that are arguments of the command's function."""
+    return {name: value for name, value in options.as_dict().items() if name != "json"}
+
+
+def _write_json(options: "Namespace", result: dict[str, Any]) -> None:
+    from cssformer.utils.atomic import atomic_write
+
+    if options.json is not None:
+        with atomic_write(options.json) as path:
+            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _add_prepare_folder(parser: "ArgumentParser") -> None:
+    from cssformer.prepare.folder import prepare_folder
+
+    parser.add_argument(
+        "--source",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="The folder of both, or that of the pictures, then the masks.",
+    )
+    parser.add_argument(
+        "--classes",
+        type=str,
+        nargs="+",
+        help="Names of the classes, in the order of their ids; colours are in the order of their R, G, B.",
+    )
+    parser.add_argument(
+        "--ignore", type=str, nargs="+", help="Ids, colours (R,G,B) or names that are no class; 255 is ignored anyway."
+    )
+    parser.add_argument("--val_share", type=Share, default=0.1, help="Share of the pictures drawn for validation.")
+    parser.add_argument("--seed", type=Natural, default=0, help="The draw of the validation split comes from it.")
+    parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore", "val_share", "seed"})
+
+
+def _prepare_folder(options: "Namespace") -> int:
+    from cssformer.prepare.folder import prepare_folder
+
+    prepared = prepare_folder(**_arguments(options))
+    show(prepared.table())
+    _write_json(options, prepared.as_dict())
+    return 0
+
+
+def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), meaning: str = "") -> Command:
+    """The command of one file of ``data/benchmarks``, which may come with either number of classes."""
+
+    def add_arguments(parser: "ArgumentParser") -> None:
+        parser.add_argument(
+            "--source", type=Path, nargs="+", required=True, help="The official archives, or folders of their files."
+        )
+        parser.add_argument("--output", type=Path, required=True, help="The prepared folder to be made.")
+        parser.add_argument(
+            "--partial", type=bool, default=False, help="Take fewer pictures than there are officially."
+        )
+        if classes:
+            parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
+
+    def run(options: "Namespace") -> int:
+        from cssformer.prepare.benchmark import prepare_benchmark
+
+        described = import_module(f"cssformer.prepare.{module}")
+        arguments = _arguments(options)
+        benchmark = described.benchmark(arguments.pop("classes")) if classes else described.BENCHMARK
+        prepared = prepare_benchmark(benchmark, **arguments)
+        show(prepared.table())
+        _write_json(options, prepared.as_dict())
+        return 0
+
+    return Command(f"Make a data folder of {title}.", add_arguments, run)
+
+
+def _add_check(parser: "ArgumentParser") -> None:
+    parser.add_argument("data", type=Path, help="A prepared data folder.")
+
+
+def _check(options: "Namespace") -> int:
+    from cssformer.data.check import check
+
+    report = check(options.data)
+    heading, *rows = report.table()
+    show(rows, heading)
+    for sentence in report.errors:
+        print(f"error: {sentence}")
+    for sentence in report.warnings:
+        print(f"warning: {sentence}")
+    print(f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}.")
+    _write_json(options, report.as_dict())
+    return 1 if report.errors else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _add_train(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "--resume", type=bool, default=False, help="Continue the interrupted run in --output, by its recipe."
+    )
+    parser.add_argument(
+        "--config",
+        action=ConfigFile,
+        help="A YAML recipe, over those that it lists under base; options on the command line win over them.",
+    )
+    parser.add_class_arguments(Recipe)
+
+
+def _train(options: "Namespace") -> int:
+    from cssformer.training.stop import Interrupted, Stop, signals_later
+
+    recipe = Recipe.from_options(options)
+    if options.resume:
+        steps = recipe.training.steps
+        if recipe != Recipe(output=recipe.output, training=TrainingConfig(steps=steps)):
+            raise UserError(
+                "--resume goes on by the run's own recipe; give no options but --output, --training.steps, --json."
+            )
+        saved = Path(recipe.output) / RECIPE
+        if not saved.is_file():
+            raise UserError(f"{recipe.output} holds no run to resume; {saved} is missing.")
+        recipe = dataclasses.replace(Recipe.load(saved), output=recipe.output)
+        if steps not in (TrainingConfig().steps, recipe.training.steps):
+            print(
+                f"training.steps {recipe.training.steps} -> {steps}: the learning rate falls to 0 at step {steps} now."
+            )
+            recipe.training.steps = steps
+    try:
+        with Stop().listening():
+            # An import that is interrupted may leave half a library.
+            with signals_later():
+                from cssformer.training.train import train
+            evaluation = train(recipe, options.resume)
+    except Interrupted as interrupted:
+        begun = (Path(recipe.output) / "checkpoints" / "last.ckpt").exists()
+        again = f"continue with: cssformer train --output {recipe.output} --resume" if begun else "nothing is kept yet."
+        print(f"Stopped; {again}", file=sys.stderr)
+        return interrupted.code
+    if evaluation is None:
+        return 0
+    _show_scores(evaluation)
+    print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
+    _write_json(options, evaluation.as_dict())
+    return 0
+
+
+def _note_unfinished(model: str) -> None:
+    """Say that a run folder's model may still get better."""
+    if (Path(model) / "checkpoints").is_dir() and not (Path(model) / "scores.json").exists():
+        print(f"{model} has not finished its training; this is its best network so far.")
+
+
+def _show_scores(evaluation: "Evaluation") -> None:
+    show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
+    print()
+    show(evaluation.summary())
+
+
+def _add_evaluate(parser: "ArgumentParser") -> None:
+    parser.add_argument(
+        "model", type=str | None, nargs="?", help="A run folder, a model folder or a Hugging Face model id."
+    )
+    parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
+    parser.add_argument("--split", type=str, default="val", help="Which split is scored.")
+    parser.add_argument("--output", type=Path | None, help="Write scores, tables and pictures into this folder.")
+    parser.add_argument(
+        "--submission",
+        type=Path | None,
+        help="Write PNGs with the source's ids into this folder, as test servers take them; needs no labels.",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path | None,
+        help="Instead of a model: a folder of PNGs, NAME.png or NAME_*.png, with the class index of each pixel.",
+    )
+    parser.add_argument(
+        "--raw", type=bool, default=False, help="The predictions hold the source's ids, not class indices."
+    )
+    add_views(parser)
+    parser.add_argument(
+        "--dilation_ratio", type=Share, default=0.02, help="Width of Boundary IoU's bands, of the picture's diagonal."
+    )
+
+
+def _evaluate(options: "Namespace") -> int:
+    from cssformer.metrics import write_report
+    from cssformer.metrics.report import SCORES
+    from cssformer.training.score import score_model, score_predictions
+
+    if options.output is not None:
+        # Not only after hours of work.
+        require_writable(options.output / SCORES)
+    given = {name: options[name] for name in ("mode", "crop", "stride", "short_side", "scales", "flip")}
+    if options.predictions is None:
+        if options.model is None:
+            raise UserError("Give a model to evaluate, or label files with --predictions DIR --data DIR.")
+        if options.raw:
+            raise UserError("--raw tells how the files of --predictions are meant; leave it out for a model.")
+        _note_unfinished(options.model)
+        found = score_model(
+            options.model,
+            options.data,
+            options.split,
+            submission=options.submission,
+            scored=options.output is not None,
+            dilation_ratio=options.dilation_ratio,
+            device=options.device,
+            **given,
+        )
+        if isinstance(found, int):
+            print(f"{found} files written to {options.submission}; without labels there is no score.")
+            _write_json(options, {"submission": str(options.submission), "pictures": found})
+            return 0
+    else:
+        given |= {"model": options.model, "submission": options.submission}
+        if needless := [name for name, value in given.items() if value not in (None, False, [1.0])]:
+            raise UserError(f"Files of --predictions are scored as they are; leave out {needless[-1]}.")
+        if options.data is None:
+            raise UserError("Give --data DIR, the prepared folder with the truth for --predictions.")
+        found = score_predictions(
+            options.predictions, options.data, options.split, raw=options.raw, dilation_ratio=options.dilation_ratio
+        )
+    evaluation, data = found
+    _show_scores(evaluation)
+    if options.output is not None:
+        write_report(evaluation, data, options.output)
+    _write_json(options, evaluation.as_dict())
+    return 0
+
+
+def _add_predict(parser: "ArgumentParser") -> None:
+    from cssformer.inference.files import predict_files
+
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
+    add_views(parser)
+    views = {"mode", "crop", "stride", "short_side", "scales", "flip", "device"}
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", *views})
+
+
+def _predict(options: "Namespace") -> int:
+    from cssformer.inference.files import predict_files
+
+    _note_unfinished(options.model)
+    done = predict_files(**_arguments(options))
+    show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
+    print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
+    if done["left_out"]:
+        print(f"{_count(done['left_out'], 'other file')} left out")
+    for note in done["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    for sentence in done["failed"].values():
+        print(f"error: {sentence}", file=sys.stderr)
+    _write_json(options, done)
+    return 1 if done["failed"] else 0
+
+
+def _add_explain(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("image", type=Path, help="A picture.")
+    parser.add_argument(
+        "--at", type=tuple[Natural, Natural], required=True, help="The pixel's X and Y; 0 0 is the picture's top left."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="The PNG to write.")
+    parser.add_argument(
+        "--stride",
+        type=Literal[4, 8, 16, 32] | None,
+        help="Draw what the token of this stride looks at; the finest by default.",
+    )
+    add_device(parser)
+
+
+def _explain(options: "Namespace") -> int:
+    from cssformer.inference import Predictor, explain
+
+    explanation = explain(Predictor.from_pretrained(options.model, options.device), options.image, *options.at)
+    explanation.save(options.output, options.stride)
+    heading, *rows = explanation.table()
+    show(rows, heading)
+    name, confidence = explanation.label
+    print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({100 * confidence:.1f} %): {options.output}")
+    _write_json(options, explanation.as_dict())
+    return 0
+
+
+def _study_command(kind: str, summary: str) -> Command:
+    """A study lies beside the package in a clone, and is not part of an installed one."""
+
+    def studies() -> Any:
+        clone = Path(__file__).resolve().parents[2]
+        if not (clone / "studies" / "__init__.py").is_file():
+            raise UserError(
+                "Studies are not part of the installed package; clone the repository and install it with -e."
+            )
+        if str(clone) not in sys.path:
+            sys.path.append(str(clone))
+        return import_module("studies.cli")
+
+    def run(options: "Namespace") -> int:
+        _write_json(options, studies().run(options, kind))
+        return 0
+
+    return Command(summary, lambda parser: studies().add_arguments(parser, kind), run)
+
+
+def _add_profile(parser: "ArgumentParser") -> None:
+    from cssformer.metrics.profile import PAPERS
+
+    parser.add_argument("--size", type=list[Side], default=[480], help="The picture's height and width in pixels.")
+    parser.add_argument("--classes", type=Batch, default=150, help="How many classes are told apart.")
+    add_device(parser, "cpu")
+    parser.add_argument("--config", action=ConfigFile, help="A YAML recipe; by default the network is the paper's.")
+    parser.add_class_arguments(Recipe)
+    # The paper's network, where neither a config nor an option says otherwise.
+    parser.set_defaults({f"model.{name}": None for name in ("backbone", *PAPERS)})
+
+
+def _profile(options: "Namespace") -> int:
+    from cssformer.metrics.profile import PAPERS, profile, untrained
+
+    if len(options.size) > 2:
+        raise UserError("--size takes a height and a width.")
+    for name, value in {"backbone": "swin_tiny_patch4_window7_224", **PAPERS}.items():
+        if getattr(options.model, name) is None:
+            setattr(options.model, name, getattr(Recipe().model, name) if options.config else value)
+    model = untrained(Recipe.from_options(options).model, options.classes)
+    found = profile(model, options.size[0], options.size[-1], options.device)
+    for heading, *rows in found.tables():
+        show(rows, heading)
+        print()
+    _write_json(options, found.as_dict())
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
+    "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
+    "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
+    "prepare pascal-context": _prepare_benchmark(
+        "pascal_context", "PASCAL Context", (59, 60), "60 count the background; their mIoU is about 5 points lower."
+    ),
+    "prepare coco-stuff-10k": _prepare_benchmark(
+        "coco_stuff", "COCO-Stuff 10K", (171, 182), "182 keep eleven things that were never annotated."
+    ),
+    "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
+    "train": Command("Train a network and score it.", _add_train, _train),
+    "evaluate": Command("Score a trained network, or label files of any program.", _add_evaluate, _evaluate),
+    "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
+    "study modules": _study_command("modules", "Train with and without the paper's modules."),
+    "study points": _study_command("points", "Train with several numbers of points."),
+    "study decoders": _study_command("decoders", "Train the decoder among its peers."),
+    "profile": Command("Count and time each part of a network.", _add_profile, _profile),
+    "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
+}

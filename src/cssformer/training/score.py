@@ -1,0 +1,67 @@
+"""Score a run, a model or label files on the data they are for."""
+
+from pathlib import Path
+from typing import Any
+
+from cssformer.data import SegmentationFolder
+from cssformer.inference import Predictor
+from cssformer.metrics import Evaluation, PredictionFolder, evaluate, evaluate_predictions, submit
+from cssformer.training.datasets import Dataset, datasets
+from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.utils.errors import UserError
+
+
+def score_model(
+    model: str,
+    folder: Path | None,
+    split: str,
+    *,
+    submission: Path | None = None,
+    scored: bool = False,
+    dilation_ratio: float,
+    device: str,
+    **views: Any,
+) -> tuple[Evaluation, Dataset] | int:
+    """Score a trained network on a split of prepared data, or of the data that its run was trained on.
+
+    Args:
+        model: a run folder, a model folder or a Hugging Face model id.
+        folder: the prepared data; by default the run's own.
+        split: of the data.
+        submission: also write the predictions into this folder.
+        scored: refuse a split without labels.
+        dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        device, views: of :class:`cssformer.inference.Predictor`.
+
+    Returns:
+        The evaluation and its data, or how many files of a submission were written where there are no labels.
+
+    Raises:
+        UserError: the model or its data are missing, or do not belong together.
+    """
+    saved = Path(model) / RECIPE
+    recipe = Recipe.load(saved) if saved.is_file() else Recipe()
+    predictor = Predictor.from_pretrained(model, device, **views)
+    folder = folder or (Path(recipe.data) if recipe.data else None)
+    data: Dataset
+    if folder is not None:
+        data = SegmentationFolder(folder, split)
+        if submission is not None and data.labels is None:
+            if scored:
+                raise UserError(f"The split {split} has no labels, so there are no scores for --output.")
+            return submit(predictor, data, submission)
+    elif not saved.is_file():
+        raise UserError(f"{model} is no run folder, so its data is not known; give --data DIR.")
+    elif split != "val":
+        raise UserError(f"Generated scenes have no split {split!r} to score; take val.")
+    else:
+        data = datasets(recipe)[1]
+    return evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission), data
+
+
+def score_predictions(
+    files: Path, folder: Path, split: str, *, raw: bool, dilation_ratio: float
+) -> tuple[Evaluation, Dataset]:
+    """Score label files of any program on a split of prepared data; raises as :func:`evaluate_predictions`."""
+    data = SegmentationFolder(folder, split)
+    return evaluate_predictions(PredictionFolder(files, data, raw), data, dilation_ratio=dilation_ratio), data
