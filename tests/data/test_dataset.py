@@ -21,7 +21,7 @@ COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
 
 @given(
     st.lists(st.tuples(NAMES, COLOURS), min_size=1, max_size=20),
-    st.dictionaries(NAMES, st.none() | st.integers(0, 19)),
+    st.dictionaries(st.integers(0, 65535).map(str) | st.just("1 2 3"), st.none() | st.integers(0, 19)),
     st.dictionaries(NAMES, st.integers(0, 10**6)),
     st.dictionaries(NAMES, NAMES),
     st.sampled_from([255, 65535]),
@@ -29,6 +29,7 @@ COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
 def test_description_survives_its_file(tmp_path_factory, classes, mapping, counts, sources, ignore):
     folder = tmp_path_factory.mktemp("info")
     names, colours = zip(*classes, strict=True)
+    mapping = {raw: index and index % len(names) for raw, index in mapping.items()}
     info = DatasetInfo(names, colours, ignore, mapping, counts, sources)
     info.save(folder)
     assert DatasetInfo.load(folder) == info
@@ -177,3 +178,23 @@ def test_truncation_is_told_at_every_length(kind, thumbnail):
     assert not is_truncated(data)
     assert not is_truncated(data + b"\0" * 100)
     assert all(is_truncated(data[:length]) for length in range(8, len(data) - 8, 7))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "classes: {0: {name: a, colour: [.inf, 0, 0]}}",
+        "classes: {0: {name: a}}\nignore: .inf",
+        "classes: {0: {name: a}}\nignore: " + "9" * 5000,
+        "classes: {0: {name: a}}\nmapping: {99999999999999999999: 0}",
+        "classes: {0: {name: a}}\nmapping: {3: 1}",
+        "classes: {0: {name: a}}\nmapping: {3: true}",
+        "classes: {0: {name: a}}\nmapping: {3: [0]}",
+        "classes: " + "[" * 3000 + "]" * 3000,
+    ],
+)
+def test_descriptions_that_nobody_honest_wrote(tmp_path, text):
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.yaml") as error:
+        DatasetInfo.load(tmp_path)
+    assert str(error.value).isprintable() and len(str(error.value)) < 400

@@ -1,6 +1,5 @@
 """Predictions of other programs and submissions: the published scorers, round trips, and what cannot be right."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,9 +10,8 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import look_up
+from cssformer.data.dataset import look_up, raw_ids
 from cssformer.metrics import PredictionFolder, Submission, evaluate_predictions
-from cssformer.metrics.predictions import raw_ids
 from cssformer.prepare import ade20k, cityscapes
 from cssformer.prepare.benchmark import Benchmark
 from cssformer.prepare.writer import class_table
@@ -123,15 +121,15 @@ def test_raw_ids_that_are_ignored_are_no_prediction(data: SegmentationFolder, tm
 
 
 def test_ids_of_classes() -> None:
-    assert raw_ids(INFO).tolist() == [7, 4, 300]
+    assert raw_ids(INFO.classes, INFO.mapping).tolist() == [7, 4, 300]
     # The lowest of several, and class indices where nothing is told.
-    assert raw_ids(replace(INFO, mapping={"9": 0, "10": 0, "2": 1, "3": 2})).tolist() == [9, 2, 3]
-    assert raw_ids(replace(INFO, mapping={})).tolist() == [0, 1, 2]
-    assert raw_ids(replace(INFO, mapping={})).dtype == np.uint8
+    assert raw_ids(INFO.classes, {"9": 0, "10": 0, "2": 1, "3": 2}).tolist() == [9, 2, 3]
+    assert raw_ids(INFO.classes, {}).tolist() == [0, 1, 2]
+    assert raw_ids(INFO.classes, {}).dtype == np.uint8
     with pytest.raises(UserError, match="colour-coded"):
-        raw_ids(replace(INFO, mapping={"0 0 9": 0, "1 2 3": 1, "4 5 6": 2}))
+        raw_ids(INFO.classes, {"0 0 9": 0, "1 2 3": 1, "4 5 6": 2})
     with pytest.raises(UserError, match="no id of its source for the class 'b'"):
-        raw_ids(replace(INFO, mapping={"1": 0, "2": 2}))
+        raw_ids(INFO.classes, {"1": 0, "2": 2})
 
 
 def test_no_submission_into_prepared_data(data: SegmentationFolder) -> None:

@@ -1,6 +1,6 @@
 """The one dataset on disk: ``root/{train,val[,test]}/{images,labels}/NAME.{jpg,png}`` and ``root/dataset.yaml``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ class DatasetInfo:
             )
         try:
             content = yaml.safe_load(read_bytes(path).decode())
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}.") from None
         try:
             entries = content["classes"]
@@ -91,9 +91,13 @@ class DatasetInfo:
                 sources=dict(content.get("sources", {})),
                 partial=bool(content.get("partial", False)),
             )
+            for raw, index in info.mapping.items():
+                known = index is None or (type(index) is int and 0 <= index < len(ordered))
+                if not known or (raw.isdecimal() and (len(raw) > 5 or int(raw) > 65535)):
+                    raise ValueError(f"the mapping sends {raw[:20]} to {str(index)[:20]}")
             if info.ignore not in (255, 65535) or len(ordered) > info.ignore:
                 raise ValueError(f"ignore is {info.ignore}; it must be 255 (up to 255 classes) or 65535")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{path} is not a description of a prepared dataset: {error}.") from None
         return info
 
@@ -125,6 +129,35 @@ def _colour(value: Any) -> tuple[int, int, int]:
     if not all(0 <= part <= 255 for part in (red, green, blue)):
         raise ValueError(f"colour {value} is not three numbers from 0 to 255")
     return red, green, blue
+
+
+def raw_ids(classes: Sequence[str], mapping: Mapping[str, int | None]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The id (C,) that each class has in the data set's source, the lowest where it has several.
+
+    Args:
+        classes: names of the classes.
+        mapping: that of the :class:`DatasetInfo`; if it is empty, the ids are the class indices.
+
+    Raises:
+        UserError: the source had colours instead of ids, or none for a class.
+    """
+    lowest = {index: raw for raw, index in sorted(source_ids(mapping).items(), reverse=True) if index is not None}
+    for index, name in enumerate(classes if mapping else ()):
+        if index not in lowest:
+            raise UserError(f"The data set's description gives no id of its source for the class {name!r}.")
+    ids = [lowest.get(index, index) for index in range(len(classes))]
+    return np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
+
+
+def source_ids(mapping: Mapping[str, int | None]) -> dict[int, int | None]:
+    """The mapping of a :class:`DatasetInfo` with its ids as numbers.
+
+    Raises:
+        UserError: the source had colours instead of ids.
+    """
+    if not all(raw.isdecimal() for raw in mapping):
+        raise UserError("The data set was made of colour-coded masks, so it has no ids of a source.")
+    return {int(raw): index for raw, index in mapping.items()}
 
 
 class SegmentationFolder:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import INVALID, label_table, look_up
+from cssformer.data.dataset import INVALID, label_table, look_up, raw_ids, source_ids
 from cssformer.data.files import files_under, read_bytes
 from cssformer.data.image_io import encode_png, read_ids
 from cssformer.utils.atomic import atomic_write
@@ -95,7 +95,7 @@ class Submission:
         if any((place / "dataset.yaml").is_file() for place in (folder, *folder.resolve().parents[:2])):
             raise UserError(f"{folder} is a place of prepared data; give another folder for the submission.")
         self.folder = folder
-        self.ids = raw_ids(info)
+        self.ids = raw_ids(info.classes, info.mapping)
 
     def write(self, name: str, labels: NDArray[np.integer]) -> None:
         """Write the class indices (H, W) predicted for a picture.
@@ -107,35 +107,10 @@ class Submission:
             path.write_bytes(encode_png(np.take(self.ids, labels)))
 
 
-def raw_ids(info: DatasetInfo) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The id (C,) that each class has in the data set's source, the lowest where it has several.
-
-    Raises:
-        UserError: the source had colours instead of ids, or none for a class.
-    """
-    lowest: dict[int, int] = {}
-    for raw, index in sorted(_source_ids(info).items(), reverse=True):
-        if index is not None:
-            lowest[index] = raw
-    for index, name in enumerate(info.classes):
-        if index not in lowest:
-            raise UserError(f"The data set's description gives no id of its source for the class {name!r}.")
-    ids = [lowest[index] for index in range(len(info.classes))]
-    return np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
-
-
 def _classes_of_raw_ids(info: DatasetInfo) -> NDArray[np.int32]:
     """The table from an id of the source to its class index, ``IGNORE`` or ``INVALID``."""
-    ids = _source_ids(info)
+    ids = source_ids(info.mapping) or {**{index: index for index in range(len(info.classes))}, info.ignore: None}
     table = np.full(max(ids) + 1, INVALID, np.int32)
     for raw, index in ids.items():
         table[raw] = IGNORE if index is None else index
     return table
-
-
-def _source_ids(info: DatasetInfo) -> dict[int, int | None]:
-    if not info.mapping:
-        return {**{index: index for index in range(len(info.classes))}, info.ignore: None}
-    if not all(raw.isdecimal() for raw in info.mapping):
-        raise UserError("The data set was made of colour-coded masks, so it has no ids of a source.")
-    return {int(raw): index for raw, index in info.mapping.items()}
