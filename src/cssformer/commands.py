@@ -1,6 +1,5 @@
 """The commands of the command line: the options of each, and what it calls and prints."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cssformer.training.recipe import RECIPE, Recipe, TrainingConfig
+from cssformer.training.recipe import Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
@@ -36,6 +35,8 @@ class Command:
     summary: str
     add_arguments: "Callable[[ArgumentParser], None]"
     run: "Callable[[Namespace], int]"
+    presets: "Callable[[Namespace], list[str]] | None" = None
+    """Words for those who give none, by the options that they do give."""
 
 
 def _arguments(options: "Namespace") -> dict[str, Any]:
@@ -142,9 +143,17 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--config",
         action=ConfigFile,
-        help="A YAML recipe, over those that it lists under base; options on the command line win over them.",
+        help="A recipe: demo, light, photos or a YAML file; later ones win, and options over them all.",
     )
     parser.add_class_arguments(Recipe)
+
+
+def _presets(options: "Namespace") -> list[str]:
+    if options.config or options.data is None or options.resume:
+        return []
+    from cssformer.training.presets import preset_words
+
+    return preset_words(Path(options.data), options.model)
 
 
 def _train(options: "Namespace") -> int:
@@ -152,20 +161,7 @@ def _train(options: "Namespace") -> int:
 
     recipe = Recipe.from_options(options)
     if options.resume:
-        steps = recipe.training.steps
-        if recipe != Recipe(output=recipe.output, training=TrainingConfig(steps=steps)):
-            raise UserError(
-                "--resume goes on by the run's own recipe; give no options but --output, --training.steps, --json."
-            )
-        saved = Path(recipe.output) / RECIPE
-        if not saved.is_file():
-            raise UserError(f"{recipe.output} holds no run to resume; {saved} is missing.")
-        recipe = dataclasses.replace(Recipe.load(saved), output=recipe.output)
-        if steps not in (TrainingConfig().steps, recipe.training.steps):
-            print(
-                f"training.steps {recipe.training.steps} -> {steps}: the learning rate falls to 0 at step {steps} now."
-            )
-            recipe.training.steps = steps
+        recipe = recipe.resumed()
     try:
         with Stop().listening():
             # An import that is interrupted may leave half a library.
@@ -384,7 +380,7 @@ COMMANDS: dict[str, Command] = {
         "coco_stuff", "COCO-Stuff 10K", (171, 182), "182 keep eleven things that were never annotated."
     ),
     "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
-    "train": Command("Train a network and score it.", _add_train, _train),
+    "train": Command("Train a network and score it.", _add_train, _train, _presets),
     "evaluate": Command("Score a trained network, or label files of any program.", _add_evaluate, _evaluate),
     "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
     "study modules": _study_command("modules", "Train with and without the paper's modules."),

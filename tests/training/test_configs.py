@@ -16,12 +16,13 @@ from cssformer.data import DatasetInfo
 from cssformer.data.dataset import distinct_colours
 from cssformer.training.recipe import Recipe
 from cssformer.training.train import train
-from cssformer.utils.options import ConfigFile, make_parser, parse
+from cssformer.utils.options import PRESETS, ConfigFile, make_parser, parse
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 RECIPES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "base"]
 ROWS = [path for path in RECIPES if path.parent != CONFIGS]
+RECIPES += sorted(PRESETS.glob("*.yaml"))
 CLASSES = {"ade20k": 150, "cityscapes": 19, "pascal_context": 59, "coco_stuff_10k": 171}
 BEST = {"ade20k": 55.48, "cityscapes": 84.72, "pascal_context": 59.95, "coco_stuff_10k": 50.92}
 BACKBONES = {"tiny": 28, "small": 49, "base": 87, "large": 195}  # millions of parameters, as Swin's authors count them
@@ -30,11 +31,12 @@ SHRUNK = {
     "swin": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
     "convnext": {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 16]},
     "mobilenetv2": {},
+    "resnet10t": {},
 }
 
 
 def name(path: Path) -> str:
-    return str(path.relative_to(CONFIGS))
+    return str(path.relative_to(CONFIGS)) if path.is_relative_to(CONFIGS) else path.stem
 
 
 def test_the_papers_table_is_there() -> None:

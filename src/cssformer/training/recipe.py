@@ -206,6 +206,27 @@ class Recipe:
             raise UserError(f"The recipe's augment.scale is {[low, high]}; the smaller number must come first.")
         return recipe
 
+    def resumed(self) -> "Recipe":
+        """The recipe of the run in ``output``, to be continued, if need be to another number of steps.
+
+        Raises:
+            UserError: there is no such run, or other options are given.
+        """
+        steps = self.training.steps
+        if self != Recipe(output=self.output, training=TrainingConfig(steps=steps)):
+            raise UserError(
+                "--resume goes on by the run's own recipe; give no options but --output, --training.steps, --json."
+            )
+        saved = Path(self.output) / RECIPE
+        if not saved.is_file():
+            raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
+        recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
+        before = recipe.training.steps
+        if steps not in (TrainingConfig().steps, before):
+            print(f"training.steps {before} -> {steps}: the learning rate falls to 0 at step {steps} now.")
+            recipe.training.steps = steps
+        return recipe
+
     def located(self) -> "Recipe":
         """The recipe with absolute paths, which finds its files from any folder."""
         data, weights = (path and str(Path(path).resolve()) for path in (self.data, self.model.weights))

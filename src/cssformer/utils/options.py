@@ -71,6 +71,7 @@ RENAMED = {
     "augment.max_share": "augment.cat_max_ratio",
     "base": "config",
 }
+PRESETS = Path(__file__).parents[1] / "configs"
 INSTEAD = {
     "epochs": "training lasts training.steps optimiser steps of training.batch_size pictures",
     "max_epochs": "training lasts training.steps optimiser steps of training.batch_size pictures",
@@ -99,13 +100,18 @@ def make_parser(prog: str | None = None, description: str | None = None) -> Argu
 
 
 class ConfigFile(ActionConfigFile):
-    """``--config FILE``: its keys go over those of the files before it.
+    """``--config FILE``: its keys go over those of the files before it. A bare name is a preset of the package.
 
     The file may itself list files below it under ``config``, relative to itself.
     """
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = Path(values)
+        presets = {preset.stem: preset for preset in PRESETS.glob("*.yaml")}
+        if not path.exists() and not path.suffix and str(path) == path.name:
+            if path.name not in presets:
+                raise UserError(f"There is no config {path}; give a YAML file, or {', '.join(sorted(presets))}.")
+            path = presets[path.name]
         content = read_yaml(path)
         below = content.pop("config", None) or []
         if not isinstance(below, list) or not all(isinstance(name, str) for name in below):
