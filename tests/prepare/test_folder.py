@@ -264,6 +264,24 @@ def test_lists_decide_the_split(tmp_path):
         prepare_folder([root], tmp_path / "other", **lists)
 
 
+@pytest.mark.parametrize(
+    "line", ["images\\{}.png", "in\\images\\{}.png masks\\{}.png", "{}.png,{}_mask.png", '"{}.png";x', "{}\t{}.png"]
+)
+def test_lists_of_other_programs(tmp_path, line):
+    root = source(tmp_path / "in", random_labels(0, 2, count=3))
+    (tmp_path / "train.txt").write_text("\n".join(line.format(name, name) for name in (0, 2)))
+    (tmp_path / "val.txt").write_text(line.format(1, 1))
+    prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt", val_list=tmp_path / "val.txt")
+    assert SegmentationFolder(tmp_path / "out", "train").names == ["0", "2"]
+
+
+def test_a_name_twice_in_one_list(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2, count=3))
+    (tmp_path / "train.txt").write_text("0\n1\n0\n")
+    with pytest.raises(UserError, match=r"0\.png is twice in the train list; leave it there once"):
+        prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt")
+
+
 def test_lists_of_names_with_spaces(tmp_path):
     root = source(tmp_path / "in", random_labels(0, 2, count=3))
     for path in root.glob("*/*.png"):

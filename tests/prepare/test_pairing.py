@@ -51,6 +51,18 @@ LAYOUTS = {
         ["train/a.png", "train_labels/a_L.png", "val/b.png", "val_labels/b_L.png"],
         {("train", "a"): "train_labels/a_L.png", ("val", "b"): "val_labels/b_L.png"},
     ),
+    "prefixes": (
+        ["images/image_0001.png", "masks/gt_0001.png", "images/image_0002.png", "masks/gt_0002.png"],
+        {(None, "image_0001"): "masks/gt_0001.png", (None, "image_0002"): "masks/gt_0002.png"},
+    ),
+    "prefixes in one folder": (
+        ["img1.jpg", "mask1.png", "img2.jpg", "mask2.png", "img3.jpg"],
+        {(None, "img1"): "mask1.png", (None, "img2"): "mask2.png", (None, "img3"): None},
+    ),
+    "prefixes of pictures alone": (
+        ["images/frame-7.jpg", "labels/label-7.png", "images/frame-77.jpg", "labels/label-77.png"],
+        {(None, "frame-7"): "labels/label-7.png", (None, "frame-77"): "labels/label-77.png"},
+    ),
     "SegNet": (["train/a.png", "trainannot/a.png"], {("train", "a"): "trainannot/a.png"}),
     "VOC": (
         ["JPEGImages/2007_01.jpg", "SegmentationClass/2007_01.png", "SegmentationObject/2007_01.png"],
@@ -134,3 +146,37 @@ def test_pictures_of_every_suffix_through_links(tmp_path):
     (tmp_path / "in" / "images").symlink_to(tmp_path / "elsewhere")
     found, _ = pair(tmp_path / "in", [f"images/{name}" for name in names] + [f"masks/{stem}.png" for stem in "abcde"])
     assert found == {(None, stem): f"masks/{stem}.png" for stem in "abcde"}
+    with pytest.raises(UserError, match="named like it"):
+        pair(tmp_path, ["foo/1.png", "bar/2.png"], image_suffix=".png", label_suffix=".png")
+
+
+def test_prefixes_with_the_suffixes_given(tmp_path):
+    files = ["A/image_0001.png", "B/gt_0001.png", "A/image_0002.png", "B/gt_0002.png"]
+    pairs, _ = pair(tmp_path, files, two=True, image_suffix=".png", label_suffix=".png")
+    assert pairs == {(None, "image_0001"): "B/gt_0001.png", (None, "image_0002"): "B/gt_0002.png"}
+
+
+@pytest.mark.parametrize("second", ["masks/a.tif", "labels/a.png"])
+def test_two_masks_of_one_picture_are_told(tmp_path, second):
+    with pytest.raises(UserError, match=r"may both be the mask of one picture"):
+        pair(
+            tmp_path, ["images/a.jpg", "masks/a.png", "images/b.jpg", "masks/b.png", second, second.replace("a.", "b.")]
+        )
+
+
+def test_links_to_files_and_folders(tmp_path):
+    """Also in a circle, and the source itself."""
+    for name in ("store/images/a.jpg", "store/masks/a.png", "in/val/images/b.jpg", "in/val/masks/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/train").symlink_to(tmp_path / "store")
+    (tmp_path / "store/again").symlink_to(tmp_path / "in")
+    (tmp_path / "in/val/images/c.jpg").symlink_to(tmp_path / "store/images/a.jpg")
+    (tmp_path / "in/val/masks/c.png").symlink_to(tmp_path / "store/masks/a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for root in ("in", "link"):
+        found = find_pairs(tmp_path / root)
+        assert {(each.split, each.name) for each in found.pairs if "again" not in each.folders} == {
+            *(("train", "a"), ("val", "b"), ("val", "c"))
+        }
+        assert all(each.label for each in found.pairs)

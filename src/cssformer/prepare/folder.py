@@ -1,5 +1,6 @@
 """From pictures and masks as people have them to a prepared folder."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -214,9 +215,12 @@ def _split(
     if any(lists.values()):
         chosen = [(pair, split) for split, path in lists.items() if path for pair in _listed(pairs, path)]
         how = "by the lists"
-        twice = [pair for pair, count in Counter(pair for pair, _ in chosen).items() if count > 1]
-        if twice:
-            raise UserError(f"{twice[0].image} is in more than one list.")
+        split_of: dict[Pair, str] = {}
+        for pair, split in chosen:
+            if pair in split_of:
+                where = f"twice in the {split} list" if split_of[pair] == split else "in more than one list"
+                raise UserError(f"{pair.image} is {where}; leave it there once.")
+            split_of[pair] = split
     elif any(pair.split for pair in pairs):
         without = [pair for pair in pairs if pair.split is None]
         if without:
@@ -273,11 +277,14 @@ def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        # A line may name the mask, too, but a picture's name may also hold spaces.
-        wanted = next(
-            (path for path in map(PurePosixPath, (line.strip(), line.split()[0])) if path.name in by_name),
-            PurePosixPath(line.strip()),
-        )
+        # A line may name the mask, too, but a picture's name may also hold spaces and commas.
+        parts = (line, re.split("[,;\t]", line)[0], line.split()[0])
+        ways = [
+            PurePosixPath(way)
+            for part in parts
+            for way in (part.strip(" \"'\t"), part.strip(" \"'\t").replace("\\", "/"))
+        ]
+        wanted = next((way for way in ways if way.name in by_name), ways[0])
         fits = by_name.get(wanted.name, set())
         if len(fits) > 1:
             folder = wanted.parts[-2:-1]

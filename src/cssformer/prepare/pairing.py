@@ -3,8 +3,9 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cssformer.data.files import files_under, is_picture
 from cssformer.utils.errors import UserError
@@ -17,6 +18,11 @@ _LABEL_FOLDER = re.compile(
     re.I,
 )
 _LABEL_WORD = re.compile(r"[_\-.](?:labels?|labelids|masks?|annot(?:ation)?s?|gt|segmentations?|seg|l|p)\b", re.I)
+# As in image_0001.png with gt_0001.png, or img1.jpg with mask1.png.
+_IMAGE_PREFIX = re.compile(r"^(?:images?|imgs?|pictures?|photos?|frames?|rgb)(?:[_\-. ]|(?=\d))", re.I)
+_LABEL_PREFIX = re.compile(
+    r"^(?:gt|ground_?truth|labels?|masks?|annot(?:ation)?s?|seg(?:mentation)?s?)(?:[_\-. ]|(?=\d))", re.I
+)
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -46,12 +52,14 @@ class Pairing:
 
     pairs: list[Pair]
     lonely_masks: list[Path]
-    suffixes: list[tuple[str, str]] = field(default_factory=list)
+    suffixes: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class _File:
     path: Path
+    #: By which it pairs.
+    name: str
     folders: tuple[str, ...]
     split: str | None
     role: str | None
@@ -83,33 +91,50 @@ def find_pairs(
     for found, where in ((pictures, images), (masks, labels or images)):
         if not found:
             raise UserError(f"{where} holds no {'pictures' if found is pictures else 'masks'} that can be read.")
+    pairing = _paired(pictures, masks, image_suffix, label_suffix)
+    if not pairing.suffixes:
+        apart = [file for file in pictures if not _LABEL_PREFIX.match(file.name)]
+        marked = [file for file in masks if _LABEL_PREFIX.match(file.name)]
+        pairing = _paired(
+            [replace(file, name=_IMAGE_PREFIX.sub("", file.name, 1)) for file in apart],
+            [replace(file, name=_LABEL_PREFIX.sub("", file.name, 1)) for file in marked],
+            image_suffix,
+            label_suffix,
+        )
+    if not pairing.suffixes:
+        raise UserError(
+            f"No picture under {images} has a mask that is named like it; "
+            "give the folder of the masks as a second source, or the suffixes of pictures and masks."
+        )
+    return pairing
+
+
+def _paired(pictures: list[_File], masks: list[_File], image_suffix: str | None, label_suffix: str | None) -> Pairing:
+    """Pair by names and suffixes; without any pair there are no suffixes either."""
     suffixes = (
         [(image_suffix, label_suffix)]
         if image_suffix is not None and label_suffix is not None
         else _suffixes(pictures, masks, image_suffix, label_suffix)
     )
-    if not suffixes:
-        raise UserError(
-            f"No picture under {images} has a mask that is named like it; "
-            "give the folder of the masks as a second source, or the suffixes of pictures and masks."
-        )
-
     image_ends, label_ends = ({pair[side] for pair in suffixes} for side in (0, 1))
-    mask_of = {
-        (file.place, file.path.name.removesuffix(end)): file.path for file in masks if (end := _end(file, label_ends))
-    }
-    pairs = []
+    mask_of: dict[Any, Path] = {}
+    for file in masks:
+        if end := _end(file, label_ends):
+            other = mask_of.setdefault((file.place, file.name.removesuffix(end)), file.path)
+            if other != file.path:
+                raise UserError(f"{other} and {file.path} may both be the mask of one picture; leave one there.")
+    pairs, paired = [], False
     for file in pictures:
         end = _end(file, image_ends)
         # Where pictures and masks share a folder, a mask may end like a picture, too (a.png, a_mask.png).
         if pictures is masks and _end(file, image_ends | label_ends) in label_ends:
             continue
-        if end is not None:
-            stem = file.path.name.removesuffix(end)
-            pairs.append(Pair(file.path, mask_of.pop((file.place, stem), None), file.folders, stem, file.split))
-        elif image_suffix is None:
-            pairs.append(Pair(file.path, None, file.folders, file.path.stem, file.split))
-    return Pairing(pairs, sorted(mask_of.values()), suffixes)
+        stem = file.path.stem if end is None else file.path.name.removesuffix(end)
+        mask = None if end is None else mask_of.pop((file.place, file.name.removesuffix(end)), None)
+        paired = paired or mask is not None
+        if end is not None or image_suffix is None:
+            pairs.append(Pair(file.path, mask, file.folders, stem, file.split))
+    return Pairing(pairs, sorted(mask_of.values()), suffixes if paired else [])
 
 
 def _files(root: Path, role: str | None) -> Iterable[_File]:
@@ -128,12 +153,12 @@ def _files(root: Path, role: str | None) -> Iterable[_File]:
                 split = _SPLITS[rest.lower()]
             elif rest:
                 folders.append(rest)
-        yield _File(path, tuple(folders), split, told)
+        yield _File(path, path.name, tuple(folders), split, told)
 
 
 def _end(file: _File, suffixes: set[str]) -> str | None:
     """The longest of ``suffixes`` that the file's name ends in."""
-    return max((suffix for suffix in suffixes if file.path.name.endswith(suffix)), key=len, default=None)
+    return max((suffix for suffix in suffixes if file.name.endswith(suffix)), key=len, default=None)
 
 
 def _suffixes(
@@ -142,13 +167,14 @@ def _suffixes(
     """The pairs of suffixes with which most files pair; several only if they differ in the extension alone."""
     ends = defaultdict(list)
     for file in pictures:
-        for stem, end in _cuts(file.path.name, image_suffix):
+        for stem, end in _cuts(file.name, image_suffix):
             ends[file.place, stem].append((file.path, end))
     votes: Counter[tuple[str, str]] = Counter()
     for file in masks:
-        for stem, end in _cuts(file.path.name, label_suffix):
+        for stem, end in _cuts(file.name, label_suffix):
             for path, image_end in ends.get((file.place, stem), ()):
-                if path != file.path and (path.parent != file.path.parent or _likeness(end) > _likeness(image_end)):
+                apart = path.parent != file.path.parent or file.name != file.path.name
+                if path != file.path and (apart or _likeness(end) > _likeness(image_end)):
                     votes[image_end, end] += 1
     if not votes:
         return []
