@@ -36,7 +36,7 @@ def test_workers_make_the_same_items(workers):
 def test_item_form():
     item = stream()[0]
     assert item["image"].shape == (3, 32, 32) and item["image"].dtype == torch.uint8
-    assert item["label"].shape == (32, 32) and item["label"].dtype == torch.int64
+    assert item["label"].shape == (32, 32) and item["label"].dtype == torch.int16
 
 
 def test_each_epoch_shows_every_picture_once_in_its_own_order():
@@ -67,5 +67,5 @@ def test_validation_set_is_unchanged():
     item, sample = items[2], scenes[2]
     assert item["name"] == sample.name
     assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), sample.image)
-    assert np.array_equal(item["label"].numpy(), sample.label) and item["label"].dtype == torch.int64
+    assert np.array_equal(item["label"].numpy(), sample.label) and item["label"].dtype == torch.int16
     assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE

@@ -11,6 +11,7 @@ from torch import nn
 
 from cssformer import CSSFormer
 from cssformer.training import train as runs
+from cssformer.training.fit import synchronise_batch_norm
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.utils.errors import UserError
@@ -80,10 +81,10 @@ def test_gpus_share_the_statistics_of_batch_norm_and_keep_activations() -> None:
     images, plain = torch.rand(1, 3, 64, 64), sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     expected = model(images)
     for device, world in (("cpu", 2), ("cuda", 1)):
-        runs.synchronise_batch_norm(model, torch.device(device), world)
+        synchronise_batch_norm(model, torch.device(device), world)
         assert not any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
     names = list(model.state_dict())
-    assert runs.synchronise_batch_norm(model, torch.device("cuda"), 2) is model
+    assert synchronise_batch_norm(model, torch.device("cuda"), 2) is model
     assert sum(isinstance(part, nn.SyncBatchNorm) for part in model.modules()) == plain > 0
     assert list(model.state_dict()) == names
     torch.testing.assert_close(model(images), expected)

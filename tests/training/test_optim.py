@@ -8,10 +8,10 @@ from torch import nn
 
 from cssformer import CSSFormer
 from cssformer.data.sampler import ResumableBatchSampler
+from cssformer.training.fit import split_batch
 from cssformer.training.module import SegmentationTask
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe, TrainingConfig
-from cssformer.training.train import split_batch
 from cssformer.utils.errors import UserError
 from studies.baselines.networks import BaselineNetwork
 

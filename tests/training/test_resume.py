@@ -61,7 +61,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, at_reading: int, kill: bool) -> Non
                 os.kill(os.getpid(), signal.SIGINT)
             return super().__getitem__(index)
 
-    monkeypatch.setattr(runs, "SyntheticScenes", Disturbed)
+    monkeypatch.setattr("cssformer.training.datasets.SyntheticScenes", Disturbed)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -157,7 +157,7 @@ def test_a_run_of_other_classes_is_not_resumed(tmp_path: Path, monkeypatch: pyte
             info = self.info
             self.info = dataclasses.replace(info, classes=info.classes[:3], colours=info.colours[:3])
 
-    monkeypatch.setattr(runs, "SyntheticScenes", Fewer)
+    monkeypatch.setattr("cssformer.training.datasets.SyntheticScenes", Fewer)
     with pytest.raises(UserError, match=f"begun with {count} classes, but its data has 3"):
         runs.train(recipe(tmp_path), resume=True)
 

@@ -2,6 +2,13 @@
 
 import csv
 import io
+import logging
+import os
+import signal
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +16,14 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.torch_version import TorchVersion
+from torch.utils.data import get_worker_info
 
+from cssformer import CSSFormer
+from cssformer.data import Sample, SyntheticScenes
 from cssformer.model.hub import load
 from cssformer.training import train as runs
+from cssformer.training.fit import accelerator
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST, read_checkpoint
@@ -122,3 +134,103 @@ def test_four_pictures_are_learnt_by_heart(tmp_path: Path) -> None:
     losses = [float(row["loss"]) for row in rows(tmp_path) if row["loss"]]
     # Measured: 2.5 in the first ten steps, 0.13 in the last ones.
     assert losses[0] > 1 and losses[-1] < 0.4
+
+
+def test_a_library_call_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+
+    def state() -> tuple[Any, ...]:
+        levels = [logger.level for logger in loggers]
+        precision = torch.get_float32_matmul_precision()
+        return levels, list(warnings.filters), precision, torch.get_rng_state().tolist()
+
+    before = state()
+    runs.train(recipe(tmp_path, steps=1), console=quiet())
+    assert state() == before
+
+
+def _count(saved: Counter[str], tensor: torch.Tensor) -> torch.Tensor:
+    saved["tensors"] += 1
+    return tensor
+
+
+def test_checkpointed_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = {"image": torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8), "label": torch.randint(3, (2, 64, 64))}
+    gradients, calls = [], []
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = CSSFormer("test_resnet", 3, channels=16, heads=2, points=2)
+        task = SegmentationTask(model, Recipe(training=TrainingConfig(grad_checkpointing=on)))
+        saved = Counter[str]()
+        with torch.autograd.graph.saved_tensors_hooks(partial(_count, saved), lambda tensor: tensor):
+            loss = task.training_step(batch, 0)
+        loss.backward()
+        calls.append(saved["tensors"])
+        gradients.append([parameter.grad for parameter in model.backbone.parameters()])
+    assert calls[1] < calls[0]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_backbone_without_checkpointing_is_told() -> None:
+    model = CSSFormer("test_resnet", 3, channels=16, heads=2, points=2)
+    model.backbone.pyramid = nn.Identity()
+    with pytest.raises(UserError, match=r"test_resnet knows no training\.grad_checkpointing"):
+        SegmentationTask(model, Recipe(training=TrainingConfig(grad_checkpointing=True)))
+
+
+def test_fewer_validation_pictures_than_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe(tmp_path, devices=2)
+    asked.scenes.val_count = 1
+    with pytest.raises(UserError, match=r"fewer validation pictures \(1\) than there are devices \(2\); .*devices 1"):
+        runs.train(asked, console=quiet())
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2.9.1", "cpu"), ("2.10.0", "auto"), ("2.15.0", "auto")])
+def test_apples_gpus_train_from_the_version_on_that_can(
+    monkeypatch: pytest.MonkeyPatch, version: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+    assert accelerator() == "auto"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert accelerator() == expected
+
+
+class Unlucky(SyntheticScenes):
+    """Scenes whose loader meets what containers and limits do."""
+
+    failure: Callable[[], None]
+
+    def __getitem__(self, index: int) -> Sample:
+        if get_worker_info() is not None:
+            type(self).failure()
+        return super().__getitem__(index)
+
+
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _no_shared_memory() -> None:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+def _no_files() -> None:
+    raise OSError(24, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (_killed, "^A process that loads pictures was killed; .*fewer --training.workers.$"),
+        (_no_shared_memory, "^The shared memory .*--training.workers 0 or .*--shm-size"),
+        (_no_files, "^1 processes that load pictures open more files .*ulimit -n"),
+    ],
+)
+def test_what_befalls_a_loader_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[[], None], told: str
+) -> None:
+    monkeypatch.setattr(Unlucky, "failure", staticmethod(failure), raising=False)
+    monkeypatch.setattr("cssformer.training.datasets.SyntheticScenes", Unlucky)
+    with pytest.raises(UserError, match=told):
+        runs.train(recipe(tmp_path, workers=1), console=quiet())

@@ -27,7 +27,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
     """``length`` augmented samples in a row, epoch after epoch, each epoch in an order of its own.
 
     Item k depends on (seed, k) alone, whatever worker makes it and whatever came before, so that an interrupted run
-    continues exactly: ``{"image": uint8 (3, h, w), "label": int64 (h, w)}``.
+    continues exactly: ``{"image": uint8 (3, h, w), "label": int16 (h, w)}``.
     """
 
     def __init__(self, dataset: Samples, augment: Augment, seed: int, length: int) -> None:
@@ -45,11 +45,13 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dataset))
         sample = self.dataset[int(self._order[1][place])]
-        return _tensors(self.augment(sample, np.random.default_rng((self.seed, 1, index))))
+        return _tensors(
+            self.augment(sample, np.random.default_rng((self.seed, 1, index))), len(self.dataset.info.classes)
+        )
 
 
 class ValidationSet(Dataset[dict[str, Tensor | str]]):
-    """The samples as they are: ``{"image": uint8 (3, H, W), "label": int64 (H, W), "name": str}``."""
+    """The samples as they are: ``{"image": uint8 (3, H, W), "label": int16 (H, W), "name": str}``."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset
@@ -60,14 +62,16 @@ class ValidationSet(Dataset[dict[str, Tensor | str]]):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         _leave_cores_to_other_workers()
         sample = self.dataset[index]
-        return {**_tensors(sample), "name": sample.name}
+        return {**_tensors(sample, len(self.dataset.info.classes)), "name": sample.name}
 
 
-def _tensors(sample: Sample) -> dict[str, Tensor]:
+def _tensors(sample: Sample, classes: int) -> dict[str, Tensor]:
     if sample.label is None:
         raise ValueError(f"{sample.name} has no label.")
     image = np.ascontiguousarray(sample.image.transpose(2, 0, 1))
-    return {"image": torch.from_numpy(image), "label": torch.from_numpy(sample.label).long()}
+    # A quarter of int64's bytes on the way from a loader's process.
+    label = torch.from_numpy(sample.label).to(torch.int16 if classes < 2**15 else torch.int32)
+    return {"image": torch.from_numpy(image), "label": label}
 
 
 def _leave_cores_to_other_workers() -> None:

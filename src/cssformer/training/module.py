@@ -1,5 +1,7 @@
 """Training and validation steps, as Lightning runs them."""
 
+from contextlib import suppress
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -12,6 +14,7 @@ from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork, segmentation_loss
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe
+from cssformer.utils.errors import UserError
 
 
 class SegmentationTask(L.LightningModule):
@@ -23,6 +26,8 @@ class SegmentationTask(L.LightningModule):
         self.recipe = recipe
         if recipe.training.backbone_lr_factor == 0:
             model.backbone.requires_grad_(False)
+        if recipe.training.grad_checkpointing:
+            _checkpoint_gradients(model)
 
     def on_train_start(self) -> None:
         # A run may continue to another number of steps, which changes the rates.
@@ -37,18 +42,18 @@ class SegmentationTask(L.LightningModule):
         torch.manual_seed(hash((self.recipe.seed, batch_idx, self.global_rank)) % 2**63)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int64 -> the loss."""
+        """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int16 -> the loss."""
         coarse, auxiliary = self.model.coarse_and_auxiliary(batch["image"].float() / 255)
-        return segmentation_loss(coarse, auxiliary, batch["label"], self.recipe.training.auxiliary_weight)
+        return segmentation_loss(coarse, auxiliary, batch["label"].long(), self.recipe.training.auxiliary_weight)
 
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
         self.finite: list[Tensor] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int64."""
+        """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""
         segmentation = predict(self, batch["image"], **self.model.inference)
-        self.confusion.update(segmentation.labels, batch["label"])
+        self.confusion.update(segmentation.labels, batch["label"].long())
 
     def coarse(self, images: Tensor) -> Tensor:
         """The network's, remembering whether all logits were finite."""
@@ -68,3 +73,18 @@ class SegmentationTask(L.LightningModule):
         optimizer = AdamW(groups, lr=training.lr)
         schedule = polynomial_decay(optimizer, training.steps, training.warmup_steps, training.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _checkpoint_gradients(model: SegmentationNetwork) -> None:
+    """Have timm's backbone compute its maps again for the gradients.
+
+    Raises:
+        UserError: it cannot.
+    """
+    for part in model.backbone.children():
+        if callable(switch := getattr(part, "set_grad_checkpointing", None)):
+            # An assertion is timm's way to say that the architecture has none.
+            with suppress(AssertionError):
+                switch(True)
+                return
+    raise UserError(f"{model.config['backbone']} knows no training.grad_checkpointing; leave it out.")

@@ -130,12 +130,14 @@ class TrainingConfig:
     power: NonNegative = 1.0
     """Exponent of the learning rate's polynomial decay to 0, which follows the warm-up."""
     clip: Positive | None = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; null does not limit it."""
     ema: Share | None = None
     """Decay of a moving average of the weights, which is then what is scored and kept; 0.999 is usual.
     It looks back about 1/(1 - decay) steps, which should be a small part of all: a longer look lags behind."""
     auxiliary_weight: NonNegative = 0.4
     """The auxiliary loss's weight."""
+    grad_checkpointing: bool = False
+    """Compute the backbone's maps again for the gradients: less memory, about a third more time."""
     precision: Literal["32", "bf16", "16"] = "32"
     """32, or mixed precision with bfloat16 or float16."""
     devices: Devices | Literal["auto"] = "auto"

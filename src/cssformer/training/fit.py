@@ -1,0 +1,222 @@
+"""The steps of a training, by Lightning: loaders, devices, callbacks, and what may go wrong with them."""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from timm.layers import convert_sync_batchnorm
+from torch.utils.data import DataLoader
+
+from cssformer.data.sampler import ResumableBatchSampler
+from cssformer.data.stream import Samples, TrainingStream, ValidationSet
+from cssformer.data.transforms import Augment
+from cssformer.model import SegmentationNetwork
+from cssformer.model.hub import RUN_MODEL
+from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
+from cssformer.training.module import SegmentationTask
+from cssformer.training.recipe import Recipe
+from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
+from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
+from cssformer.utils.errors import UserError
+
+CHILD_SECONDS = 10.0
+"""How long the process of another device may take to end."""
+
+
+def fit(
+    recipe: Recipe,
+    model: SegmentationNetwork,
+    train_data: Samples,
+    val_data: Samples,
+    start: int,
+    console: Console,
+    stop: Stop,
+) -> None:
+    """Take the steps from ``start`` on and leave checkpoints, metrics and the best model in the run folder."""
+    training, run = recipe.training, Path(recipe.output)
+    resume_point = ResumePoint(run / LAST, start, training.validate_every, stop)
+    progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
+    callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL), resume_point]
+    if training.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=training.ema))
+    if console.is_terminal:
+        callbacks.append(ProgressBar(leave=True))
+    try:
+        trainer = L.Trainer(
+            accelerator=accelerator(),
+            devices=training.devices,
+            num_nodes=training.nodes,
+            precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision],  # type: ignore[arg-type]
+            max_steps=training.steps,
+            max_epochs=-1,
+            min_epochs=0,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=training.clip,
+            logger=TensorBoardLogger(run, name="", version="tensorboard"),
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=console.is_terminal,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=training.log_every,
+        )
+    except MisconfigurationException as error:
+        raise UserError(
+            f"training.devices {training.devices} cannot be had: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
+    device_batch, accumulate = split_batch(training.batch_size, training.device_batch, trainer.world_size)
+    trainer.accumulate_grad_batches = accumulate
+    trainer.val_check_interval = training.validate_every * accumulate
+    total = training.steps * accumulate
+    stream = TrainingStream(
+        train_data, Augment(**vars(recipe.augment)), recipe.seed, training.steps * training.batch_size
+    )
+    batches = ResumableBatchSampler(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
+    loader = partial(
+        _Loader,
+        num_workers=training.workers,
+        persistent_workers=training.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=obey_parent_alone,
+    )
+    model = synchronise_batch_norm(model, trainer.strategy.root_device, trainer.world_size)
+    if len(val_data) < trainer.world_size:
+        raise UserError(
+            f"The data has fewer validation pictures ({len(val_data)}) than there are devices ({trainer.world_size}); "
+            f"give --training.devices {len(val_data)} or prepare more for validation."
+        )
+    own = range(trainer.global_rank, len(val_data), trainer.world_size)
+    with _quiet_lightning(), _told(training.workers), _devices_together(trainer, stop), stop.patience():
+        trainer.fit(
+            SegmentationTask(model, recipe),
+            loader(stream, batch_sampler=batches),
+            loader(ValidationSet(val_data), sampler=own),
+            ckpt_path=run / LAST if start else None,
+            weights_only=True,
+        )
+
+
+class _Loader(DataLoader[Any]):
+    """Begins its processes so that they obey this one alone."""
+
+    def __iter__(self) -> Any:
+        with signals_later():
+            return super().__iter__()
+
+
+def accelerator() -> str:
+    """Lightning's name of the devices to train on.
+
+    Apple's GPUs cannot differentiate the sampling before PyTorch 2.10.
+    """
+    return "cpu" if torch.backends.mps.is_available() and torch.__version__ < "2.10" else "auto"
+
+
+@contextmanager
+def _told(workers: int) -> Iterator[None]:
+    """Say in a sentence what may befall the processes that load pictures."""
+    failures = {
+        ("shared memory", "Bus error"): "The shared memory (/dev/shm) is too small for the processes that load "
+        "pictures; give --training.workers 0 or more of it (docker run --shm-size 8g).",
+        ("Too many open files", "ancdata", "_workers_status"): f"{workers} processes that load pictures open more "
+        "files than is allowed; raise the limit (ulimit -n 4096) or give --training.workers 0.",
+        ("DataLoader worker",): "A process that loads pictures was killed; if not by you, the memory was full: give "
+        "fewer --training.workers.",
+    }
+    try:
+        yield
+    except (OSError, RuntimeError, AttributeError) as error:
+        for words, sentence in failures.items():
+            if any(word in str(error) for word in words):
+                raise UserError(sentence) from error
+        raise
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice is about its own defaults; what concerns the user is said by Progress.
+
+    TensorFloat-32, which Lightning would advise, is what GPUs multiply with. All is put back at the end.
+    """
+    precision = torch.get_float32_matmul_precision()
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _devices_together(trainer: L.Trainer, stop: Stop) -> Iterator[None]:
+    """End the processes of the other devices, which Lightning began, when this one ends before they do."""
+
+    def take_children() -> list[subprocess.Popen[bytes]]:
+        # Lightning would answer their end by killing this process.
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        taken = list(children)
+        children.clear()
+        return taken
+
+    def give_up() -> None:
+        for child in take_children():
+            child.kill()
+        if trainer.is_global_zero:
+            print(f"Stopped after {GRACE_SECONDS:g} s of waiting for the other devices.", file=sys.stderr)
+        os._exit(Interrupted(stop.number).code)
+
+    if trainer.world_size > 1:
+        stop.give_up = give_up
+    try:
+        yield
+    except BaseException:
+        children = take_children()
+        for child in children:
+            child.terminate()
+        for child in children:
+            try:
+                child.wait(CHILD_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        raise
+
+
+def synchronise_batch_norm(model: SegmentationNetwork, device: torch.device, world: int) -> SegmentationNetwork:
+    """Let the BatchNorm layers of a backbone share their statistics where several GPUs train; changed in place.
+
+    By timm's conversion: PyTorch's, which Lightning uses, drops the activation that some of timm's layers hold.
+    """
+    return convert_sync_batchnorm(model) if world > 1 and device.type == "cuda" else model
+
+
+def split_batch(total: int, most: int, world: int) -> tuple[int, int]:
+    """The declared batch as (pictures per device and pass, passes per optimiser step)."""
+    if total % world:
+        raise UserError(
+            f"training.batch_size {total} cannot be shared by {world} devices; make it a multiple of {world}."
+        )
+    per_device = total // world
+    device_batch = max(size for size in range(1, min(most, per_device) + 1) if per_device % size == 0)
+    return device_batch, per_device // device_batch
