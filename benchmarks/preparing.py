@@ -28,7 +28,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cssformer.prepare.benchmark import ade20k, cityscapes, prepare_benchmark
+from cssformer.prepare import ade20k, cityscapes
+from cssformer.prepare.benchmark import prepare_benchmark
 
 REPEATS = 5
 SETS = {

@@ -138,10 +138,10 @@ def _write_entry(
 ) -> Written:
     """Write one picture and its label."""
     data, where = read_bytes(entry.image), Path(str(entry.image))
+    suffix = ".jpg" if data[:2] == b"\xff\xd8" and read_orientation(data) == 1 else ".png"
+    kept = suffix == ".jpg" or (data[:4] == b"\x89PNG" and read_orientation(data) == 1)
     # What is kept is decoded to see that it is sound.
-    picture = decode_image(data, where)
-    suffix = ".jpg" if data[:2] == b"\xff\xd8" and picture.facts.orientation == 1 else ".png"
-    kept = picture.facts.orientation == 1 and (suffix == ".jpg" or data[:4] == b"\x89PNG")
+    picture = decode_image(data, where, colours=not kept)
     (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else encode_png(picture.pixels))
     sums = [(hashlib.sha256(data).hexdigest(), str(entry.image))]
     if entry.label is None:
