@@ -3,7 +3,9 @@
 import csv
 import io
 import logging
+import math
 import os
+import re
 import signal
 import warnings
 from collections import Counter
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.torch_version import TorchVersion
 from torch.utils.data import get_worker_info
@@ -234,3 +237,28 @@ def test_what_befalls_a_loader_is_told_in_a_sentence(
     monkeypatch.setattr("cssformer.training.datasets.SyntheticScenes", Unlucky)
     with pytest.raises(UserError, match=told):
         runs.train(recipe(tmp_path, workers=1), console=quiet())
+
+
+def test_before_the_first_step_it_is_said_what_is_trained(tmp_path: Path) -> None:
+    console = quiet()
+    runs.train(recipe(tmp_path, steps=1), console=console)
+    said = console.file.getvalue().splitlines()
+    assert re.fullmatch(r"CSSFormer on convnext_atto, 0\.\d million parameters", said[0])
+    assert said[1] == "generated scenes: 8 pictures, 2 to validate"
+    assert said[2].startswith("1 steps of 4 pictures, 4 at a time on each of 1 x ")
+    assert said[3].startswith("step 1/1  loss")
+
+
+def test_tensorboard_holds_each_curve_once_a_step(tmp_path: Path) -> None:
+    runs.train(recipe(tmp_path, steps=4, log_every=2), console=quiet())
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    names = SyntheticScenes(1).info.classes
+    tags = events.Tags()
+    curves = {"loss", "lr", "images_per_second", "mIoU", "validation_loss", *(f"IoU/{name}" for name in names)}
+    assert set(tags["scalars"]) == curves and tags["images"] == ["validation"]
+    for tag in curves:
+        assert [event.step for event in events.Scalars(tag)] == [2, 4], tag
+    # Softmax of an untrained network: about the logarithm of the number of classes.
+    assert 0 < events.Scalars("validation_loss")[0].value < 3 * math.log(len(names))
+    assert "backbone: convnext_atto" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from cssformer.data import DatasetInfo
 from cssformer.training.module import SegmentationTask
 from cssformer.training.stop import Interrupted, Stop
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
+from cssformer.visualize.drawing import colourise
 
 
 def not_finite(what: str, trainer: L.Trainer) -> UserError:
@@ -80,16 +84,28 @@ class BestModel(Callback):
     It comes before EMAWeightAveraging, which takes the averaged weights away at the same hook.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, info: DatasetInfo) -> None:
+        self.folder, self.info = folder, info
         self.best = -math.inf
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationTask)
         if not trainer.strategy.reduce_boolean_decision(all(pl_module.finite)):
             raise not_finite(f"The class scores after step {trainer.global_step} are not finite", trainer)
-        miou = pl_module.confusion.scores().miou
-        pl_module.log("mIoU", torch.tensor(miou, dtype=torch.float32), prog_bar=True, rank_zero_only=True)
+        scores = pl_module.confusion.scores()
+        miou = scores.miou
+        pl_module.log("mIoU", torch.tensor(miou, dtype=torch.float32), prog_bar=True, logger=False, rank_zero_only=True)
+        curves = {"mIoU": miou, **{f"IoU/{name}": iou for name, iou in zip(self.info.classes, scores.iou, strict=True)}}
+        if pl_module.losses:
+            losses = torch.stack(pl_module.losses)
+            total = torch.stack([losses.sum(), torch.full_like(losses[0], len(losses))])
+            summed, count = trainer.strategy.reduce(total, reduce_op="sum").tolist()
+            curves["validation_loss"] = summed / count
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            trainer.logger.log_metrics(curves, trainer.global_step)
+            image, labels = (part.cpu().numpy() for part in pl_module.example)
+            drawn = np.concatenate([image.transpose(1, 2, 0), colourise(labels, self.info.colours)], axis=1)
+            trainer.logger.experiment.add_image("validation", drawn, trainer.global_step, dataformats="HWC")
         # Without a labelled pixel there is no score, but the first network is the best one all the same.
         score = -1.0 if math.isnan(miou) else miou
         if score > self.best:

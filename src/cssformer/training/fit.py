@@ -1,5 +1,6 @@
 """The steps of a training, by Lightning: loaders, devices, callbacks, and what may go wrong with them."""
 
+import dataclasses
 import logging
 import os
 import subprocess
@@ -30,6 +31,7 @@ from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
+from cssformer.utils.device import device_name
 from cssformer.utils.errors import UserError
 
 CHILD_SECONDS = 10.0
@@ -49,7 +51,7 @@ def fit(
     training, run = recipe.training, Path(recipe.output)
     resume_point = ResumePoint(run / LAST, start, training.validate_every, stop)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL), resume_point]
+    callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL, train_data.info), resume_point]
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:
@@ -66,7 +68,7 @@ def fit(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             gradient_clip_val=training.clip,
-            logger=TensorBoardLogger(run, name="", version="tensorboard"),
+            logger=TensorBoardLogger(run, name="", version="tensorboard", default_hp_metric=False),
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             enable_progress_bar=console.is_terminal,
@@ -99,6 +101,18 @@ def fit(
             f"The data has fewer validation pictures ({len(val_data)}) than there are devices ({trainer.world_size}); "
             f"give --training.devices {len(val_data)} or prepare more for validation."
         )
+    if trainer.is_global_zero:
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        device = device_name(trainer.strategy.root_device.type)
+        console.print(f"{type(model).__name__} on {recipe.model.backbone}, {millions:.1f} million parameters")
+        console.print(f"{recipe.data or 'generated scenes'}: {len(train_data)} pictures, {len(val_data)} to validate")
+        console.print(
+            f"{training.steps} steps of {training.batch_size} pictures, {device_batch} at a time on each of "
+            f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
+            f"{training.validate_every}"
+        )
+    assert trainer.logger is not None
+    trainer.logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     with _quiet_lightning(), _told(training.workers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
@@ -12,13 +13,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from cssformer.inference import predict
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork, segmentation_loss
+from cssformer.model.loss import cross_entropy
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 
 
 class SegmentationTask(L.LightningModule):
-    """A network under a recipe. Validation leaves ``confusion`` and ``finite``."""
+    """A network under a recipe.
+
+    Validation leaves ``confusion``, ``finite``, an ``example`` and, where whole pictures are scored, ``losses``.
+    """
 
     def __init__(self, model: SegmentationNetwork, recipe: Recipe) -> None:
         super().__init__()
@@ -49,17 +54,24 @@ class SegmentationTask(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
         self.finite: list[Tensor] = []
+        self.losses: list[Tensor] = []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""
         segmentation = predict(self, batch["image"], **self.model.inference)
         self.confusion.update(segmentation.labels, batch["label"].long())
+        if batch_idx == 0:
+            self.example = batch["image"][0], segmentation.labels[0]
+        if self.recipe.evaluation.mode == "whole":
+            # At the logits' own size: all classes at a large picture's size would fill the memory.
+            label = F.interpolate(batch["label"][None].float(), self.logits.shape[2:], mode="nearest-exact")
+            self.losses.append(cross_entropy(self.logits.float(), label[0].long()))
 
     def coarse(self, images: Tensor) -> Tensor:
-        """The network's, remembering whether all logits were finite."""
-        logits = self.model.coarse(images)
-        self.finite.append(logits.isfinite().all())
-        return logits
+        """The network's, remembered, and whether all were finite."""
+        self.logits = self.model.coarse(images)
+        self.finite.append(self.logits.isfinite().all())
+        return self.logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training
