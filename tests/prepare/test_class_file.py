@@ -43,6 +43,14 @@ WITH_IDS = {
     "NAME ID by commas": "road,0\ncar,1\nsky,2\n",
     "with =": "0=road\n1=car\n2=sky\n",
     "with :": "0: road\n1: car\n2: sky\n",
+    "arrows": "0 -> road\n1 -> car\n2 -> sky\n",
+    "arrows behind": "road => 0\ncar => 1\nsky => 2\n",
+    "dots": "0. road\n1. car\n2. sky\n",
+    "brackets": "0) road\n1) car\n2) sky\n",
+    "bars": "0|road\n1|car\n2|sky\n",
+    "hyphens": "0 - road\n1 - car\n2 - sky\n",
+    "hyphens behind": "road - 0\ncar - 1\nsky - 2\n",
+    "comments": "# three\n0 road # asphalt\n1 car\n2 sky\n",
     "heading": "id,name\n0,road\n1,car\n2,sky\n",
     "heading shifted": "name,id\nroad,0\ncar,1\nsky,2\n",
     "heading of words": "class name\n0 road\n1 car\n2 sky\n",
@@ -69,6 +77,9 @@ WITH_COLOURS = {
     "heading by letters": "name,red,green,blue\nroad,128,64,128\ncar,0,0,142\nsky,70,130,180\n",
     "hexadecimal": "#804080 road\n#00008E car\n#4682b4 sky\n",
     "hexadecimal table": "name,hex\nroad,#804080\ncar,#00008e\nsky,#4682b4\n",
+    "CVAT without #": "label:color_rgb:parts:actions\nroad:128,64,128::\ncar:0,0,142::\nsky:70,130,180::\n",
+    "Supervisely": '{"classes": [{"title": "road", "color": "#804080"}, {"title": "car", "color": "#00008E"}, '
+    '{"title": "sky", "color": "#4682B4"}], "tags": []}',
     "CVAT": "# label:color_rgb:parts:actions\nroad:128,64,128::\ncar:0,0,142::\nsky:70,130,180::\n",
     "JSON": '{"road": [128, 64, 128], "car": [0, 0, 142], "sky": [70, 130, 180]}',
     "JSON of hexadecimals": '{"road": "#804080", "car": "#00008e", "sky": "#4682b4"}',
@@ -104,6 +115,8 @@ def test_labelmes_ignored_class(tmp_path: Path) -> None:
 def test_names_that_look_like_something_else(tmp_path: Path) -> None:
     for text in (
         "lane 1\nlane 2\n",
+        "3-way junction\n2.5 ton truck\n",
+        "zone-1\nlane-2\n",
         "road [wet]\nroad [dry]\n",
         "traffic light\nwall: brick\n",
         "no\nnull\n",
@@ -207,3 +220,8 @@ def test_as_many_classes_as_16_bits_hold(tmp_path: Path) -> None:
     root = source(tmp_path / "in", np.array([[0, 1]]))
     found = prepared(tmp_path, root, "\n".join(f"c{number}" for number in range(65535)))
     assert len(found.info.classes) == 65535 and found.info.ignore == 65535
+
+
+def test_colours_that_are_not_in_the_masks_are_told(tmp_path: Path) -> None:
+    found = prepared(tmp_path, source(tmp_path / "in", np.array([[0, 1]])), "128 64 128 road\n0 0 142 car\n")
+    assert found.info.mapping == {"0": 0, "1": 1} and any("not in the masks" in note for note in found.notes)

@@ -19,15 +19,30 @@ MOST_CLASSES = 65535
 FORMS = "NAME, ID NAME, R G B NAME or #RRGGBB NAME on each line, or a JSON or YAML file of names"
 _MOST_BYTES = 1 << 23
 _IGNORE = "__ignore__"
+# As in `0 -> road`, `0. road`, `0|road` and the other way round, if every line is so.
+_MARKED_ID = re.compile(r"(?P<id>\d+)\s*(?:[-=]>|[|.)]|-(?=\s))\s*(?P<name>[^\W\d].*)")
+_MARKED_ID_BEHIND = re.compile(r"(?P<name>.*\S)\s*(?:[-=]>|\||\s-\s)\s*(?P<id>\d+)")
 _YAML = re.compile(r"-\s|[A-Za-z_]\w*:(\s*$|\s*[\[{&*])")
 # A name, of whose last word not all are digits, then a number.
 _NAME_ID = re.compile(r"((?:.*[\s,;:=])?[^\s,;:=]*[^\d\s,;:=][^\s,;:=]*)[\s,;:=]+(\d+)")
 
 # Titles of columns; of several the first is taken.
-_NAMES = ("name", "names", "class_name", "label_name", "category_name", "class", "label", "category")
-_IDS = ("id", "ids", "index", "pixel_value", "value", "class_id", "label_id", "category_id", "class_index")
+_NAMES = ("name", "names", "class_name", "label_name", "category_name", "class", "label", "category", "title")
+_IDS = (
+    "id",
+    "ids",
+    "index",
+    "pixel_value",
+    "value",
+    "class_id",
+    "label_id",
+    "category_id",
+    "class_index",
+    "number",
+    "code",
+)
 _CHANNELS = (("r", "red"), ("g", "green"), ("b", "blue"))
-_COLOURS = ("color", "colour", "rgb", "color_rgb", "hex")
+_COLOURS = ("color", "colour", "rgb", "color_rgb", "hex", "hex_code", "hex_color")
 # Under which other programs keep the names among other things.
 _KEYS = ("names", "id2label", "classes", "label2id", "categories", "labels")
 
@@ -66,7 +81,9 @@ def read_class_file(path: Path) -> list[ClassLine]:
     elif path.suffix.lower() in (".yaml", ".yml") or any(map(_YAML.match, lines)):
         found = _from_data(_yaml(text, path), path)
     else:
-        found = list(_from_lines([line for line in lines if not re.match(r"#(?![0-9a-fA-F]{6}\b)", line)], path))
+        # A colour is no comment.
+        lines = [re.sub(r"\s+#\s.*", "", line) for line in lines if not re.match(r"#(?![0-9a-fA-F]{6}\b)", line)]
+        found = list(_from_lines(lines, path))
     if not found:
         raise UserError(f"{path} names no classes.")
     if len(found) > MOST_CLASSES:
@@ -86,8 +103,12 @@ def _require_consistent(found: list[ClassLine], path: Path) -> None:
 
 
 def _from_lines(lines: list[str], path: Path) -> Iterator[ClassLine]:
+    lines = lines[1:] if lines and lines[0].startswith("label:color") else lines
     if not lines:
         return
+    for form in (_MARKED_ID, _MARKED_ID_BEHIND):
+        if all(matches := [form.fullmatch(line) for line in lines]):
+            lines = [f"{match['id']} {match['name']}" for match in matches if match]
     if all(re.fullmatch(r"[^:]+:(\d+,\d+,\d+)?:[^:]*:[^:]*", line) for line in lines):
         # CVAT's and datumaro's: label:color_rgb:parts:actions.
         for line in lines:

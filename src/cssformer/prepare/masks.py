@@ -166,7 +166,11 @@ def meaning(
         low, high = max(pairwise(sorted(known)), key=lambda pair: pair[1] - pair[0], default=(0, 0))
         if high > low + 1 and not (names or binary or as_colours):
             notes.append(f"No mask holds an id between {low} and {high}; if {high} is no class, add --ignore {high}.")
-    elif lines[0].id is None and not as_colours and not binary and len(lines) > largest + 1:
+    elif lines[0].colour is not None and lines[0].id is None and not as_colours:
+        notes.append(
+            "The colours of the class file are not in the masks: its classes are taken in the order of the ids."
+        )
+    if lines and lines[0].id is None and not as_colours and not binary and len(lines) > largest + 1:
         notes.append(
             f"The class file has {len(lines)} names in the order of the ids, but no mask holds an id above {largest}: "
             f"see that {lines[0].name!r} is the class of id 0."
