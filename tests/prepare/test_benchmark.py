@@ -98,6 +98,8 @@ def test_an_output_that_is_there_is_whole_or_not(
     assert main(words) == 2
     assert "out exists already and is whole (5 train, 2 val pictures); use it" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    # As after a kill between the last rename and the end.
+    (tmp_path / ".cssformer-0123abcd.lock").touch()
     next(output.glob("val/images/*")).unlink()
     assert main(words) == 2
     assert "out exists already and is no whole prepared folder" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from cssformer.data.image_io import (
 )
 from cssformer.prepare.archives import Member
 from cssformer.prepare.masks import Reader
+from cssformer.utils.atomic import remove_abandoned
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -64,6 +65,7 @@ def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
 
 def require_free(output: Path) -> None:
     """Raise UserError if there is anything at ``output``; the sentence says whether it is a whole prepared folder."""
+    remove_abandoned(output.resolve().parent)
     if not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir())):
         return
     try:

@@ -59,7 +59,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     lock = FileLock(working.with_suffix(".lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target.parent)
+        remove_abandoned(target.parent)
         lock.acquire()
         working.mkdir()
         yield working
@@ -72,7 +72,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         _remove(working, lock)
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Delete the temporary folders that no process holds."""
     for path in folder.glob(f"{_PREFIX}*.lock"):
         with suppress(Timeout, OSError):
