@@ -32,8 +32,10 @@ def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options: obj
     return data.getvalue()
 
 
-def drawn_mask(rng: np.random.Generator, pixels: np.random.Generator) -> tuple[str, bytes, np.ndarray, bool, bool]:
-    """Draw a file's kind by ``rng`` and what it holds by ``pixels``.
+def drawn_mask(
+    rng: np.random.Generator, pixels: np.random.Generator, block: int = 1
+) -> tuple[str, bytes, np.ndarray, bool, bool]:
+    """Draw a file's kind by ``rng`` and what it holds by ``pixels``, in squares of ``block`` pixels.
 
     Returns:
         Its format and more to name it by, the file, its upright ids (H, W) or colours (H, W, 3), whether it may be
@@ -44,7 +46,8 @@ def drawn_mask(rng: np.random.Generator, pixels: np.random.Generator) -> tuple[s
     bits = int(rng.choice([1, 2, 4, 8, 16]))
     orientation = int(rng.integers(1, 9)) if fmt in ("png", "tiff", "webp") else 1
     values = int(rng.choice([2, 3, 2**bits]))
-    ids = pixels.integers(0, min(values, 2**bits), shape)
+    coarse = pixels.integers(0, min(values, 2**bits), [-(-side // block) for side in shape])
+    ids = np.kron(coarse, np.ones((block, block), int))[: shape[0], : shape[1]]
     if rng.random() < 0.3:
         ids = np.where(ids % 2 == 1, 2**bits - 1, 0)
     colours = rng.integers(0, 256, (2 ** min(bits, 8), 3))
@@ -107,5 +110,5 @@ def drawn_mask(rng: np.random.Generator, pixels: np.random.Generator) -> tuple[s
         # OpenCV's bitmaps of 24 bits; GIF has no more than its palette.
         data, see_through = cv2.imencode(".bmp", drawn[..., ::-1].astype(np.uint8))[1].tobytes(), False
     else:
-        return drawn_mask(rng, pixels)
+        return drawn_mask(rng, pixels, block)
     return name, data, upright(drawn, orientation), wide, see_through

@@ -17,6 +17,7 @@ from cssformer.data.image_io import (
     decode_image,
     decode_mask,
     encode_png,
+    inspect_image,
     notes,
     read_ids,
     read_image,
@@ -347,3 +348,13 @@ def test_tags_of_another_type_are_no_traceback(tag, kind):
     for reader in (decode_image, decode_mask):
         with suppress(UserError):
             reader(bytes(data), FILE)
+
+
+def test_a_picture_inspected_is_the_picture_decoded():
+    pictures = [saved(smooth(), "JPEG"), png(RGB), png(WIDE, 16), png(GREY, 4, PALETTE, orientation=6), tiff(GREY)]
+    for data in pictures:
+        pixels, facts = decode_image(data, FILE)
+        assert inspect_image(data, FILE) == (pixels.shape[:2], facts)
+    middle = len(pictures[1]) // 2
+    with pytest.raises(UserError, match="some/file cannot be read as a picture"):
+        inspect_image(pictures[1][:middle] + b"\xff\xd0" * 40 + pictures[1][middle + 80 :], FILE)

@@ -27,7 +27,7 @@ def test_labels_are_what_was_drawn_or_refused(tmp_path, seed):
         root, drawn, may, must = tmp_path / f"in{number}", {}, False, False
         for index in range(4):
             of_kind, of_pixels = (np.random.default_rng((seed, number, of)) for of in (0, 1 + index))
-            name, data, drawn[f"{index}"], maybe, surely = drawn_mask(of_kind, of_pixels)
+            name, data, drawn[f"{index}"], maybe, surely = drawn_mask(of_kind, of_pixels, 4)
             may, must = may or maybe, must or surely
             for part in ("images", "masks"):
                 (root / part).mkdir(parents=True, exist_ok=True)

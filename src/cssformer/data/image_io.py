@@ -88,23 +88,16 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return decode_image(read_bytes(path), path).pixels
 
 
-def decode_image(data: bytes, path: Path, colours: bool = True) -> Picture:
+def decode_image(data: bytes, path: Path) -> Picture:
     """Decode a picture; transparency is dropped, 16 bits become 8, and of several pages the first is read.
-
-    Args:
-        data: the file.
-        path: is named in errors.
-        colours: False leaves those of a JPEG out, three times as fast, to see whether it is sound.
 
     Raises:
         UserError: no picture, damaged, truncated, too large, or of a kind that is neither grey nor colour of up to 16
-            bits.
+            bits; ``path`` is named.
     """
     with _opened(data, path) as (picture, pages):
         page = pages[0] if pages else None
         _require_picture(page, path)
-        if not colours:
-            picture.draft("L", picture.size)
         orientation, bits = _orientation(picture, data), _bits(data, picture, page)
         indexed = bmp_indices(data) if picture.format == "BMP" else None
         pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
@@ -113,6 +106,19 @@ def decode_image(data: bytes, path: Path, colours: bool = True) -> Picture:
         largest = int(pixels.max()) * 256 + 255 if bits == 16 else None
         facts = PictureFacts(orientation, _count(picture, pages), largest)
         return Picture(pixels if picture.format == "TIFF" else turned(pixels, orientation), facts)
+
+
+def inspect_image(data: bytes, path: Path) -> tuple[tuple[int, int], PictureFacts]:
+    """The upright height and width of a picture and its facts; raises as :func:`decode_image`, but is faster."""
+    with _opened(data, path) as (picture, pages):
+        orientation = _orientation(picture, data)
+        if picture.format in ("JPEG", "PNG") and orientation == 1 and _bits(data, picture, None) <= 8:
+            # All is decoded, to see that it is sound, but a JPEG without its colours, and nothing is converted.
+            picture.draft("L", picture.size)
+            picture.load()
+            return (picture.height, picture.width), PictureFacts(1, _count(picture, pages), None)
+    pixels, facts = decode_image(data, path)
+    return (pixels.shape[0], pixels.shape[1]), facts
 
 
 def to_rgb(picture: Image.Image, bits: int = 16) -> NDArray[np.uint8]:

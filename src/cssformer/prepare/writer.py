@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import (
-    Picture,
     PictureFacts,
     as_stored,
     decode_image,
     encode_png,
+    inspect_image,
     read_orientation,
     turned,
 )
@@ -142,16 +142,19 @@ def _write_entry(
     data, where = read_bytes(entry.image), Path(str(entry.image))
     suffix = ".jpg" if data[:2] == b"\xff\xd8" and read_orientation(data) == 1 else ".png"
     kept = suffix == ".jpg" or (data[:4] == b"\x89PNG" and read_orientation(data) == 1)
-    # What is kept is decoded to see that it is sound.
-    picture = decode_image(data, where, colours=not kept)
-    (folder / "images" / f"{entry.name}{suffix}").write_bytes(data if kept else encode_png(picture.pixels))
+    if kept:
+        content, (shape, facts) = data, inspect_image(data, where)
+    else:
+        pixels, facts = decode_image(data, where)
+        content, shape = encode_png(pixels), (pixels.shape[0], pixels.shape[1])
+    (folder / "images" / f"{entry.name}{suffix}").write_bytes(content)
     sums = [(hashlib.sha256(data).hexdigest(), str(entry.image))]
     if entry.label is None:
-        return Written(sums, picture.facts, None, False)
+        return Written(sums, facts, None, False)
 
     data, where = read_bytes(entry.label), Path(str(entry.label))
-    values, taken_as, by_size = _upright(read(data, where), data, picture, masks_as)
-    require_same_size(Path(str(entry.image)), picture.pixels.shape, where, values.shape, "mask")
+    values, taken_as, by_size = _upright(read(data, where), data, facts.orientation, shape, masks_as)
+    require_same_size(Path(str(entry.image)), shape, where, values.shape, "mask")
     reach = table[: int(values.max()) + 1]
     if len(reach) <= values.max() or INVALID in reach:
         _require_known(values, table, entry)
@@ -161,20 +164,20 @@ def _write_entry(
     turned_now = taken_as == "stored" or read_orientation(data) != 1
     right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
     (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else encode_png(stored))
-    return Written([*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))], picture.facts, taken_as, by_size)
+    return Written([*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))], facts, taken_as, by_size)
 
 
 def _upright(
-    values: NDArray[Any], data: bytes, picture: Picture, masks_as: MasksAs
+    values: NDArray[Any], data: bytes, orientation: int, shape: tuple[int, int], masks_as: MasksAs
 ) -> tuple[NDArray[Any], MasksAs | None, bool]:
     """The values of a mask, read upright from ``data``, as they lie on the upright picture; see :class:`Written`."""
-    orientation, own = picture.facts.orientation, read_orientation(data)
+    own = read_orientation(data)
     if own == orientation:
         return values, None, False
     stored = turned(as_stored(values, own), orientation)
     by_size = stored.shape != values.shape
     if by_size:
-        masks_as = "stored" if stored.shape == picture.pixels.shape[:2] else "shown"
+        masks_as = "stored" if stored.shape == shape else "shown"
     return stored if masks_as == "stored" else values, masks_as, by_size
 
 
