@@ -114,7 +114,7 @@ def fit(
     assert trainer.logger is not None
     trainer.logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
-    with _quiet_lightning(), _told(training.workers), _devices_together(trainer, stop), stop.patience():
+    with _told(training.workers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(
             SegmentationTask(model, recipe),
             loader(stream, batch_sampler=batches),
@@ -161,7 +161,7 @@ def _told(workers: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Lightning's advice is about its own defaults; what concerns the user is said by Progress.
 
     TensorFloat-32, which Lightning would advise, is what GPUs multiply with. All is put back at the end.

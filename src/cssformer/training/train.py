@@ -17,7 +17,7 @@ from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.model.hub import RUN_MODEL, load
 from cssformer.training.datasets import Dataset, datasets
 from cssformer.training.finetune import start_from, starting_point
-from cssformer.training.fit import CHILD_SECONDS, fit
+from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
@@ -111,7 +111,7 @@ def _train(
         if start < recipe.training.steps:
             # What tells that a run is finished: it may have been, of fewer steps.
             (run / SCORES).unlink(missing_ok=True)
-            with _full_memory_told(recipe):
+            with _full_memory_told(recipe), quiet_lightning():
                 fit(recipe, model, train_data, val_data, start, console, stop)
         if not first:
             return None
