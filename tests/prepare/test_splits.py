@@ -1,0 +1,89 @@
+"""`prepare folder`: which picture goes to which split, by a draw or by lists."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cssformer.data import SegmentationFolder
+from cssformer.prepare.folder import prepare_folder
+from cssformer.utils.errors import UserError
+from tests.prepare.test_folder import random_labels, source
+
+
+def sequences(root: Path, lengths: dict[str, int]) -> Path:
+    for name, length in lengths.items():
+        source(root / name, [np.zeros((4, 4), int)] * length)
+        for index in range(length):
+            for kind in ("images", "masks"):
+                target = root / kind / name / f"{index}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (root / name / kind / f"{index}.png").rename(target)
+    return root
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=8), st.floats(0.05, 0.5), st.integers(0, 100))
+@settings(max_examples=15)
+def test_drawn_split_keeps_folders_together(tmp_path_factory, lengths, share, seed):
+    root = tmp_path_factory.mktemp("split")
+    sequences(root / "in", {f"s{index}": length for index, length in enumerate(lengths)})
+    prepared = [prepare_folder([root / "in"], root / out, val_share=share, seed=seed) for out in ("a", "b")]
+    splits = {split: SegmentationFolder(root / "a", split).names for split in ("train", "val")}
+    folders = {split: {name.split("__")[0] for name in names} for split, names in splits.items()}
+    assert not folders["train"] & folders["val"]
+    assert len(splits["train"]) + len(splits["val"]) == sum(lengths)
+    assert abs(len(splits["val"]) - share * sum(lengths)) <= max(lengths)
+    assert SegmentationFolder(root / "b", "val").names == splits["val"]
+    assert prepared[0].info == prepared[1].info
+
+
+def test_pictures_of_one_folder_are_drawn_singly(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2, count=20))
+    prepared = prepare_folder([root], tmp_path / "out", val_share=0.25)
+    assert prepared.info.counts == {"train": 15, "val": 5} and "only one folder" in prepared.split
+
+
+def test_lists_decide_the_split(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2, count=5))
+    (tmp_path / "train.txt").write_text("0\nimages/1.png masks/1.png\n\n")
+    (tmp_path / "val.txt").write_text("3.png\n")
+    lists = {"train_list": tmp_path / "train.txt", "val_list": tmp_path / "val.txt"}
+    prepare_folder([root], tmp_path / "out", **lists)
+    assert SegmentationFolder(tmp_path / "out", "train").names == ["0", "1"]
+    assert SegmentationFolder(tmp_path / "out", "val").names == ["3"]
+    (tmp_path / "val.txt").write_text("1\n")
+    with pytest.raises(UserError, match="more than one list"):
+        prepare_folder([root], tmp_path / "other", **lists)
+    (tmp_path / "val.txt").write_text("77\n")
+    with pytest.raises(UserError, match="line 1: 77 is no picture"):
+        prepare_folder([root], tmp_path / "other", **lists)
+
+
+@pytest.mark.parametrize(
+    "line", ["images\\{}.png", "in\\images\\{}.png masks\\{}.png", "{}.png,{}_mask.png", '"{}.png";x', "{}\t{}.png"]
+)
+def test_lists_of_other_programs(tmp_path, line):
+    root = source(tmp_path / "in", random_labels(0, 2, count=3))
+    (tmp_path / "train.txt").write_text("\n".join(line.format(name, name) for name in (0, 2)))
+    (tmp_path / "val.txt").write_text(line.format(1, 1))
+    prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt", val_list=tmp_path / "val.txt")
+    assert SegmentationFolder(tmp_path / "out", "train").names == ["0", "2"]
+
+
+def test_a_name_twice_in_one_list(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2, count=3))
+    (tmp_path / "train.txt").write_text("0\n1\n0\n")
+    with pytest.raises(UserError, match=r"0\.png is twice in the train list; leave it there once"):
+        prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt")
+
+
+def test_lists_of_names_with_spaces(tmp_path):
+    root = source(tmp_path / "in", random_labels(0, 2, count=3))
+    for path in root.glob("*/*.png"):
+        path.rename(path.with_stem(f"my street {path.stem}"))
+    (tmp_path / "train.txt").write_text("my street 0.png\nimages/my street 1.png\n")
+    (tmp_path / "val.txt").write_text("my street 2\n")
+    prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt", val_list=tmp_path / "val.txt")
+    assert SegmentationFolder(tmp_path / "out", "train").names == ["my street 0", "my street 1"]
