@@ -81,7 +81,19 @@ def test_another_backbone_and_a_missing_network_are_refused(tmp_path: Path) -> N
     recipe = Recipe(model=ModelConfig(backbone="resnet10t"))
     with pytest.raises(UserError, match=r"has the backbone test_resnet, .*model\.backbone is resnet10t"):
         starting_point(recipe, str(tmp_path / "model"))
-    tagged = Recipe(model=ModelConfig(backbone="test_resnet.r160_in1k"))
+    tagged = Recipe(model=ModelConfig(backbone="test_resnet.r160_in1k", heads=2, points=2))
     assert starting_point(tagged, str(tmp_path / "model"))[1]
     with pytest.raises(UserError, match="no model folder"):
         starting_point(recipe, "no/where/at/all")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("heads", 4), ("points", 4), ("mean", (0.1, 0.2, 0.3)), ("std", (1.0, 1.0, 1.0)), ("backbone_args", {"in22k": 1})],
+)
+def test_what_changes_the_meaning_of_weights_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    network(3).save_pretrained(tmp_path / "model")
+    same = ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)
+    assert starting_point(Recipe(model=same), str(tmp_path / "model"))[1]
+    with pytest.raises(UserError, match=rf"has {key} .*model\.{key} is .*mean something else"):
+        starting_point(Recipe(model=dataclasses.replace(same, **{key: value})), str(tmp_path / "model"))

@@ -20,7 +20,7 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tenso
         source: a model folder, a run folder or a model id of the Hugging Face hub.
 
     Raises:
-        UserError: there is no such network, or it has another backbone.
+        UserError: there is no such network, or its weights mean something else.
     """
     config, weights = load(source)
     asked, held = recipe.model.backbone, str(config.get("backbone"))
@@ -30,6 +30,16 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tenso
             f"The network in {source} (model.init) has the backbone {held}, the recipe's model.backbone is {asked}; "
             "make them equal, best by giving that network's own recipe.yaml as --config."
         )
+    asked_for = dataclasses.asdict(recipe.model)
+    # Where shapes stay the same, weights of another kind would be taken over without a word.
+    for key in ("heads", "points", "mean", "std", "backbone_args"):
+        own, other = asked_for[key], config.get(key)
+        own, other = (list(value) if isinstance(value, tuple) else value for value in (own, other))
+        if key in config and own is not None and own != other:
+            raise UserError(
+                f"The network in {source} (model.init) has {key} {other}, the recipe's model.{key} is {own}, for which "
+                f"its weights mean something else; give --model.{key}={other}, or start from another network."
+            )
     model = dataclasses.replace(
         recipe.model,
         pretrained=False,
