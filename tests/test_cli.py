@@ -183,6 +183,11 @@ def test_dashes_underscores_and_switches(work: Path, tmp_path: Path) -> None:
     assert prepare(source, tmp_path / "data", "--skip-unpaired") == 0
 
 
+def test_more_processes_than_a_machine_takes(refused: Callable[..., str], tmp_path: Path) -> None:
+    words = [*TINY, "--training.devices", "1000", "--training.batch_size", "1000"]
+    assert "training.devices is 1000" in refused("train", "--output", tmp_path / "run", *words)
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"cssformer {cssformer.__version__}\n"

@@ -31,7 +31,7 @@ from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
-from cssformer.utils.device import device_name
+from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
 
 CHILD_SECONDS = 10.0
@@ -56,6 +56,11 @@ def fit(
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:
         callbacks.append(ProgressBar(leave=True))
+    processes = max(8, os.cpu_count() or 1)
+    if isinstance(training.devices, int) and training.devices > processes and best_device() == "cpu":
+        raise UserError(
+            f"training.devices is {training.devices}; without a GPU this machine takes at most {processes}."
+        )
     try:
         trainer = L.Trainer(
             accelerator=accelerator(),
