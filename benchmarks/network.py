@@ -77,6 +77,10 @@ def serve(name: str, precision: str, size: int, threads: int) -> None:
         # As after training: with all biases 0 a shifted window's padding makes denormal numbers, which are slow.
         if parameter_name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.02)
+    if name in ("cssformer", "backbone"):
+        from cssformer.accelerate import accelerate_cpu
+
+        network = accelerate_cpu(network)
     if precision == "bf16":
         network, picture = network.bfloat16(), picture.bfloat16()
     before = resident("VmRSS")

@@ -48,7 +48,9 @@ def write_sheet(
     ):
         _, image, label = dataset[index]
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        predictions = [predict(model, pixels, **model.inference).labels.cpu().numpy() for model in models.values()]
+        predictions = [
+            predict(model, pixels, **model.metadata.inference).labels.cpu().numpy() for model in models.values()
+        ]
         assert label is not None
         # Not more predictions are kept than shown.
         found = sorted([*found, (-disagreement(predictions, label), index, predictions)], key=lambda item: item[:2])

@@ -517,7 +517,8 @@ def test_damaged_models(refused: Callable[..., str], work: Path, tmp_path: Path,
     model = Path(shutil.copytree(work / "run" / "model", tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
     if damage == "head":
-        config.update(num_classes=5, classes=None, colours=None)
+        config.update(classes=None, colours=None)
+        config["network"]["num_classes"] = 5
     elif damage == "config":
         config["chanels"] = 3
     (model / "config.json").write_text("{" if damage == "words" else json.dumps(config))

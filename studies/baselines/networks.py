@@ -7,14 +7,13 @@ pyramid decides is said where the decoder is built. The last up-sampling, from s
 product's for all of them, in training and in scoring.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cssformer.accelerate.linear import use_onednn
 from cssformer.model import SegmentationNetwork
 from cssformer.model.head import AuxiliaryHead
 from cssformer.training.recipe import Recipe
@@ -50,9 +49,6 @@ class BaselineNetwork(SegmentationNetwork):
         dropout: float = 0.1,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-        inference: dict[str, Any] | None = None,
-        classes: Sequence[str] | None = None,
-        colours: Sequence[tuple[int, int, int]] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -62,30 +58,26 @@ class BaselineNetwork(SegmentationNetwork):
             weights=weights,
             mean=mean,
             std=std,
-            inference=inference,
-            classes=classes,
-            colours=colours,
             backbone_args=backbone_args,
         )
-        self.config |= {"decoder": decoder, "channels": channels, "aux": aux, "dropout": dropout}
         try:
             self.decoder = DECODERS[decoder](self.backbone.channels, num_classes)
         except ImportError as error:
             raise UserError(
                 f"The decoder {decoder} needs a package that is not installed ({error.name}); install cssformer[study]."
             ) from error
-        # Times are compared: no decoder shall wait for slower products than CSSFormer's.
-        use_onednn(self.decoder)
         self.aux_head = AuxiliaryHead(self.backbone.channels[2], channels, num_classes, dropout) if aux else None
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1).
+        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, H_1, W_1, num_classes).
 
         A decoder whose logits are coarser than stride 4 gets them up-sampled, bilinear.
         """
         logits = self.decoder([feature.permute(0, 3, 1, 2) for feature in features])
         size = list(features[0].shape[1:3])
-        return logits if list(logits.shape[2:]) == size else F.interpolate(logits, size, mode="bilinear")
+        if list(logits.shape[2:]) != size:
+            logits = F.interpolate(logits, size, mode="bilinear")
+        return logits.permute(0, 2, 3, 1)
 
 
 class PyramidDecoder(nn.Module):
@@ -312,8 +304,5 @@ def build_baseline(decoder: str, recipe: Recipe, data: Dataset) -> BaselineNetwo
     return BaselineNetwork(
         decoder,
         num_classes=len(data.info.classes),
-        inference=recipe.inference(),
-        classes=data.info.classes,
-        colours=data.info.colours,
         **{name: getattr(recipe.model, name) for name in shared},
     )

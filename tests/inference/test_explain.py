@@ -19,7 +19,7 @@ from cssformer.data import SyntheticScenes
 from cssformer.data.dataset import distinct_colours
 from cssformer.inference import Explanation, Prediction, Predictor, SamplingMap, explain
 from cssformer.model import CSSFormer
-from cssformer.model.positions import SamplingOffsets
+from cssformer.model.layers import SamplingOffsets
 from cssformer.utils.errors import UserError
 
 STRIDES = (4, 8, 16, 32)
@@ -69,11 +69,11 @@ def test_places_and_weights_are_those_of_the_formulas(trained: CSSFormer) -> Non
     finally:
         for hook in hooks:
             hook.remove()
-    assert [look.module for look in explanation.looks] == ["MSFE 1", "MSFE 2", "CSF 1", "CSF 2"]
+    assert [look.module for look in explanation.maps] == ["MSFE 1", "MSFE 2", "CSF 1", "CSF 2"]
     shapes = [(48, 80), (24, 40), (12, 20), (6, 10)]
     starts = [0, *accumulate(height * width for height, width in shapes)]
     heads, points, depth = TINY["heads"], TINY["points"], TINY["channels"] // TINY["heads"]
-    for look, block, arguments in zip(explanation.looks, blocks, inputs[:4], strict=True):
+    for look, block, arguments in zip(explanation.maps, blocks, inputs[:4], strict=True):
         block = copy.deepcopy(block).double()
         with torch.no_grad():
             (first, *_), (last, *_), places = (given.double() for given in (arguments[0], *arguments[-4:-2]))
@@ -112,7 +112,7 @@ def test_an_untrained_network_looks_along_a_star(untrained: CSSFormer) -> None:
     """A picture of 100x60 at twice its size is padded to 224x128: its last pixel lies in cell 49, 29 of stride 4."""
     explanation = explain(Predictor(untrained, "cpu", short_side=120), picture(60, 100), 99, 59)
     np.testing.assert_allclose(explanation.cells, [(2, 2), (4, 4), (8, 8), (16, 16)])
-    msfe, csf = explanation.looks
+    msfe, csf = explanation.maps
     # Cells (49, 29), (24, 14), (12, 7) and (6, 3).
     np.testing.assert_allclose(msfe.centres, [(98.5, 58.5), (97.5, 57.5), (99.5, 59.5), (103.5, 55.5)])
     # Head 0 looks to the right, head 1 to the left, by 0, 4/3 and 8/3 cells of each scale.
@@ -140,7 +140,7 @@ def test_a_network_that_looks_from_stride_8_on(light: CSSFormer) -> None:
     explanation = explain(Predictor(light, "cpu"), picture(192, 320), 270, 101)
     assert explanation.strides == (8, 16, 32)
     np.testing.assert_allclose(explanation.cells, [(8, 8), (16, 16), (32, 32)])
-    for look in explanation.looks:
+    for look in explanation.maps:
         assert look.weights.shape == (3, 2, 3, 3)
         np.testing.assert_allclose(look.centres, [(267.5, 99.5), (263.5, 103.5), (271.5, 111.5)])
     assert np.array_equal(explanation.picture(), explanation.picture(8))
@@ -170,7 +170,7 @@ def test_tokens_contain_the_pixel_and_weights_sum_to_one(
     way = data.draw(st.sampled_from([{"mode": "whole"}, {"mode": "slide", "crop": (40, 52)}]))
     predictor = Predictor(trained, "cpu", short_side=short_side, **way)
     explanation = explain(predictor, picture(height, width), x, y)
-    for look in explanation.looks:
+    for look in explanation.maps:
         assert (np.abs(look.centres - (x, y)) <= explanation.cells / 2 + 1e-3).all()
         np.testing.assert_allclose(look.weights.sum(axis=(2, 3)), 1, rtol=1e-5)
         np.testing.assert_allclose(look.shares().sum(axis=1), 1, rtol=1e-5)
@@ -221,10 +221,10 @@ def made_by_hand() -> Explanation:
 def test_figures_by_hand() -> None:
     figures = made_by_hand().as_dict()
     assert (figures["at"], figures["class"], figures["confidence"]) == ([100, 90], "road", 0.5)
-    assert [row["stride"] for row in figures["looks"]] == [4, 8, 16, 32]
-    assert figures["looks"][0]["shares"] == {"4": 0, "8": 1, "16": 0, "32": 0}
-    assert figures["looks"][0]["outside"] == 0
-    assert figures["looks"][2]["reach"] == pytest.approx(math.hypot(160 - 103.5, 90 - 87.5))
+    assert [row["stride"] for row in figures["samples"]] == [4, 8, 16, 32]
+    assert figures["samples"][0]["shares"] == {"4": 0, "8": 1, "16": 0, "32": 0}
+    assert figures["samples"][0]["outside"] == 0
+    assert figures["samples"][2]["reach"] == pytest.approx(math.hypot(160 - 103.5, 90 - 87.5))
 
 
 def test_circles_lie_where_the_pixel_looks() -> None:
@@ -242,7 +242,7 @@ def test_circles_lie_where_the_pixel_looks() -> None:
 
 def test_places_far_away_and_odd_shapes_are_drawn(untrained: CSSFormer) -> None:
     explanation = explain(Predictor(untrained, "cpu"), picture(40, 300), 299, 0)
-    for look in explanation.looks:
+    for look in explanation.maps:
         look.places[..., 0] += 1e9
     assert explanation.picture(8).shape == explanation.picture(4).shape
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cssformer.data import SyntheticScenes
 from cssformer.inference import Prediction, Predictor, predict, predict_files
-from cssformer.model import CSSFormer
+from cssformer.model import CSSFormer, Metadata
 from cssformer.utils.errors import UserError
 
 CLASSES, COLOURS = ("sky", "tree", "road"), ((10, 20, 230), (20, 200, 30), (90, 90, 90))
@@ -26,7 +26,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     tiny = {"backbone": "resnet10t", "channels": 32, "heads": 4, "points": 2, "aux": False}
-    CSSFormer(num_classes=3, classes=CLASSES, colours=COLOURS, **tiny).save_pretrained(folder)
+    model = CSSFormer(num_classes=3, **tiny)
+    model.metadata = Metadata(CLASSES, COLOURS)
+    model.save_pretrained(folder)
     return folder
 
 

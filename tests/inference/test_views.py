@@ -29,7 +29,7 @@ class Pooling(nn.Module):
         self.seen: list[tuple[int, ...]] = []
         self.fails = False
 
-    def coarse(self, images: Tensor) -> Tensor:
+    def forward_logits(self, images: Tensor) -> Tensor:
         self.seen.append(tuple(images.shape))
         if self.fails:
             raise RuntimeError("out of memory")
@@ -90,7 +90,7 @@ def test_sliding_averages_logits_where_windows_overlap() -> None:
     for top in (0, 24, 48):
         for left in (0, 40, 64):
             window = image[None, :, top : top + 48, left : left + 64].float() / 255
-            total[:, :, top // 4 : top // 4 + 12, left // 4 : left // 4 + 16] += model.coarse(window).detach()
+            total[:, :, top // 4 : top // 4 + 12, left // 4 : left // 4 + 16] += model.forward_logits(window).detach()
             count[top // 4 : top // 4 + 12, left // 4 : left // 4 + 16] += 1
     scores = F.interpolate(total / count, scale_factor=4, mode="bilinear").softmax(1)
     slide = predict(model, image, mode="slide", crop=(48, 64), stride=(24, 40), confidence=True)
@@ -104,7 +104,7 @@ def test_multi_scale_and_flip_average_probabilities() -> None:
     for size in ((30, 38), (60, 76), (90, 114)):
         seen = F.interpolate(image[None].float() / 255, size=size, mode="bilinear", antialias=True)
         for flipped in (False, True):
-            coarse = model.coarse(
+            coarse = model.forward_logits(
                 F.pad(seen.flip(3) if flipped else seen, (0, 0, 0, max(0, 32 - size[0])), mode="replicate")
             )
             cells = coarse[:, :, : -(-size[0] // 4)]

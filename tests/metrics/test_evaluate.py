@@ -37,7 +37,7 @@ class ByColour(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
-    def coarse(self, images: Tensor) -> Tensor:
+    def forward_logits(self, images: Tensor) -> Tensor:
         return images[..., ::4, ::4] + self.bias
 
 
@@ -190,8 +190,8 @@ def test_the_report_shows_what_was_scored(count: int, tmp_path: Path) -> None:
     """Each picture is predicted once, and no more predictions are kept than shown."""
     model, data = ByColour(), Colours(count)
     calls = []
-    coarse = model.coarse
-    model.coarse = lambda images: calls.append(0) or coarse(images)
+    forward_logits = model.forward_logits
+    model.forward_logits = lambda images: calls.append(0) or forward_logits(images)
     evaluation = evaluate(model, data, workers=0)
     write_report(evaluation, data, tmp_path)
     assert len(calls) == count

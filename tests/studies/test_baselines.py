@@ -24,9 +24,8 @@ def test_any_size_forward_and_backward(decoder: str, size: tuple[int, int]) -> N
     torch.manual_seed(0)
     model = BaselineNetwork(decoder, "resnet10t", 5, channels=16)
     images = torch.rand(2, 3, *size)
-    coarse, auxiliary = model.coarse_and_auxiliary(images)
-    assert coarse.shape == (2, 5, -(-size[0] // 4), -(-size[1] // 4))
-    segmentation_loss(coarse, auxiliary, torch.randint(0, 5, (2, *size))).backward()
+    assert model.forward_logits(images).shape == (2, 5, -(-size[0] // 4), -(-size[1] // 4))
+    segmentation_loss(model(images), torch.randint(0, 5, (2, *size))).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
     with torch.no_grad():
         assert model.eval()(images[:1]).shape == (1, 5, *size)
@@ -47,13 +46,13 @@ def test_logits_are_those_of_the_librarys_own_model(decoder: str, library: parti
     theirs = library(f"tu-{backbone}", encoder_weights=None, classes=5).eval()
     assert same_first_weights(peer.decoder.decoder, theirs.decoder)
     assert same_first_weights(peer.decoder.head, theirs.segmentation_head)
-    theirs.encoder.model.load_state_dict(peer.backbone.pyramid.state_dict())
+    theirs.encoder.model.load_state_dict(peer.backbone.body.state_dict())
     theirs.decoder.load_state_dict(peer.decoder.decoder.state_dict())
     theirs.segmentation_head.load_state_dict(peer.decoder.head.state_dict())
     images = torch.rand(2, 3, 96, 128)
     with torch.no_grad():
-        found = peer.coarse(images)
-        expected = theirs((images - peer.backbone.offset) * peer.backbone.scale)
+        found = peer.forward_logits(images)
+        expected = theirs((images - peer.backbone.pixel_mean) / peer.backbone.pixel_std)
     assert found.std() > 0.01
     torch.testing.assert_close(found, F.interpolate(expected, found.shape[2:], mode="bilinear"))
 
@@ -200,7 +199,7 @@ def test_every_peer_trains_scores_and_is_loaded_again(decoder: str, tmp_path: Pa
     assert evaluation is not None and 0 <= evaluation.scores.miou <= 1
     first = build_baseline(decoder, recipe(tmp_path), dataset())
     model = BaselineNetwork.from_pretrained(tmp_path)
-    assert model.classes == evaluation.info.classes
+    assert model.metadata.classes == evaluation.info.classes
     assert any(
         not torch.equal(one, other)
         for one, other in zip(first.decoder.parameters(), model.decoder.parameters(), strict=True)

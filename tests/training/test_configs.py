@@ -89,7 +89,7 @@ def test_the_network_at_full_size(path: Path) -> None:
     shape = {key: getattr(recipe.model, key) for key in ("channels", "heads", "points", "backbone_args")}
     with torch.device("meta"):
         model = CSSFormer(recipe.model.backbone, classes, **shape)
-        coarse = model.coarse(torch.empty(1, 3, height, width))
+        coarse = model.forward_logits(torch.empty(1, 3, height, width))
     assert coarse.shape == (1, classes, height // 4, width // 4)
     parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert parameters / 1e6 == pytest.approx(BACKBONES[path.stem.split("_")[1]], rel=0.03)

@@ -24,13 +24,13 @@ from torch.utils.data import get_worker_info
 
 from cssformer import CSSFormer
 from cssformer.data import Sample, SyntheticScenes
-from cssformer.model.hub import load
 from cssformer.training import train as runs
 from cssformer.training.fit import accelerator
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST, read_checkpoint
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import load
 
 # ConvNeXt has no BatchNorm, so a batch may be split without another result.
 NO_BATCH_NORM = ModelConfig(

@@ -1,8 +1,6 @@
 """Where one pixel looks: the places that MSFE and CSF sample for it on all scales, with their weights."""
 
 import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from cssformer.data.image_io import write_image
 from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
 from cssformer.inference.views import SMALLEST
-from cssformer.model.csf import CrossScaleFusion
-from cssformer.model.cssformer import pad
-from cssformer.model.positions import Shapes, reference_points
-from cssformer.ops import ms_deform_sample
+from cssformer.model.cssformer import CSSFormer, pad
+from cssformer.model.positions import Shapes
+from cssformer.ops import record_sampling
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_places
 
@@ -69,7 +66,7 @@ class Explanation:
     Attributes:
         prediction: of the whole picture.
         x, y: the pixel, counted from 0, 0 at the picture's top left.
-        looks: of each MSFE, then of each CSF.
+        maps: of each MSFE, then of each CSF.
         strides: of the L scales, the finest first.
         cells: (width, height) of a cell of each stride in pixels of the picture, (L, 2).
     """
@@ -77,7 +74,7 @@ class Explanation:
     prediction: Prediction
     x: int
     y: int
-    looks: tuple[SamplingMap, ...]
+    maps: tuple[SamplingMap, ...]
     strides: tuple[int, ...]
     cells: Array
 
@@ -117,14 +114,20 @@ class Explanation:
         """For JSON: the pixel, its class, and a row of figures for each module and token."""
         name, confidence = self.label
         rows = []
-        for look in self.looks:
-            outside = look.outside(*self.prediction.labels.shape[:2]).tolist()
-            figures = zip(self.strides, look.shares().tolist(), outside, look.reach().tolist(), strict=True)
+        for sampled in self.maps:
+            outside = sampled.outside(*self.prediction.labels.shape[:2]).tolist()
+            figures = zip(self.strides, sampled.shares().tolist(), outside, sampled.reach().tolist(), strict=True)
             for stride, shares, beyond, reach in figures:
                 by_scale = dict(zip(map(str, self.strides), shares, strict=True))
-                row = {"module": look.module, "stride": stride, "shares": by_scale, "outside": beyond, "reach": reach}
+                row = {
+                    "module": sampled.module,
+                    "stride": stride,
+                    "shares": by_scale,
+                    "outside": beyond,
+                    "reach": reach,
+                }
                 rows.append(row)
-        return {"at": [self.x, self.y], "class": name, "confidence": confidence, "looks": rows}
+        return {"at": [self.x, self.y], "class": name, "confidence": confidence, "samples": rows}
 
     def table(self) -> list[tuple[str, ...]]:
         """:meth:`as_dict` as rows of text, the heading first."""
@@ -138,7 +141,7 @@ class Explanation:
                 f"{100 * row['outside']:.1f} %",
                 f"{row['reach']:.1f} pixels",
             )
-            for row in self.as_dict()["looks"]
+            for row in self.as_dict()["samples"]
         ]
         return [heading, *rows]
 
@@ -157,8 +160,8 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     Raises:
         UserError: the pixel is not in the picture, the picture cannot be read, or the network has no MSFE and CSF.
     """
-    model = predictor.model
-    if model.msfe is None or model.csf is None:
+    model = predictor.network
+    if not isinstance(model, CSSFormer) or not model.fusion_strides:
         raise UserError("This model was built with fusion=False; without MSFE and CSF no pixel looks at other places.")
     pixels = read_pixels(image)
     height, width = pixels.shape[:2]
@@ -167,62 +170,22 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     view = _View.around(pixels, x, y, predictor.options, model.fusion_strides)
     tokens, centres = view.tokens(x, y)
 
-    modules: dict[str, list[Any]] = {"MSFE": list(model.msfe), "CSF": list(model.csf)}
-    layers = [layer for block in modules["MSFE"] for layer in (block.offsets, block.weights)]
-    layers += [layer for block in modules["CSF"] for layer in (block.offsets, block.query, block.key)]
     device = next(model.parameters()).device
-    with _outputs(layers) as outputs, torch.inference_mode():
-        model.coarse(view.images.to(device))
-    reference_NL2 = reference_points(view.shapes, device)
-    # A module may take its tokens in several runs.
-    of = {layer: torch.cat(parts, dim=1)[0].float() for layer, parts in outputs.items()}
-    looks = []
-    for module, blocks in modules.items():
-        for number, block in enumerate(blocks, 1):
-            positions_IMLK2 = of[block.offsets][tokens] + reference_NL2[tokens][:, None, :, None]
-            if isinstance(block, CrossScaleFusion):
-                logits_IMLK = _products(of[block.query][tokens], of[block.key], view.shapes, positions_IMLK2)
-            else:
-                logits_IMLK = of[block.weights][tokens].view(positions_IMLK2.shape[:-1])
-            weights_IMLK = logits_IMLK.flatten(2).softmax(-1).view_as(logits_IMLK)
-            name = module if len(blocks) == 1 else f"{module} {number}"
-            places = view.to_picture(positions_IMLK2.cpu().numpy())
-            looks.append(SamplingMap(name, places, weights_IMLK.cpu().numpy(), centres))
-    return Explanation(predictor(pixels), x, y, tuple(looks), view.strides, view.cells)
+    with record_sampling() as samplings, torch.inference_mode():
+        model.forward_logits(view.images.to(device))
+    names = [*_numbered("MSFE", len(model.msfe)), *_numbered("CSF", len(model.csf))]
+    maps = []
+    for name, sampling in zip(names, samplings, strict=True):
+        weights_IMLK = sampling.weights_of(tokens)[0]
+        positions_IMLK2 = sampling.positions[0, tokens]
+        maps.append(
+            SamplingMap(name, view.to_picture(positions_IMLK2.cpu().numpy()), weights_IMLK.cpu().numpy(), centres)
+        )
+    return Explanation(predictor(pixels), x, y, tuple(maps), view.strides, view.cells)
 
 
-@contextmanager
-def _outputs(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """What each of the layers gives out inside the block, call by call."""
-    outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
-
-    def keep(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs[layer].append(output)
-
-    hooks = [layer.register_forward_hook(keep) for layer in outputs]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _products(query_IC: Tensor, key_SC: Tensor, shapes: Shapes, positions_IMLK2: Tensor) -> Tensor:
-    """q·k / √D with the keys at the positions, (I, M, L, K).
-
-    Bilinear sampling is linear, so the product with a sampled key is a sample of the products with all keys.
-    """
-    heads = positions_IMLK2.shape[1]
-    query_IMD, key_SMD = query_IC.unflatten(-1, (heads, -1)), key_SC.unflatten(-1, (heads, -1))
-    products_ISM = torch.einsum("imd,smd->ism", query_IMD, key_SMD) * query_IMD.shape[-1] ** -0.5
-    parts = products_ISM.split([height * width for height, width in shapes], dim=1)
-    levels = []
-    for part_ISM, shape, positions_IMK2 in zip(parts, shapes, positions_IMLK2.unbind(2), strict=True):
-        positions_IKM112 = positions_IMK2.transpose(1, 2)[:, :, :, None, None]
-        weights_IKM11 = torch.ones_like(positions_IKM112[..., 0])
-        sampled_IKM1 = ms_deform_sample(part_ISM[..., None], (shape,), positions_IKM112, weights_IKM11)
-        levels.append(sampled_IKM1[..., 0].transpose(1, 2))
-    return torch.stack(levels, dim=2)
+def _numbered(name: str, count: int) -> list[str]:
+    return [name] if count == 1 else [f"{name} {number}" for number in range(1, count + 1)]
 
 
 @dataclass(frozen=True)

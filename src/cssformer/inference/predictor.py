@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from cssformer.accelerate import accelerate_cpu
 from cssformer.data.dataset import distinct_colours
 from cssformer.data.image_io import read_image, to_rgb, write_label
 from cssformer.inference.views import predict, require_options
-from cssformer.model import CSSFormer
+from cssformer.model import SegmentationNetwork
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
@@ -89,24 +90,26 @@ class Predictor:
             :func:`cssformer.inference.views.require_options`), or a crop or stride is given where no window slides.
     """
 
-    def __init__(self, model: CSSFormer, device: str = "auto", **options: Any) -> None:
+    def __init__(self, model: SegmentationNetwork, device: str = "auto", **options: Any) -> None:
         try:
-            self.model = model.to(best_device() if device == "auto" else device).eval()
+            model = model.to(best_device() if device == "auto" else device).eval()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
+        self.network = model
+        self.model = accelerate_cpu(model) if next(model.parameters()).device.type == "cpu" else model
         known = list(signature(require_options).parameters)
         if unknown := options.keys() - known:
             raise UserError(f"There is no option {min(unknown)!r} of prediction; there are {', '.join(known)}.")
         given = {name: value for name, value in options.items() if value is not None}
-        self.options = {**model.inference, **given}
+        self.options = {**model.metadata.inference, **given}
         require_options(**self.options)
         if self.options.get("mode") != "slide" and (unused := given.keys() & {"crop", "stride"}):
             raise UserError(
                 f"The {min(unused)} is that of the sliding window; give the mode slide too or leave it out."
             )
-        self.classes = model.classes or tuple(f"class {index}" for index in range(model.num_classes))
-        self.colours = model.colours or distinct_colours(model.num_classes)
+        self.classes = model.metadata.classes or tuple(f"class {index}" for index in range(model.num_classes))
+        self.colours = model.metadata.colours or distinct_colours(model.num_classes)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto", **options: Any) -> "Predictor":
@@ -120,7 +123,7 @@ class Predictor:
         Raises:
             UserError: there is no such model, or as :class:`Predictor` raises.
         """
-        return cls(CSSFormer.from_pretrained(source), device, **options)
+        return cls(SegmentationNetwork.from_pretrained(source), device, **options)
 
     @overload
     def __call__(self, image: Input, confidence: bool = True) -> Prediction: ...

@@ -58,7 +58,8 @@ def predict(
     probabilities.
 
     Args:
-        model: anything with ``coarse(images) -> (B, C, ceil(H / 4), ceil(W / 4))`` logits, such as ``CSSFormer``.
+        model: anything whose ``forward_logits(images)`` gives logits (B, C, ceil(H / 4), ceil(W / 4)), such as
+            ``CSSFormer``.
         image: RGB (3, H, W) or (B, 3, H, W), uint8 or floats from 0 to 1, on any device.
         mode: "whole" or "slide".
         crop: height and width of the window in pixels (one number: square).
@@ -163,7 +164,7 @@ class _Network:
     """The model's coarse logits in float32, computed on its device in the precision asked for."""
 
     def __init__(self, model: nn.Module, precision: torch.dtype) -> None:
-        self.coarse: Any = model.coarse
+        self.forward_logits: Any = model.forward_logits
         self.device = next(model.parameters()).device
         self.precision = precision
 
@@ -172,7 +173,7 @@ class _Network:
         if height < SMALLEST or width < SMALLEST:
             images = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            coarse = self.coarse(images)
+            coarse = self.forward_logits(images)
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
 
     def load(self, images: Tensor) -> Tensor:

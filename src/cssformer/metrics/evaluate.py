@@ -18,6 +18,7 @@ from cssformer.metrics.confusion import Scores, percent
 from cssformer.metrics.predictions import PredictionFolder, Submission
 from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
+from cssformer.model import SegmentationNetwork
 from cssformer.utils.console import progress
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import ahead
@@ -167,7 +168,7 @@ def _network(model: nn.Module | Predictor, options: dict[str, Any]) -> tuple[nn.
 
 
 def _require_same_classes(model: nn.Module, info: DatasetInfo) -> None:
-    known, classes = getattr(model, "classes", None), info.classes
+    known, classes = model.metadata.classes if isinstance(model, SegmentationNetwork) else None, info.classes
     count = getattr(model, "num_classes", len(classes))
     if count != len(classes):
         raise UserError(f"The model knows {count} classes but the data has {len(classes)}; evaluate on data it is for.")

@@ -2,8 +2,7 @@
 
 A GFLOP here is 10^9 multiply-adds, as the paper's framework counts. What is counted are products with learned weights
 (linear layers and convolutions) and those of attention among tokens. What the sampling operator does stands on lines of
-its own, the bilinear interpolation and what is then done with the samples (products with queries, weighted sums); so do
-CIA's pooling and up-sampling, which the network writes as products with small matrices.
+its own, the bilinear interpolation and what is then done with the samples (products with queries, weighted sums).
 """
 
 import copy
@@ -82,7 +81,6 @@ class Profile:
     Attributes:
         parts: those the network has, in the order of the data.
         interpolation: multiply-adds of the sampling operator's bilinear samples, not part of any sum.
-        pooling: multiply-adds of CIA's pooling and up-sampling, not part of any sum.
         milliseconds: median time of the whole network, up-sampling to the picture included.
         device: where the time was taken.
         comparable: the decoder and the size are those of :data:`PAPER`.
@@ -91,7 +89,6 @@ class Profile:
     size: tuple[int, int]
     parts: tuple[Part, ...]
     interpolation: int
-    pooling: int
     milliseconds: float
     device: str
     comparable: bool
@@ -130,7 +127,6 @@ class Profile:
             _row("sum", self.parameters, self.multiply_adds, memory, self.milliseconds),
             ("interpolation of samples, besides", "", f"{self.interpolation / 1e9:.2f}", "", ""),
             ("weighing of samples, besides", "", f"{self.weighing / 1e9:.2f}", "", ""),
-            ("pooling and up-sampling in CIA, besides", "", f"{self.pooling / 1e9:.2f}", "", ""),
         ]
         if not self.comparable:
             return [parts]
@@ -151,7 +147,6 @@ class Profile:
             "flops": 2 * self.multiply_adds,
             "interpolation_multiply_adds": self.interpolation,
             "weighing_multiply_adds": self.weighing,
-            "pooling_multiply_adds": self.pooling,
             "milliseconds": self.milliseconds,
             "over_baseline_gflops": self.over_baseline(),
             "paper_gflops": PAPER if self.comparable else None,
@@ -205,8 +200,8 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
     parameters = {
         name: sum(parameter.numel() for parameter in getattr(model, name).parameters()) for name in _parts(model)
     }
-    if isinstance(model, CSSFormer) and model.msfe is not None:
-        parameters["msfe"] += model.scale_embedding.numel()
+    if isinstance(model, CSSFormer) and model.fusion_strides:
+        parameters["msfe"] += model.scale_embed.numel()
     return Profile(
         size=size,
         parts=tuple(
@@ -214,15 +209,14 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
             for name in _parts(model)
         ),
         interpolation=counts["interpolation"],
-        pooling=counts["pooling"],
         milliseconds=1e3 * whole,
         device=device_name(device),
-        comparable=size == (480, 480) and _PAPERS.items() <= model.config.items(),
+        comparable=size == (480, 480) and _PAPERS.items() <= model.hparams.items(),
     )
 
 
 def multiply_adds(model: SegmentationNetwork, size: tuple[int, int]) -> dict[str, int]:
-    """Multiply-adds of one picture of the size, by the names of :data:`TITLES`, and of "interpolation", "pooling".
+    """Multiply-adds of one picture of the size, by the names of :data:`TITLES`, and of "interpolation".
 
     Counted by torch's own counter while a copy of the network without data runs, so that no backend's fused kernels
     hide anything and any size is quick.
@@ -238,22 +232,19 @@ def multiply_adds(model: SegmentationNetwork, size: tuple[int, int]) -> dict[str
     deformable = {torch.ops.torchvision.deform_conv2d: _deformable_flops}
     # The operator as one node; attention as the products it is made of.
     with (
-        torch.enable_grad(),  # without, the network takes ways that do less than the formulas say
         use_backend("numba"),
         sdpa_kernel(SDPBackend.MATH),
         FlopCounterMode(display=False, custom_mapping={**sampling, **deformable}) as counter,
     ):
         shadow(images)
     found = counter.get_flop_counts()
-    counts = dict.fromkeys((*TITLES, "interpolation", "pooling"), 0)
+    counts = dict.fromkeys((*TITLES, "interpolation"), 0)
     root = type(model).__name__
     for name in _parts(model):
         for called, _ in _called(model, name):
             for operator, flops in found.get(f"{root}.{called}", {}).items():
                 if operator in sampling:
                     counts["interpolation"] += flops
-                elif name == "cia" and operator is torch.ops.aten.bmm:
-                    counts["pooling"] += flops // 2
                 else:
                     counts[name] += flops // 2
     return counts

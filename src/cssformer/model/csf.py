@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from cssformer.accelerate.linear import Linear, zero_init_
-from cssformer.model.positions import FeedForward, SamplingOffsets, Shapes, in_runs
-from cssformer.ops import attender
+from cssformer.model.layers import FeedForward, SamplingOffsets, zero_init_
+from cssformer.model.positions import Shapes
+from cssformer.ops import ms_deform_attend
 
 
 class CrossScaleFusion(nn.Module):
@@ -20,30 +20,26 @@ class CrossScaleFusion(nn.Module):
 
     def __init__(self, channels: int, heads: int, points: int, levels: int = 4) -> None:
         super().__init__()
+        self.heads = heads
         self.query_norm = nn.LayerNorm(channels)
         self.norm = nn.LayerNorm(channels)
         self.offsets = SamplingOffsets(channels, heads, levels, points)
-        self.query = Linear(channels, channels)
-        self.key = Linear(channels, channels)
-        self.value = Linear(channels, channels)
-        self.output = zero_init_(Linear(channels, channels))
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.output = zero_init_(nn.Linear(channels, channels))
         self.feed_forward = FeedForward(channels)
 
     def forward(
-        self, queries: Tensor, enhanced: Tensor, places: Tensor, shapes: Shapes, reference_NL2: Tensor
+        self, queries: Tensor, enhanced: Tensor, pos_embed: Tensor, shapes: Shapes, reference_NL2: Tensor
     ) -> Tensor:
-        """Q and E (B, N, C), their places X (N, C), shapes and pixels p on every scale (N, L, 2) -> U (B, N, C)."""
-        heads = self.offsets.heads
+        """Q and E (B, N, C), their X (N, C), shapes and pixels p on every scale (N, L, 2) -> U (B, N, C)."""
         normed = self.norm(enhanced)
-        placed = normed + places
-        key_BSMD, value_BSMD = (x.unflatten(-1, (heads, -1)) for x in (self.key(placed), self.value(normed)))
-        attend = attender(key_BSMD, value_BSMD, shapes)
-
-        def fuse(run: slice) -> Tensor:
-            asking = self.query_norm(queries[:, run]) + places[run]
-            query_BNMD = self.query(asking).unflatten(-1, (heads, -1))
-            gathered_BNMD = attend(query_BNMD, self.offsets(placed[:, run]), reference_NL2[run])
-            fused = enhanced[:, run] + self.output(gathered_BNMD.flatten(2))
-            return fused + self.feed_forward(fused)
-
-        return in_runs(fuse, queries)
+        placed = normed + pos_embed
+        query_BNMD = self.query(self.query_norm(queries) + pos_embed).unflatten(-1, (self.heads, -1))
+        key_BNMD = self.key(placed).unflatten(-1, (self.heads, -1))
+        value_BNMD = self.value(normed).unflatten(-1, (self.heads, -1))
+        positions_BNMLK2 = reference_NL2[:, None, :, None] + self.offsets(placed)
+        sampled_BNMD = ms_deform_attend(query_BNMD, key_BNMD, value_BNMD, shapes, positions_BNMLK2)
+        fused = enhanced + self.output(sampled_BNMD.flatten(2))
+        return fused + self.feed_forward(fused)

@@ -1,32 +1,26 @@
 """CSSFormer: the whole network, from images to class scores (paper section 3)."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cssformer.accelerate.linear import Linear, xavier_init_
-from cssformer.model import hub as store
 from cssformer.model.backbone import STRIDES, Backbone
 from cssformer.model.cia import ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.head import AuxiliaryHead, SegmentationHead
-from cssformer.model.interpolate import upsample
+from cssformer.model.layers import GroupNorm, Resize, xavier_init_
+from cssformer.model.loss import SegmentationOutput
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
-from cssformer.model.norm import MapNorm
 from cssformer.model.positions import flatten, reference_points, sine_positions, unflatten
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from cssformer.weights.hub import HubModel
 
 
-class SegmentationNetwork(nn.Module):
-    """A backbone, a decoder and an auxiliary head: what training, scoring and saving ask of a network.
+class SegmentationNetwork(nn.Module, HubModel):
+    """A backbone, a decoder and an auxiliary head.
 
-    A subclass gives :meth:`decode`, sets ``aux_head``, and adds to ``config`` until that holds its arguments.
+    A subclass gives :meth:`decode` and sets ``aux_head``.
     """
 
     aux_head: AuxiliaryHead | None
@@ -36,74 +30,42 @@ class SegmentationNetwork(nn.Module):
         backbone: str,
         num_classes: int,
         *,
-        pretrained: bool,
-        weights: str | None,
-        mean: tuple[float, float, float] | None,
-        std: tuple[float, float, float] | None,
-        inference: dict[str, Any] | None,
-        classes: Sequence[str] | None,
-        colours: Sequence[tuple[int, int, int]] | None,
-        backbone_args: dict[str, Any] | None,
+        pretrained: bool = False,
+        weights: str | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        backbone_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for name, described in (("classes", classes), ("colours", colours)):
-            if described is not None and len(described) != num_classes:
-                raise ValueError(f"{len(described)} {name} are given for {num_classes} classes")
         self.backbone = Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {})
+        self.resize = Resize()
         self.num_classes = num_classes
-        self.inference = inference or {}
-        self.classes = None if classes is None else tuple(classes)
-        self.colours = None if colours is None else tuple((r, g, b) for r, g, b in colours)
-        self.config: dict[str, Any] = {
-            "backbone": backbone,
-            "num_classes": num_classes,
-            "mean": list(self.backbone.mean),
-            "std": list(self.backbone.std),
-            "inference": self.inference,
-            "classes": None if self.classes is None else list(self.classes),
-            "colours": None if self.colours is None else [list(colour) for colour in self.colours],
-            "backbone_args": backbone_args or {},
-        }
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1)."""
+        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, H_1, W_1, num_classes)."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Tensor:
-        """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W)."""
-        return upsample(self.coarse(images), 4, images.shape[2:])
+    def forward(self, images: Tensor) -> Tensor | SegmentationOutput:
+        """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W).
 
-    def coarse(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits at stride 4, (B, num_classes, ceil(H/4), ceil(W/4))."""
-        return crop(self.decode(self.backbone(pad(images))), images)
-
-    def coarse_and_auxiliary(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the loss needs: :meth:`coarse`, and the auxiliary head's logits at stride 16 of the padded images."""
+        In training mode, where there is an auxiliary head: logits and auxiliary logits, both of this shape.
+        """
         features = self.backbone(pad(images))
-        auxiliary = None if self.aux_head is None else self.aux_head(features[2].permute(0, 3, 1, 2))
-        return crop(self.decode(features), images), auxiliary
+        logits = self.to_pixels(crop(self.decode(features), images), 4, images)
+        if not self.training or self.aux_head is None:
+            return logits
+        aux = self.aux_head(features[2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return SegmentationOutput(logits, self.to_pixels(aux, 16, images))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if needed.
+    def forward_logits(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits of one cell for 4x4 pixels, (B, num_classes, ceil(H/4), ceil(W/4))."""
+        return crop(self.decode(self.backbone(pad(images))), images).permute(0, 3, 1, 2)
 
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        store.save(self, Path(folder))
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "Self":
-        """A saved network, in eval mode, from a model or run folder or from a model id of the Hugging Face hub.
-
-        Args:
-            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
-            **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
-
-        Raises:
-            UserError: nothing there, or not such a network.
-        """
-        config, state = store.load(source, **hub_args)
-        return store.build(cls, config, state, source)
+    def to_pixels(self, logits: Tensor, stride: int, images: Tensor) -> Tensor:
+        """Logits (B, h, w, classes), a cell for stride x stride pixels -> (B, classes, H, W) of the images."""
+        height, width = images.shape[2:]
+        full = self.resize(logits, (stride * logits.shape[1], stride * logits.shape[2]))
+        return full.permute(0, 3, 1, 2)[..., :height, :width]
 
 
 class CSSFormer(SegmentationNetwork):
@@ -116,9 +78,9 @@ class CSSFormer(SegmentationNetwork):
         weights: a local weight file for the backbone instead.
         channels: C, the decoder's width; a multiple of ``heads`` and of 8.
         heads: M, attention heads of MSFE and CSF.
-        points: K, sampled places per head and scale.
+        points: K, sampled points per head and scale.
         cia: CIA on or off.
-        fusion: MSFE and CSF, on or off together (the paper's switch). Without both this is the paper's baseline.
+        fusion: MSFE and CSF, on or off together (the paper's switch). Without all three this is the paper's baseline.
         fusion_stride: of the finest scale in MSFE and CSF, 4 as in the paper, 8, 16 or 32. Finer maps go to the head
             as CIA leaves them: with 8, a quarter of the tokens is left.
         msfe_depth: how many MSFE blocks follow each other.
@@ -126,9 +88,6 @@ class CSSFormer(SegmentationNetwork):
         aux: the auxiliary head on the stride-16 backbone map, used by the loss.
         dropout: of both heads.
         mean, std: input normalisation; None takes the weights' own as timm states them.
-        inference: how pictures are to be predicted, options of :func:`cssformer.inference.predict`; kept with the
-            model for those who predict with it.
-        classes: class names; colours: an RGB triple for each. Kept with the model for those who show its output.
         backbone_args: passed on to ``timm.create_model``.
 
     Raises:
@@ -155,9 +114,6 @@ class CSSFormer(SegmentationNetwork):
         dropout: float = 0.1,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-        inference: dict[str, Any] | None = None,
-        classes: Sequence[str] | None = None,
-        colours: Sequence[tuple[int, int, int]] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         if channels % heads or channels % 8:
@@ -171,72 +127,49 @@ class CSSFormer(SegmentationNetwork):
             weights=weights,
             mean=mean,
             std=std,
-            inference=inference,
-            classes=classes,
-            colours=colours,
             backbone_args=backbone_args,
         )
-        self.config |= {
-            "channels": channels,
-            "heads": heads,
-            "points": points,
-            "cia": cia,
-            "fusion": fusion,
-            "fusion_stride": fusion_stride,
-            "msfe_depth": msfe_depth,
-            "csf_depth": csf_depth,
-            "aux": aux,
-            "dropout": dropout,
-        }
         in_channels = self.backbone.channels
         self.lateral = nn.ModuleList(
-            nn.Sequential(MapNorm(1, c), xavier_init_(Linear(c, channels))) for c in in_channels
+            nn.Sequential(GroupNorm(1, c), xavier_init_(nn.Linear(c, channels))) for c in in_channels
         )
-        self.cia = nn.ModuleList(ChannelInformationAugmentation(channels) for _ in in_channels) if cia else None
-        self.msfe: nn.ModuleList | None = None
-        self.csf: nn.ModuleList | None = None
+        self.cia = nn.ModuleList(ChannelInformationAugmentation(channels) for _ in in_channels if cia)
+        self.fusion_strides = STRIDES[STRIDES.index(fusion_stride) :] if fusion else ()
+        levels = len(self.fusion_strides)
         if fusion:
-            levels = len(self.fusion_strides)
-            self.scale_embedding = nn.Parameter(torch.empty(levels, channels).normal_(std=0.02))
-            self.msfe = nn.ModuleList(
-                MultiScaleFeatureEnhancement(channels, heads, points, levels) for _ in range(msfe_depth)
-            )
-            self.csf = nn.ModuleList(CrossScaleFusion(channels, heads, points, levels) for _ in range(csf_depth))
+            self.scale_embed = nn.Parameter(torch.empty(levels, channels).normal_(std=0.02))
+        msfe_depth, csf_depth = (depth if fusion else 0 for depth in (msfe_depth, csf_depth))
+        self.msfe = nn.ModuleList(
+            MultiScaleFeatureEnhancement(channels, heads, points, levels) for _ in range(msfe_depth)
+        )
+        self.csf = nn.ModuleList(CrossScaleFusion(channels, heads, points, levels) for _ in range(csf_depth))
         self.head = SegmentationHead(channels, num_classes, dropout=dropout)
         self.aux_head = AuxiliaryHead(in_channels[2], channels, num_classes, dropout) if aux else None
 
-    @property
-    def fusion_strides(self) -> tuple[int, ...]:
-        """Of the scales in MSFE and CSF."""
-        return STRIDES[STRIDES.index(self.config["fusion_stride"]) :]
-
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, num_classes, H_1, W_1)."""
+        """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, H_1, W_1, num_classes)."""
         maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
-        if self.cia is not None:
+        if self.cia:
             maps = [cia(feature) for cia, feature in zip(self.cia, maps, strict=True)]
-        if self.msfe is not None and self.csf is not None:
+        if self.fusion_strides:
             finer = len(maps) - len(self.fusion_strides)
-            maps[finer:] = self.look_across_scales(maps[finer:], self.msfe, self.csf)
-        return self.head(maps)
+            maps[finer:] = self.cross_scale_attention(maps[finer:])
+        logits: Tensor = self.head(maps)
+        return logits
 
-    def look_across_scales(self, maps: list[Tensor], enhancement: nn.ModuleList, fusion: nn.ModuleList) -> list[Tensor]:
+    def cross_scale_attention(self, maps: list[Tensor]) -> list[Tensor]:
         """MSFE, then CSF: Q_i (B, H_i, W_i, C) -> U_i of the same shapes."""
         queries, shapes = flatten(maps)
         reference = reference_points(shapes, queries.device)
-        positions = sine_positions(shapes, queries.shape[-1], queries.device)
-        places = torch.cat([position + scale for position, scale in zip(positions, self.scale_embedding, strict=True)])
+        sines = sine_positions(shapes, queries.shape[-1], queries.device)
+        pos_embed = torch.cat([sine + scale for sine, scale in zip(sines, self.scale_embed, strict=True)])
         # In the tokens' precision, which autocast may have lowered.
-        places, features = places.to(queries.dtype), queries
-        for enhance in enhancement:
-            features = enhance(features, places, shapes, reference)
-        for fuse in fusion:
-            features = fuse(queries, features, places, shapes, reference)
-        return unflatten(features, shapes)
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub; returns the page's address."""
-        return store.push(self, repo_id, private, token)
+        pos_embed, tokens = pos_embed.to(queries.dtype), queries
+        for msfe in self.msfe:
+            tokens = msfe(tokens, pos_embed, shapes, reference)
+        for csf in self.csf:
+            tokens = csf(queries, tokens, pos_embed, shapes, reference)
+        return unflatten(tokens, shapes)
 
 
 def pad(images: Tensor) -> Tensor:
@@ -255,7 +188,7 @@ def pad(images: Tensor) -> Tensor:
     return F.pad(images, (0, right, 0, below), mode=mode)
 
 
-def crop(coarse: Tensor, images: Tensor) -> Tensor:
-    """The cells of coarse logits at stride 4 that cover the unpadded images."""
+def crop(logits: Tensor, images: Tensor) -> Tensor:
+    """The cells of logits (B, h, w, classes) at stride 4 that cover the unpadded images."""
     height, width = images.shape[2:]
-    return coarse[..., : -(-height // 4), : -(-width // 4)]
+    return logits[:, : -(-height // 4), : -(-width // 4)]

@@ -7,17 +7,16 @@ Backends: ``reference`` (the definition), ``numba`` (CPU) and ``triton`` (CUDA).
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cssformer.ops import reference
-from cssformer.utils.eager import values_only
 from cssformer.utils.errors import UserError
 
 BACKENDS = ("auto", "reference", "numba", "triton")
@@ -52,7 +51,7 @@ def use_backend(name: str) -> Iterator[None]:
 def ms_deform_sample(
     value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, weights_BNMLK: Tensor
 ) -> Tensor:
-    """Weighted sum of bilinear samples from all scales (design section 2; the sparse sampling of MSFE).
+    """Weighted sum of bilinear samples from all scales, the sparse sampling of MSFE.
 
     ``out[b, n, m] = Σ_l Σ_k weights[b, n, m, l, k] · value_l[b, m](positions[b, n, m, l, k])``
 
@@ -72,13 +71,15 @@ def ms_deform_sample(
     Raises:
         ValueError: the tensors' shapes, dtypes or devices do not fit together.
     """
-    _check(value_BSMD, shapes, positions_BNMLK2)
+    _check(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
     if weights_BNMLK.shape != positions_BNMLK2.shape[:-1]:
         raise ValueError(
             f"weights {tuple(weights_BNMLK.shape)} must have the shape of positions "
             f"{tuple(positions_BNMLK2.shape)} without its last axis"
         )
-    if _by_definition(value_BSMD):
+    if _recorded is not None:
+        _recorded.append(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
+    if by_definition(value_BSMD):
         return reference.ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
     return _ms_deform_sample(value_BSMD, _flat(shapes), positions_BNMLK2, weights_BNMLK)
 
@@ -90,7 +91,7 @@ def ms_deform_attend(
     shapes: Sequence[tuple[int, int]],
     positions_BNMLK2: Tensor,
 ) -> Tensor:
-    """Attention of each query over its own bilinear samples from all scales (design section 2; CSF).
+    """Attention of each query over its own bilinear samples from all scales, as in CSF.
 
     ``out[b, n, m] = Σ_lk softmax_lk(query[b, n, m] · key_l[b, m](p_lk) / √D) · value_l[b, m](p_lk)``
 
@@ -111,60 +112,70 @@ def ms_deform_attend(
     Raises:
         ValueError: the tensors' shapes, dtypes or devices do not fit together.
     """
-    _check(value_BSMD, shapes, positions_BNMLK2)
+    _check(value_BSMD, shapes, positions_BNMLK2, query_BNMD, key_BSMD)
     B, N, M = positions_BNMLK2.shape[:3]
     if query_BNMD.shape != (B, N, M, value_BSMD.shape[-1]):
         raise ValueError(f"query {tuple(query_BNMD.shape)} must be (B, N, M, D) = {(B, N, M, value_BSMD.shape[-1])}")
     if key_BSMD.shape != value_BSMD.shape:
         raise ValueError(f"key {tuple(key_BSMD.shape)} and value {tuple(value_BSMD.shape)} must have one shape")
-    if _by_definition(value_BSMD):
+    if _recorded is not None:
+        _recorded.append(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
+    if by_definition(value_BSMD):
         return reference.ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
     return _ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
 
 
-def sampler(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """:func:`ms_deform_sample` of one value by runs of queries: ``sampler(value, shapes)(offsets, places, weights)``.
+def ms_deform_attention_weights(
+    query_BNMD: Tensor, key_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor
+) -> Tensor:
+    """The weights by which :func:`ms_deform_attend` mixes its samples: (B, N, M, L, K), summing to 1 over L·K.
 
-    Positions are a query's place on each scale, (N, L, 2) float32, plus offsets (B, N, M, L, K, 2) of any dtype. Where
-    nothing is to be differentiated a backend lays the value out once for all runs, and adds for itself.
+    In plain PyTorch, of few queries: it stores every sampled key.
     """
-    if packing := _packing(value_BSMD):
-        return partial(packing.sum_packed, packing.pack([value_BSMD], shapes))
-    return lambda offsets, reference, weights: ms_deform_sample(
-        value_BSMD, shapes, _positions(offsets, reference), weights
-    )
+    return reference.attention_weights(query_BNMD, key_BSMD, shapes, positions_BNMLK2)
 
 
-def attender(
-    key_BSMD: Tensor, value_BSMD: Tensor, shapes: Sequence[tuple[int, int]]
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """:func:`ms_deform_attend` of one key and value: ``attender(key, value, shapes)(query, offsets, reference)``.
+class Sampling(NamedTuple):
+    """One call of a sampling function: positions (B, N, M, L, K, 2), and what weighs the samples.
 
-    See :func:`sampler`.
+    ``weights`` (B, N, M, L, K) of :func:`ms_deform_sample`; ``query`` (B, N, M, D) and ``key`` (B, S, M, D) of
+    :func:`ms_deform_attend`.
     """
-    if packing := _packing(value_BSMD):
-        return partial(packing.attend_packed, packing.pack([key_BSMD, value_BSMD], shapes))
-    return lambda query, offsets, reference: ms_deform_attend(
-        query, key_BSMD, value_BSMD, shapes, _positions(offsets, reference)
-    )
+
+    shapes: Sequence[tuple[int, int]]
+    positions: Tensor
+    weights: Tensor | None = None
+    query: Tensor | None = None
+    key: Tensor | None = None
+
+    def weights_of(self, tokens: Sequence[int]) -> Tensor:
+        """The weights (B, I, M, L, K) of the samples of some queries."""
+        if self.weights is not None:
+            return self.weights[:, tokens].float()
+        assert self.query is not None and self.key is not None
+        return ms_deform_attention_weights(
+            self.query[:, tokens].float(), self.key.float(), self.shapes, self.positions[:, tokens]
+        )
 
 
-def _positions(offsets_BNMLK2: Tensor, reference_NL2: Tensor) -> Tensor:
-    """Float32, as the places are, whatever the precision of the offsets, but float64 for float64."""
-    # As whole rows: the largest tensor of the network is not walked pairwise.
-    row_N = reference_NL2.repeat_interleave(offsets_BNMLK2.shape[-2], dim=1).flatten(1)[:, None]
-    return (offsets_BNMLK2.flatten(3) + row_N).view_as(offsets_BNMLK2)
+_recorded: list[Sampling] | None = None
 
 
-def _packing(value: Tensor) -> ModuleType | None:
-    """The backend that lays maps out, if it is the one to sample with and gradients are not asked for."""
-    if not values_only() or _by_definition(value):
-        return None
-    backend = _fast(value)
-    return backend if hasattr(backend, "pack") else None
+@contextmanager
+def record_sampling() -> Iterator[list[Sampling]]:
+    """Keep the arguments of every sampling inside the block, in the order of the calls, in a list."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before
 
 
-def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> None:
+def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, *others: Tensor) -> None:
+    devices = {tensor.device for tensor in (value_BSMD, positions_BNMLK2, *others)}
+    if len(devices) > 1:
+        raise ValueError(f"all tensors must be on one device, not on {', '.join(sorted(map(str, devices)))}")
     if value_BSMD.ndim != 4 or positions_BNMLK2.ndim != 6 or positions_BNMLK2.shape[-1] != 2:
         raise ValueError(
             f"value {tuple(value_BSMD.shape)} must be (B, S, M, D) and "
@@ -188,7 +199,8 @@ def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNML
 # ---------------------------------------------------------------- who computes it
 
 
-def _by_definition(value: Tensor) -> bool:
+def by_definition(value: Tensor) -> bool:
+    """Whether plain PyTorch samples the value: in exports, in float64, where no kernels are, or if that was chosen."""
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or value.dtype == torch.float64:
         return True
     return _choice == "reference" or not _usable(_wanted(value.device.type))
@@ -222,7 +234,7 @@ def _module(backend: str) -> ModuleType | None:
 
 def _fast(tensor: Tensor) -> ModuleType:
     module = _module(_wanted(tensor.device.type))
-    assert module is not None, "_by_definition let through a device without fast kernels"
+    assert module is not None, "by_definition let through a device without fast kernels"
     return module
 
 

@@ -40,8 +40,8 @@ from cssformer.ops.simd import (
     zero,
 )
 from cssformer.ops.threads import run
-from cssformer.utils.eager import fresh
 from cssformer.utils.jit import jit
+from cssformer.utils.memory import empty
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -604,7 +604,7 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
 
 def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padded: int) -> Tensor:
     B, S, M, D = like_BSMD.shape
-    target = fresh(like_BSMD.shape)
+    target = empty(like_BSMD.shape)
     width = packed.size // (B * M * padded)
     arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
     run(_kernels(D).unpack, B * S, target.numel(), *arguments)
@@ -613,7 +613,7 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
 
 def _result(maps: Packed, B: int, N: int, M: int) -> Tensor:
     """Room for what the kernels make of the maps: they write float32 or bfloat16."""
-    return fresh((B, N, M, maps.D), torch.bfloat16 if maps.dtype == torch.bfloat16 else torch.float32)
+    return empty((B, N, M, maps.D), torch.bfloat16 if maps.dtype == torch.bfloat16 else torch.float32)
 
 
 def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
@@ -646,8 +646,8 @@ def sum_backward(
     positions, weights = _flat(positions_BNMLK2), _flat(weights_BNMLK)
     value = pack([value_BSMD], shapes).rows if to_points else np.empty(0, np.float32)
     grad_value = np.zeros(B * M * padded * D if to_value else 0, np.float32)
-    grad_positions = fresh(positions_BNMLK2.shape if to_points else (0,))
-    grad_weights = fresh(weights_BNMLK.shape if to_points else (0,))
+    grad_positions = empty(positions_BNMLK2.shape if to_points else (0,))
+    grad_weights = empty(weights_BNMLK.shape if to_points else (0,))
     run(
         _kernels(D).sum_backward,
         B * M * L,
@@ -690,8 +690,8 @@ def attend_backward(
     levels, padded = _levels(shapes)
     grad, queries, positions = _flat(grad_BNMD), _flat(query_BNMD), _flat(positions_BNMLK2)
     maps = pack([key_BSMD, value_BSMD], shapes).rows
-    grad_query = fresh(query_BNMD.shape)
-    grad_positions = fresh(positions_BNMLK2.shape)
+    grad_query = empty(query_BNMD.shape)
+    grad_positions = empty(positions_BNMLK2.shape)
     weights = np.empty(B * N * M * L * K, np.float32)
     grad_logits = np.empty_like(weights)
     work = grad.size * L * K * 2

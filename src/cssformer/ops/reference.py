@@ -53,9 +53,17 @@ def ms_deform_attend(
     """The definition of :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
     positions = positions_BNMLK2.to(compute)
-    query_BMDN1 = query_BNMD.to(compute).permute(0, 2, 3, 1).unsqueeze(-1) * query_BNMD.shape[-1] ** -0.5
-    # Products and sums rather than matmul: autocast would round a matmul to half precision.
-    logits_BMNP = (_sample(key_BSMD.to(compute), shapes, positions) * query_BMDN1).sum(2)
-    weights_BM1NP = logits_BMNP.softmax(-1).unsqueeze(2)
+    weights = attention_weights(query_BNMD.to(compute), key_BSMD.to(compute), shapes, positions)
+    weights_BM1NP = weights.flatten(3).transpose(1, 2).unsqueeze(2)
     sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions)
     return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)
+
+
+def attention_weights(
+    query_BNMD: Tensor, key_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor
+) -> Tensor:
+    """softmax(query · sampled key / √D) over the L·K samples: (B, N, M, L, K)."""
+    query_BMDN1 = query_BNMD.permute(0, 2, 3, 1).unsqueeze(-1) * query_BNMD.shape[-1] ** -0.5
+    # Products and sums rather than matmul: autocast would round a matmul to half precision.
+    logits_BMNP = (_sample(key_BSMD, shapes, positions_BNMLK2) * query_BMDN1).sum(2)
+    return logits_BMNP.softmax(-1).transpose(1, 2).unflatten(-1, positions_BNMLK2.shape[3:5])

@@ -5,9 +5,9 @@ import dataclasses
 from torch import Tensor
 
 from cssformer.model import SegmentationNetwork
-from cssformer.model.hub import load
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import load
 
 
 def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tensor]]:
@@ -22,7 +22,8 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tenso
     Raises:
         UserError: there is no such network, or its weights mean something else.
     """
-    config, weights = load(source)
+    saved, weights = load(source)
+    config = saved["network"]
     asked, held = recipe.model.backbone, str(config.get("backbone"))
     # What follows the full stop only tells which of timm's weights were meant.
     if asked.partition(".")[0] != held.partition(".")[0]:

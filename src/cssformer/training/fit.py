@@ -25,7 +25,6 @@ from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.data.stream import Samples, TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 from cssformer.model import SegmentationNetwork
-from cssformer.model.hub import RUN_MODEL
 from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import Recipe
@@ -33,6 +32,7 @@ from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import RUN_MODEL
 
 CHILD_SECONDS = 10.0
 """How long the process of another device may take to end."""

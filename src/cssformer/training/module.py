@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from cssformer.accelerate import accelerate_cpu
 from cssformer.inference import predict
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork, segmentation_loss
@@ -48,17 +49,19 @@ class SegmentationTask(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int16 -> the loss."""
-        coarse, auxiliary = self.model.coarse_and_auxiliary(batch["image"].float() / 255)
-        return segmentation_loss(coarse, auxiliary, batch["label"].long(), self.recipe.training.auxiliary_weight)
+        output = self.model(batch["image"].float() / 255)
+        return segmentation_loss(output, batch["label"].long(), self.recipe.training.auxiliary_weight)
 
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
         self.finite: list[Tensor] = []
         self.losses: list[Tensor] = []
+        # In a tuple, because Lightning would keep a module's weights a second time.
+        self.validated = (accelerate_cpu(self.model) if self.device.type == "cpu" else self.model,)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""
-        segmentation = predict(self, batch["image"], **self.model.inference)
+        segmentation = predict(self, batch["image"], **self.model.metadata.inference)
         self.confusion.update(segmentation.labels, batch["label"].long())
         if batch_idx == 0:
             self.example = batch["image"][0], segmentation.labels[0]
@@ -67,9 +70,9 @@ class SegmentationTask(L.LightningModule):
             label = F.interpolate(batch["label"][None].float(), self.logits.shape[2:], mode="nearest-exact")
             self.losses.append(cross_entropy(self.logits.float(), label[0].long()))
 
-    def coarse(self, images: Tensor) -> Tensor:
+    def forward_logits(self, images: Tensor) -> Tensor:
         """The network's, remembered, and whether all were finite."""
-        self.logits = self.model.coarse(images)
+        self.logits = self.validated[0].forward_logits(images)
         self.finite.append(self.logits.isfinite().all())
         return self.logits
 
@@ -99,4 +102,4 @@ def _checkpoint_gradients(model: SegmentationNetwork) -> None:
             with suppress(AssertionError):
                 switch(True)
                 return
-    raise UserError(f"{model.config['backbone']} knows no training.grad_checkpointing; leave it out.")
+    raise UserError(f"{model.hparams['backbone']} knows no training.grad_checkpointing; leave it out.")

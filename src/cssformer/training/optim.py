@@ -5,7 +5,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 # Parameters that tell places, scales or classes apart are like biases: decay would pull all towards the origin.
-EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "scale_embedding", "level_embed", "cls_emb")
+EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "scale_embed", "level_embed", "cls_emb")
 
 
 def parameter_groups(

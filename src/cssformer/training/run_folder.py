@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cssformer.model import SegmentationNetwork
-from cssformer.model.hub import RUN_CHECKPOINTS
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import RUN_CHECKPOINTS
 
 LAST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", "metrics.csv"
 DIGEST = "sha256"

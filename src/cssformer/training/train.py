@@ -10,11 +10,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
+from cssformer.accelerate import accelerate_cpu
 from cssformer.data import verify_labels
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
-from cssformer.model import CSSFormer, SegmentationNetwork
-from cssformer.model.hub import RUN_MODEL, load
+from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
 from cssformer.training.datasets import Dataset, datasets
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
@@ -28,6 +28,7 @@ from cssformer.training.stop import Interrupted, Stop
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import RUN_MODEL, load
 
 
 def train(
@@ -95,6 +96,8 @@ def _train(
     if recipe.model.init is not None and not checkpoint:
         recipe, weights = starting_point(recipe, recipe.model.init)
     model = build(recipe, train_data)
+    info = train_data.info
+    model.metadata = Metadata(info.classes, info.colours, inference=recipe.inference())
     if checkpoint:
         require_same_network(checkpoint, model, run)
     if weights is not None:
@@ -122,8 +125,10 @@ def _train(
         # A loader's process hands its traceback over as the message; the sentence stands at its end.
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
     # Lightning leaves the model on the CPU.
+    device = best_device()
+    model = model.to(device) if device != "cpu" else accelerate_cpu(model)
     with _full_memory_told(recipe):
-        evaluation = evaluate(model.to(best_device()), val_data, **model.inference)
+        evaluation = evaluate(model, val_data, **model.metadata.inference)
     write_report(evaluation, val_data, run)
     return evaluation
 
@@ -140,13 +145,7 @@ def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
     torch.manual_seed(recipe.seed)
     arguments = {name: value for name, value in vars(recipe.model).items() if name != "init"}
     try:
-        return CSSFormer(
-            num_classes=len(data.info.classes),
-            inference=recipe.inference(),
-            classes=data.info.classes,
-            colours=data.info.colours,
-            **arguments,
-        )
+        return CSSFormer(num_classes=len(data.info.classes), **arguments)
     except ValueError as error:
         raise UserError(f"The recipe's model cannot be built: {error}.") from error
 

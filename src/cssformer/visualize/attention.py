@@ -40,7 +40,7 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
         explanation: with I tokens.
         token: the one whose places are shown, from 0 to I - 1.
     """
-    image, looks = explanation.prediction.image, explanation.looks
+    image, looks = explanation.prediction.image, explanation.maps
     height, width = image.shape[:2]
     size = TILE, round(TILE * min(1.2, max(0.5, height / width)))
     whole = _Panel.holding(np.array((width - 1, height - 1)) / 2, np.array((width, height)) / 2, size)

@@ -1,4 +1,4 @@
-"""What plain inference on a CPU may do that autograd and tracing may not see."""
+"""Memory for large results."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 
-def values_only() -> bool:
-    """Whether nothing is to be differentiated, compiled or exported."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
-
-
-def fresh(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Uninitialised memory on the CPU, row-major.
 
     From numpy, which asks the system for huge pages: a large result then costs few page faults, which otherwise, where

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cssformer.ops.simd import LANES, elements, numbers, store
 from cssformer.ops.threads import run
-from cssformer.utils.eager import fresh
 from cssformer.utils.jit import jit
+from cssformer.utils.memory import empty
 
 _HALF, _ONE = np.float32(0.5), np.float32(1)
 
@@ -63,7 +63,7 @@ def _kernel(lanes: int) -> Any:
 def enlarge(feature: Tensor, height: int, width: int) -> Tensor:
     """Float32 or bfloat16 (B, h, w, C) on the CPU, not empty -> (B, height, width, C)."""
     batch, h, w, channels = feature.shape
-    full = fresh((batch, height, width, channels), feature.dtype)
+    full = empty((batch, height, width, channels), feature.dtype)
     source, target = (elements(tensor, feature.dtype) for tensor in (feature, full))
     kernel, numbers_read = _kernel(min(channels, LANES)), 4 * full.numel()
     run(kernel, batch * height, numbers_read, source, target, h, w, height, width, channels)

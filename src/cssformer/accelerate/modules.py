@@ -1,0 +1,153 @@
+"""The network's modules as a CPU computes them fast where nothing is to be differentiated; elsewhere they are the same.
+
+Each is a subclass of what it stands for, with its parameters. What makes them fast is told in docs/performance.md:
+tokens go through a module in runs, whose intermediate results stay in the cache; maps are laid out once for all runs;
+CIA's contexts are mapped while they are small.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cssformer.accelerate.linear import linear, plain_inference, weights_laid_once
+from cssformer.accelerate.resize import enlarge
+from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
+from cssformer.model.csf import CrossScaleFusion
+from cssformer.model.layers import Resize
+from cssformer.model.msfe import MultiScaleFeatureEnhancement
+from cssformer.model.positions import Shapes
+from cssformer.ops import numba as kernels
+from cssformer.ops.ms_deform import by_definition
+from cssformer.utils.memory import empty
+
+TOKENS_AT_ONCE = 3072
+
+
+def _fast(tensor: Tensor) -> bool:
+    """Whether the kernels may compute with the tensor."""
+    plain = plain_inference() and type(tensor) is Tensor and tensor.device.type == "cpu"
+    return plain and tensor.dtype in (torch.float32, torch.bfloat16) and not by_definition(tensor)
+
+
+def _in_runs(function: Callable[[slice], Tensor], like: Tensor) -> Tensor:
+    """``function(slice of tokens)`` over (B, N, C), run by run; a short tail belongs to the last run."""
+    count = like.shape[1]
+    runs = max(1, round(count / TOKENS_AT_ONCE))
+    out = empty(like.shape, like.dtype)
+    for run in range(runs):
+        part = slice(count * run // runs, count * (run + 1) // runs)
+        out[:, part] = function(part)
+    return out
+
+
+class FastMSFE(MultiScaleFeatureEnhancement):
+    """MSFE in runs of tokens."""
+
+    def forward(self, tokens: Tensor, pos_embed: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
+        if not _fast(tokens):
+            return super().forward(tokens, pos_embed, shapes, reference_NL2)
+
+        def enhance(run: slice) -> Tensor:
+            query = self.norm(tokens[:, run]) + pos_embed[run]
+            offsets_BNMLK2 = self.offsets(query)
+            weights_BNMP = self.weights(query).unflatten(-1, (self.heads, -1)).softmax(-1)
+            weights_BNMLK = weights_BNMP.view(offsets_BNMLK2.shape[:-1])
+            sampled_BNMD = kernels.sum_packed(packed, offsets_BNMLK2, reference_NL2[run], weights_BNMLK)
+            enhanced = tokens[:, run] + self.output(sampled_BNMD.flatten(2))
+            return enhanced.add_(self.feed_forward(enhanced))
+
+        with weights_laid_once():
+            value_BNC = self.value(self.norm(tokens))
+            packed = kernels.pack([value_BNC.unflatten(-1, (self.heads, -1))], shapes)
+            del value_BNC
+            return _in_runs(enhance, tokens)
+
+
+class FastCSF(CrossScaleFusion):
+    """CSF in runs of tokens."""
+
+    def forward(
+        self, queries: Tensor, enhanced: Tensor, pos_embed: Tensor, shapes: Shapes, reference_NL2: Tensor
+    ) -> Tensor:
+        if not _fast(enhanced):
+            return super().forward(queries, enhanced, pos_embed, shapes, reference_NL2)
+
+        def fuse(run: slice) -> Tensor:
+            query = self.query(self.query_norm(queries[:, run]) + pos_embed[run])
+            offsets_BNMLK2 = self.offsets(self.norm(enhanced[:, run]) + pos_embed[run])
+            query_BNMD = query.unflatten(-1, (self.heads, -1))
+            sampled_BNMD = kernels.attend_packed(packed, query_BNMD, offsets_BNMLK2, reference_NL2[run])
+            fused = enhanced[:, run] + self.output(sampled_BNMD.flatten(2))
+            return fused.add_(self.feed_forward(fused))
+
+        with weights_laid_once():
+            key_BNC = _in_runs(lambda run: self.key(self.norm(enhanced[:, run]) + pos_embed[run]), enhanced)
+            value_BNC = _in_runs(lambda run: self.value(self.norm(enhanced[:, run])), enhanced)
+            maps = [map_BNC.unflatten(-1, (self.heads, -1)) for map_BNC in (key_BNC, value_BNC)]
+            packed = kernels.pack(maps, shapes)
+            del key_BNC, value_BNC, maps
+            return _in_runs(fuse, enhanced)
+
+
+class FastResize(Resize):
+    """Bilinear interpolation on all cores: PyTorch's takes one for a single picture."""
+
+    def forward(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
+        if not _fast(feature) or not feature.numel():
+            return super().forward(feature, size)
+        return enlarge(feature, *size)
+
+
+class FastCIA(ChannelInformationAugmentation):
+    """CIA without up-sampling any G_s: a 1x1 conv commutes with bilinear up-sampling, a product with two matrices."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        if not _fast(feature):
+            return super().forward(feature)
+        batch, height, width, channels = feature.shape
+        narrow = [reduce.out_features for reduce in self.reduce]
+        own, *others = self.fuse.weight.split([channels, *narrow], dim=1)
+        pooled_x = torch.matmul(_pooling_matrix(width).to(feature.dtype), feature).split(POOLED_SIZES, dim=2)
+        pooling_y = _pooling_matrix(height).to(feature.dtype).split(POOLED_SIZES)
+        rows_BHSC = torch.cat(
+            [
+                torch.einsum("hs,bstc->bhtc", up_y, linear(reduce(torch.einsum("sh,bhtc->bstc", y, x)), weight))
+                for up_y, reduce, y, x, weight in zip(
+                    _upsampling_matrix(height).to(feature.dtype).split(POOLED_SIZES, dim=1),
+                    self.reduce,
+                    pooling_y,
+                    pooled_x,
+                    others,
+                    strict=True,
+                )
+            ],
+            dim=2,
+        )
+        fused = linear(feature, own, self.fuse.bias).view(batch * height, width, channels)
+        columns = _upsampling_matrix(width).to(fused.dtype).expand(batch * height, -1, -1)
+        fused = fused.baddbmm_(columns, rows_BHSC.flatten(0, 1).to(fused.dtype)).view_as(feature)
+        weight = self.gate(fused.mean(dim=(1, 2)))
+        return torch.addcmul(feature, weight[:, None, None], fused)
+
+
+def _cells() -> tuple[Tensor, Tensor]:
+    """Of the 12 pooled cells along an axis: the pooled size, 1, 2, 2, 3, ..., and the index in it, 0, 0, 1, 0, ..."""
+    sizes = torch.tensor(POOLED_SIZES)
+    return sizes.repeat_interleave(sizes), torch.cat([torch.arange(size) for size in POOLED_SIZES])
+
+
+def _pooling_matrix(length: int) -> Tensor:
+    """(12, length), a row for each pooled cell: i of s averages floor(i·length/s) to ceil((i+1)·length/s) - 1."""
+    size, index = (part[:, None] for part in _cells())
+    cell = torch.arange(length)
+    inside = ((cell + 1) * size > index * length) & (cell * size < (index + 1) * length)
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+def _upsampling_matrix(length: int) -> Tensor:
+    """(length, 12), a column for each pooled cell: bilinear up-sampling along one axis."""
+    size, index = _cells()
+    centre = (torch.arange(length)[:, None] + 0.5) * size / length - 0.5
+    distance = torch.minimum(centre.clamp(min=0), size - 1) - index
+    return (1 - distance.abs()).clamp(min=0)

@@ -1,0 +1,1 @@
+"""Files of weights: saved networks, and backbones' pretrained weights."""

@@ -1,0 +1,124 @@
+"""What a saved model's config may say. It may come from anybody: every value is checked before anything is built."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from cssformer.utils.errors import UserError
+
+FORMAT = 2
+"""Of config and weights; raised whenever those of before would mean something else."""
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _whole(low: int, high: int) -> Rule:
+    return lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}"
+
+
+def _number(low: float, high: float) -> Rule:
+    return lambda value: type(value) in (int, float) and low <= value <= high, f"a number from {low} to {high}"
+
+
+def _listed(rule: Rule, count: int | None = None) -> Rule:
+    holds, wanted = rule
+    return (
+        lambda value: isinstance(value, list) and all(map(holds, value)) and count in (None, len(value)),
+        f"a list of {'' if count is None else f'{count}, each '}{wanted}",
+    )
+
+
+def _optional(rule: Rule) -> Rule:
+    return lambda value: value is None or rule[0](value), f"null or {rule[1]}"
+
+
+def _text(pattern: str, wanted: str) -> Rule:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, wanted
+
+
+def _plain(value: Any) -> bool:
+    """Whether it is what timm's arguments are: a number, a word, or a short list of these."""
+    if isinstance(value, list):
+        return len(value) <= 64 and all(_plain(item) for item in value if not isinstance(item, list))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 64)
+
+
+_BOOLEAN: Rule = (lambda value: isinstance(value, bool), "true or false")
+_NAME = _text(r"[\w.-]{1,100}", "a name")
+_CLASS = _text(r"[^\x00-\x1f\ud800-\udfff]{1,200}", "a name of a line")
+# Nothing may make timm load or fetch a file.
+_FILES = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+_ARGUMENTS: Rule = (
+    lambda value: isinstance(value, dict) and all(key not in _FILES and _plain(item) for key, item in value.items()),
+    f"arguments of timm's, none of {', '.join(sorted(_FILES))}",
+)
+_SIDES = _listed(_whole(1, 65536), 2)
+_OPTIONAL_ARGUMENTS = _optional(_ARGUMENTS)
+_NETWORK: dict[str, Rule] = {
+    "backbone": _NAME,
+    "num_classes": _whole(1, 65535),
+    "mean": _listed(_number(-10, 10), 3),
+    "std": _listed(_number(1e-6, 1e6), 3),
+    "backbone_args": _OPTIONAL_ARGUMENTS,
+    "channels": _whole(8, 8192),
+    "heads": _whole(1, 256),
+    "points": _whole(1, 1024),
+    "cia": _BOOLEAN,
+    "fusion": _BOOLEAN,
+    "fusion_stride": (lambda value: value in (4, 8, 16, 32) and type(value) is int, "4, 8, 16 or 32"),
+    "msfe_depth": _whole(0, 32),
+    "csf_depth": _whole(0, 32),
+    "aux": _BOOLEAN,
+    "dropout": _number(0, 1),
+    "decoder": _NAME,
+}
+_INFERENCE: dict[str, Rule] = {
+    "mode": (lambda value: value in ("whole", "slide"), "whole or slide"),
+    "crop": _optional(_SIDES),
+    "stride": _optional(_SIDES),
+    "short_side": _optional(_whole(1, 65536)),
+}
+_CONFIG: dict[str, Rule] = {
+    "format": _whole(FORMAT, FORMAT),
+    "architecture": _NAME,
+    "version": _NAME,
+    "network": (lambda value: isinstance(value, dict), "a table"),
+    "classes": _optional(_listed(_CLASS)),
+    "colours": _optional(_listed(_listed(_whole(0, 255), 3))),
+    "raw_ids": _optional(_listed(_whole(0, 2**31 - 1))),
+    "inference": (lambda value: isinstance(value, dict), "a table"),
+}
+
+
+def check_config(config: Any, where: str) -> None:
+    """Whether a config is one that :meth:`cssformer.weights.hub.HubModel.save_pretrained` may have written.
+
+    Raises:
+        UserError: it is not, or is of another format; the key is named.
+    """
+    found = config.get("format", 1) if isinstance(config, dict) else None
+    if type(found) is int and found != FORMAT:
+        advice = "train the model again" if found < FORMAT else "update cssformer"
+        raise UserError(f"{where} is of format {found}, this version reads format {FORMAT}; {advice}.")
+    tables = [("", config, _CONFIG)]
+    if isinstance(config, dict):
+        tables += [
+            ("network.", config.get("network"), _NETWORK),
+            ("inference.", config.get("inference", {}), _INFERENCE),
+        ]
+    for prefix, table, rules in tables:
+        if not isinstance(table, dict):
+            raise UserError(f"{where} does not hold a model's configuration.")
+        for key, value in table.items():
+            holds, wanted = rules.get(key, (lambda _: False, "left out: there is no such key"))
+            if not holds(value):
+                raise UserError(f"{where}: {prefix}{str(key)[:60]} must be {wanted}, not {repr(value)[:60]}.")
+    required = {"format", "architecture", "network"} - config.keys() or {"backbone", "num_classes"} - config[
+        "network"
+    ].keys()
+    if required:
+        raise UserError(f"{where} lacks {', '.join(sorted(required))}.")
+    for name in ("classes", "colours", "raw_ids"):
+        values, count = config.get(name), config["network"]["num_classes"]
+        if values is not None and len(values) != count:
+            raise UserError(f"{where}: {len(values)} {name} are given for {count} classes.")

@@ -1,0 +1,176 @@
+"""A network as two files: ``config.json``, to be read by people too, and ``model.safetensors``."""
+
+import json
+import math
+import re
+import shutil
+import stat
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import cssformer
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+from cssformer.weights.config import FORMAT, check_config
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from cssformer.model.cssformer import SegmentationNetwork
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RUN_MODEL = "model"
+"""Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
+RUN_CHECKPOINTS = "checkpoints"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+LARGEST_CONFIG = 2**24
+"""Bytes."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is kept with a network for those who use it.
+
+    Attributes:
+        classes: a name per class.
+        colours: an RGB triple, 0 to 255, per class.
+        raw_ids: the id that each class has in the user's own labels.
+        inference: how pictures are to be predicted, options of :func:`cssformer.inference.predict`.
+    """
+
+    classes: tuple[str, ...] | None = None
+    colours: tuple[tuple[int, int, int], ...] | None = None
+    raw_ids: tuple[int, ...] | None = None
+    inference: dict[str, Any] = field(default_factory=dict)
+
+
+class HubModel(
+    ModelHubMixin,
+    library_name="cssformer",
+    license="apache-2.0",
+    pipeline_tag="image-segmentation",
+    paper_url="https://doi.org/10.3233/JIFS-220976",
+    tags=["semantic-segmentation"],
+):
+    """Saving, loading and ``push_to_hub`` of a network."""
+
+    metadata = Metadata()
+
+    @property
+    def hparams(self) -> dict[str, Any]:
+        """The constructor's arguments but for the first weights, with the normalisation in use."""
+        backbone = cast("SegmentationNetwork", self).backbone
+        given = {
+            name: value
+            for name, value in cast("dict[str, Any]", self._hub_mixin_config).items()
+            if name not in ("pretrained", "weights")
+        }
+        return {**given, "mean": list(backbone.mean), "std": list(backbone.std)}
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into a folder, made if needed.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        network, folder = cast("SegmentationNetwork", self), Path(save_directory)
+        config = {
+            "format": FORMAT,
+            "architecture": type(self).__name__,
+            "version": cssformer.__version__,
+            "network": self.hparams,
+            **asdict(self.metadata),
+        }
+        state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+        with atomic_write(folder / WEIGHTS) as weights_path, atomic_write(folder / CONFIG) as config_path:
+            config_path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            try:
+                save_file(state, weights_path)
+            except SafetensorError as error:
+                # A full disk, above all, which is no OSError here.
+                raise UserError(f"Cannot write {folder / WEIGHTS}: {error}.") from error
+            # safetensors leaves a file that only its owner may read.
+            shutil.copymode(config_path, weights_path)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "Self":  # type: ignore[override]
+        """A saved network, in eval mode, from a model or run folder or from a model id of the Hugging Face hub.
+
+        Args:
+            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+            **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
+
+        Raises:
+            UserError: nothing there, not such a network, or one of another format.
+        """
+        config, state = load(source, **hub_args)
+        network = next((kind for kind in _kinds(cls) if kind.__name__ == config["architecture"]), None)
+        if network is None:
+            raise UserError(f"The model in {source} is a {config['architecture']}, not a {cls.__name__}.")
+        try:
+            model = cast("SegmentationNetwork", network(**config["network"]))
+        except UserError:
+            raise
+        except Exception as error:  # a config may come from anybody, and timm raises all kinds
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{source}/{CONFIG} does not describe a {network.__name__}: {reason}.") from error
+        bias = state.get("head.classify.bias")
+        if bias is not None and len(bias) != model.num_classes:
+            raise UserError(f"The weights in {source} have {len(bias)} classes, its {CONFIG} says {model.num_classes}.")
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise UserError(f"The weights in {source} do not fit its {CONFIG}: {reason}") from error
+        model.metadata = _metadata(config)
+        return cast("Self", model.eval())
+
+
+def _kinds(cls: type[HubModel]) -> list[type[HubModel]]:
+    return [cls, *(kind for child in cls.__subclasses__() for kind in _kinds(child))]
+
+
+def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The checked config and the weights of a saved network, see :meth:`HubModel.from_pretrained`."""
+    try:
+        if Path(source).exists():
+            folder = Path(source) / RUN_MODEL if (Path(source) / RUN_MODEL).is_dir() else Path(source)
+            config_path, weights_path = folder / CONFIG, folder / WEIGHTS
+        elif not HUB_ID.fullmatch(str(source)) or Path(source).parent.is_dir():
+            # `runs/mine` in a folder that is here is no model id.
+            raise UserError(f"There is no model folder {source}.")
+        else:
+            config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
+            weights_path = Path(hf_hub_download(str(source), WEIGHTS, **hub_args))
+        for path, most in ((config_path, LARGEST_CONFIG), (weights_path, math.inf)):
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+                raise UserError(f"{path} is no file of a model.")
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        check_config(config, str(config_path))
+        return config, load_file(weights_path)
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        raise UserError(f"There is no model folder {source}, nor can it be had from the Hugging Face hub.") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (Path(source) / RUN_CHECKPOINTS).is_dir():
+            raise UserError(f"The run {source} is not finished; continue it with --resume.") from error
+        raise UserError(f"{source} is no model: it must hold {CONFIG} and {WEIGHTS}.") from error
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise UserError(f"The model in {source} cannot be read: {error}.") from error
+
+
+def _metadata(config: dict[str, Any]) -> Metadata:
+    classes, colours, raw_ids = (config.get(name) for name in ("classes", "colours", "raw_ids"))
+    return Metadata(
+        classes=None if classes is None else tuple(classes),
+        colours=None if colours is None else tuple((r, g, b) for r, g, b in colours),
+        raw_ids=None if raw_ids is None else tuple(raw_ids),
+        inference=config.get("inference", {}),
+    )

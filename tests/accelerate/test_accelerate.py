@@ -1,0 +1,222 @@
+"""The accelerated network is the network: outputs, gradients, and what is left alone."""
+
+import copy
+import logging
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers import Mlp
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor, nn
+
+from cssformer import CSSFormer
+from cssformer.accelerate import accelerate_cpu, modules
+from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU
+from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastResize
+from cssformer.model import segmentation_loss
+from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
+from cssformer.model.csf import CrossScaleFusion
+from cssformer.model.msfe import MultiScaleFeatureEnhancement
+from cssformer.model.positions import reference_points
+
+SMALL = {"backbone": "resnet10t", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Zero-initialised branches would hide mistakes."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if not parameter.abs().max():
+            nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, tuple[nn.Module, nn.Module]]:
+    made = {}
+    for name in ("swin_tiny_patch4_window7_224", "mobilenetv2_100"):
+        torch.manual_seed(0)
+        model = randomised(CSSFormer(name, 7, channels=64, points=4)).eval()
+        made[name] = model, accelerate_cpu(model)
+    return made
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 130), (32, 200)])
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "mobilenetv2_100"])
+def test_the_accelerated_network_gives_the_networks_logits(pairs: dict, name: str, size: tuple[int, int]) -> None:
+    model, fast = pairs[name]
+    images = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        expected, found = model(images), fast(images)
+        lowered = copy.deepcopy(fast).bfloat16()(images.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = fast(images)
+    assert largest_difference(found, expected) < 1e-5
+    assert max(largest_difference(other.float(), expected) for other in (lowered, mixed)) < 0.1
+
+
+def test_every_kind_of_module_is_swapped(pairs: dict) -> None:
+    model, fast = pairs["swin_tiny_patch4_window7_224"]
+    kinds = {type(module) for module in fast.modules()}
+    assert {FastMSFE, FastCSF, FastCIA, FastResize, OneDNNLinear, OneDNNLinearGELU} <= kinds
+    assert not kinds & {nn.Linear, MultiScaleFeatureEnhancement, CrossScaleFusion, ChannelInformationAugmentation}
+    # The given network is as it was.
+    assert {type(module) for module in model.modules()}.isdisjoint({FastMSFE, OneDNNLinear})
+
+
+def test_the_copy_shares_the_parameters_and_their_gradients() -> None:
+    torch.manual_seed(0)
+    model = randomised(CSSFormer(**SMALL, dropout=0.0)).eval()
+    fast = accelerate_cpu(model)
+    assert [id(one) for one in model.parameters()] == [id(other) for other in fast.parameters()]
+    images, labels = torch.rand(1, 3, 64, 64), torch.randint(0, 5, (1, 64, 64))
+    gradients = []
+    for network in (model, fast):
+        model.zero_grad()
+        segmentation_loss(network(images), labels).backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected)
+    with torch.no_grad():
+        model.head.classify.bias += 1
+        assert largest_difference(fast(images), model(images)) < 1e-5
+
+
+class SigmoidMSFE(MultiScaleFeatureEnhancement):
+    """Somebody's experiment."""
+
+
+def edited(kind: str, model: CSSFormer, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = model.msfe[0]
+    if kind == "subclass":
+        block.__class__ = SigmoidMSFE
+    elif kind == "own forward":
+        block.forward = lambda tokens, *_: 2 * tokens
+    elif kind == "hooks":
+        block.offsets.register_forward_hook(lambda module, inputs, output: 3 * output)
+    elif kind == "patched class":
+        forward = MultiScaleFeatureEnhancement.forward
+        monkeypatch.setattr(MultiScaleFeatureEnhancement, "forward", lambda *given: 1.5 * forward(*given))
+    else:
+
+        class Doubled(nn.Linear):
+            def forward(self, input: Tensor) -> Tensor:
+                return 2 * super().forward(input)
+
+        block.output.__class__ = Doubled
+
+
+@pytest.mark.parametrize("kind", ["subclass", "own forward", "hooks", "patched class", "part of another class"])
+def test_an_edited_module_is_never_scored_by_the_old_formula(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = randomised(CSSFormer(**SMALL)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+    edited(kind, model, monkeypatch)
+    with caplog.at_level(logging.WARNING, "cssformer.accelerate"):
+        fast = accelerate_cpu(model)
+    with torch.no_grad():
+        expected, found = model(images), fast(images)
+    assert largest_difference(found, expected) < 1e-5
+    if kind != "subclass":
+        assert largest_difference(before, expected) > 1e-3
+    if kind in ("own forward", "hooks", "patched class"):
+        assert any("msfe.0" in record.getMessage() for record in caplog.records)
+        assert type(fast.msfe[0]) is MultiScaleFeatureEnhancement
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_in_runs_equal_all_at_once(dtype: torch.dtype) -> None:
+    """7650 tokens are several runs."""
+    torch.manual_seed(0)
+    shapes = ((80, 72), (40, 36), (20, 18), (10, 9))
+    reference = reference_points(shapes, torch.device("cpu"))
+    msfe, csf = MultiScaleFeatureEnhancement(16, 2, 3).to(dtype), CrossScaleFusion(16, 2, 3).to(dtype)
+    for part in (msfe, csf):
+        for parameter in part.parameters():
+            nn.init.normal_(parameter, std=0.2)
+    tokens = torch.randn(2, len(reference), 16, dtype=dtype)
+    pos_embed = torch.randn(len(reference), 16, dtype=dtype)
+    close = {} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
+    with torch.no_grad():
+        enhanced = msfe(tokens, pos_embed, shapes, reference)
+        fused = csf(tokens, enhanced, pos_embed, shapes, reference)
+        msfe.__class__, csf.__class__ = FastMSFE, FastCSF
+        torch.testing.assert_close(msfe(tokens, pos_embed, shapes, reference), enhanced, **close)
+        torch.testing.assert_close(csf(tokens, enhanced, pos_embed, shapes, reference), fused, **close)
+
+
+@given(length=st.integers(1, 200))
+def test_pooling_matrix_is_adaptive_average_pooling(length: int) -> None:
+    expected = torch.cat([F.adaptive_avg_pool1d(torch.eye(length), size).T for size in POOLED_SIZES])
+    torch.testing.assert_close(modules._pooling_matrix(length), expected)
+
+
+@given(length=st.integers(1, 200))
+def test_upsampling_matrix_is_bilinear_interpolation(length: int) -> None:
+    pools = [F.interpolate(torch.eye(size)[None], length, mode="linear")[0].T for size in POOLED_SIZES]
+    torch.testing.assert_close(modules._upsampling_matrix(length), torch.cat(pools, dim=1), rtol=1e-5, atol=1e-5)
+
+
+@given(
+    batch=st.integers(1, 2),
+    before=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    after=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    channels=st.integers(1, 40),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+@settings(max_examples=60)
+def test_resizing_is_interpolate(
+    batch: int, before: tuple[int, int], after: tuple[int, int], channels: int, dtype: torch.dtype
+) -> None:
+    feature = torch.randn(batch, *before, channels).to(dtype)
+    expected = F.interpolate(feature.float().permute(0, 3, 1, 2), after, mode="bilinear").permute(0, 2, 3, 1)
+    with torch.no_grad():
+        found = FastResize()(feature, after)
+    close = {} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found, expected.to(dtype), **close)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_the_mlp_of_timms_transformers_keeps_its_activation(approximate: str) -> None:
+    mlp = Mlp(16, 32, act_layer=lambda: nn.GELU(approximate=approximate))
+    input = torch.randn(3, 5, 16)
+    fast = accelerate_cpu(mlp)
+    assert type(fast.fc1) is (OneDNNLinearGELU if approximate == "none" else OneDNNLinear)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(input), mlp(input))
+
+
+def test_padded_and_shifted_windows_equal_timms_and_give_no_denormals() -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model("swin_tiny_patch4_window7_224", features_only=True, strict_img_size=False).eval()
+    fast = accelerate_cpu(plain)
+    images = torch.randn(1, 3, 160, 96)
+    weights: list[Tensor] = []
+    with torch.no_grad():
+        expected, found = plain(images), fast(images)
+        for part in fast.modules():
+            if isinstance(part, WindowAttention):
+                part.fused_attn = False
+                part.attn_drop.register_forward_hook(lambda _, inputs, __: weights.append(inputs[0]))
+        unfused = fast(images)
+    for truth, one, other in zip(expected, found, unfused, strict=True):
+        torch.testing.assert_close(one, truth, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other, truth, rtol=1e-4, atol=1e-5)
+    assert len(weights) == 12
+    assert any((weight == 0).any() for weight in weights)
+    assert not any(((weight > 0) & (weight < torch.finfo(weight.dtype).tiny)).any() for weight in weights)
