@@ -177,7 +177,7 @@ def test_checkpointed_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_backbone_without_checkpointing_is_told() -> None:
     model = CSSFormer("test_resnet", 3, channels=16, heads=2, points=2)
-    model.backbone.pyramid = nn.Identity()
+    model.backbone.body = nn.Identity()
     with pytest.raises(UserError, match=r"test_resnet knows no training\.grad_checkpointing"):
         SegmentationTask(model, Recipe(training=TrainingConfig(grad_checkpointing=True)))
 
