@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -420,3 +421,26 @@ def test_arrays_must_be_rgb_bytes(predictor: Predictor) -> None:
         predictor(np.zeros((40, 40), np.uint8))
     with pytest.raises(ValueError, match="RGB uint8"):
         predictor(np.zeros((40, 40, 3), np.float32))
+
+
+def test_labels_in_the_ids_of_the_users_own_masks(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    """Indices 0, 1, 2 are written as 7, 12 and 40, with the colours of their classes."""
+    network = CSSFormer.from_pretrained(model_folder)
+    network.metadata = replace(network.metadata, raw_ids=(7, 40, 12))
+    network.save_pretrained(tmp_path / "model")
+    predict_files(str(tmp_path / "model"), [pictures], tmp_path / "out", raw=True, device="cpu")
+    labels = Predictor(network, "cpu")(pictures / "a.png").labels
+    with Image.open(tmp_path / "out/labels/a.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.array((7, 40, 12))[labels])
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.array(COLOURS)[labels])
+
+
+def test_ids_above_254_take_16_bits(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 2]], np.int32)
+    Prediction(np.zeros((1, 3, 3), np.uint8), labels, None, CLASSES, COLOURS).save(tmp_path / "a.png", (1, 300, 65000))
+    assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).tolist() == [[1, 300, 65000]]
+
+
+def test_a_model_without_the_users_ids_says_so(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not know the ids"):
+        predict_files(str(model_folder), [pictures], tmp_path / "out", raw=True, device="cpu")

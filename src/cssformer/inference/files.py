@@ -46,6 +46,7 @@ def predict_files(
     *,
     overlay: bool = False,
     confidence: bool = False,
+    raw: bool = False,
     mode: Mode | None = None,
     crop: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
@@ -68,6 +69,7 @@ def predict_files(
         output: The folder to write into.
         overlay: Also write each picture under its classes' colours.
         confidence: Also write the probability of the class chosen, as grey values.
+        raw: Write the ids that the classes had in the source of the training data, not the classes' indices.
         mode: Whole pictures, or a window that slides over them; by default as the model was trained for.
         crop: Height and width of the sliding window.
         stride: From window to window, down and across; 2/3 of the crop by default.
@@ -85,13 +87,16 @@ def predict_files(
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
-            left clear is unknown, or the output cannot be written. Files written before that are whole.
+            left clear or the raw ids are unknown, or the output cannot be written. Files written before that are whole.
     """
     sources, left_out = _find(inputs, output)
     require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(
         model, device, mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side
     )
+    ids = predictor.raw_ids if raw else None
+    if raw and ids is None:
+        raise UserError("The model does not know the ids of its training data's source; leave out raw.")
     if unknown := set(clear or ()) - set(predictor.classes):
         raise UserError(
             f"The model has no class {min(unknown)!r} to leave clear; it has {', '.join(predictor.classes)}."
@@ -111,7 +116,13 @@ def predict_files(
             else:
                 pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
                 prediction = predictor(pixels, confidence)
-                row = _write(prediction, source.place, output, uncoloured if overlay else None)
+                row = _write(
+                    prediction,
+                    source.place,
+                    output,
+                    uncoloured if overlay else None,
+                    predictor.raw_ids if raw else None,
+                )
             rows.append({"input": str(source.path), **row})
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in FULL:
@@ -172,10 +183,12 @@ def _is_outside(path: Path, places: set[Path]) -> bool:
     return places.isdisjoint((path, *path.parents))
 
 
-def _write(prediction: Prediction, place: Path, output: Path, clear: Sequence[str] | None) -> dict[str, Any]:
+def _write(
+    prediction: Prediction, place: Path, output: Path, clear: Sequence[str] | None, ids: Sequence[int] | None
+) -> dict[str, Any]:
     """Write what was asked for, an overlay unless ``clear`` is None; the row of the picture."""
     labels = _named(output / LABELS / place, ".png")
-    prediction.save(labels)
+    prediction.save(labels, ids)
     if clear is not None:
         write_image(_named(output / OVERLAY / place, ".jpg"), prediction.overlay(clear=clear))
     if prediction.confidence is not None:

@@ -67,13 +67,21 @@ class Prediction:
         entries = [(f"{name} {100 * share:.1f} %", colour_of[name]) for name, share in self.shares.items()]
         return drawing.legend(entries, width)
 
-    def save(self, path: str | Path) -> None:
-        """Write the labels as a PNG of class indices: 8 bits with a palette, 16 bits grey beyond 255 classes.
+    def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:
+        """Write the labels as a PNG with the classes' colours as palette, or of 16 bits grey for ids above 254.
+
+        Args:
+            path: the file.
+            ids: what is written for each class; its index if None.
 
         Raises:
             UserError: the file cannot be written.
         """
-        write_label(Path(path), self.labels, self.colours)
+        ids = range(len(self.classes)) if ids is None else ids
+        palette = [(0, 0, 0)] * (max(ids) + 1)
+        for value, colour in zip(ids, self.colours, strict=True):
+            palette[value] = colour
+        write_label(Path(path), np.take(ids, self.labels), palette)
 
 
 class Predictor:
@@ -110,6 +118,7 @@ class Predictor:
             )
         self.classes = model.metadata.classes or tuple(f"class {index}" for index in range(model.num_classes))
         self.colours = model.metadata.colours or distinct_colours(model.num_classes)
+        self.raw_ids = model.metadata.raw_ids
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto", **options: Any) -> "Predictor":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cssformer.accelerate import accelerate_cpu
 from cssformer.data import verify_labels
+from cssformer.data.dataset import raw_ids
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
@@ -97,7 +98,11 @@ def _train(
         recipe, weights = starting_point(recipe, recipe.model.init)
     model = build(recipe, train_data)
     info = train_data.info
-    model.metadata = Metadata(info.classes, info.colours, inference=recipe.inference())
+    try:
+        ids = tuple(raw_ids(info.classes, info.mapping).tolist())
+    except UserError:  # the masks had colours
+        ids = None
+    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference())
     if checkpoint:
         require_same_network(checkpoint, model, run)
     if weights is not None:
