@@ -60,12 +60,15 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent)
-        lock.acquire()
+        # The name is nobody else's: what cannot be locked at once is a folder that takes no files, such as /proc.
+        lock.acquire(blocking=False)
         working.mkdir()
         yield working
         if target.is_dir():
             target.rmdir()
         os.replace(working, target)
+    except Timeout as error:
+        raise UserError(f"Cannot write {path}: its folder takes no files.") from error
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
