@@ -9,7 +9,7 @@ a time, so that what else the machine does meets all of them; told is the best a
 multiple of CSSFormer's. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer,
 UperNet and segmentation_models_pytorch, masks and classes of 100 queries at a quarter of the size for Mask2Former and
 MaskFormer. bfloat16 comes in two ways, torch.autocast and the whole network cast. All the processes keep what they free
-(:mod:`cssformer.accelerate.malloc`), as the command line's do. Memory is what the process had at its peak beyond what
+(:mod:`cssformer.utils.malloc`), as the command line's do. Memory is what the process had at its peak beyond what
 it held before the first picture.
 """
 
@@ -67,7 +67,7 @@ def serve(name: str, precision: str, size: int, threads: int) -> None:
     """The child: one forward for each line on standard input, answered by its seconds; at the end its memory."""
     import torch
 
-    from cssformer.accelerate.malloc import keep_freed_memory
+    from cssformer.utils.malloc import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(threads)

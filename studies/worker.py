@@ -8,10 +8,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cssformer.accelerate.malloc import keep_freed_memory
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.errors import UserError
+from cssformer.utils.malloc import keep_freed_memory
 
 
 def main(folder: Path, peer: str | None) -> int:

@@ -1,16 +1,17 @@
 """The command line: argument parsing only. Nothing heavy is imported before a command is known."""
 
 import io
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cssformer import __version__
-from cssformer.accelerate.malloc import keep_freed_memory
 from cssformer.commands import COMMANDS, Command
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.errors import UserError
+from cssformer.utils.malloc import keep_freed_memory
 from cssformer.utils.options import make_parser, nearest, parse
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f'cssformer: This needs {module}; install it with: pip install "cssformer[{extra}]".', file=sys.stderr)
         return 2
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's own kinds, told apart without importing it.
+        if isinstance(error, RuntimeError) and not re.search("allocate memory|out of memory", str(error)):
+            raise
         print("cssformer: The memory is full; take smaller crops, batches or networks.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

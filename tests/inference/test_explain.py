@@ -280,3 +280,13 @@ def test_command(trained: CSSFormer, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == (
         "cssformer: The pixel (70, 10) is outside the picture, which is 70 wide and 50 high.\n"
     )
+
+
+@pytest.mark.parametrize("size", [(900, 1), (4, 3000)])
+def test_very_thin_pictures_are_drawn(untrained: CSSFormer, size: tuple[int, int]) -> None:
+    """The picture is wholly red, and so is at least a line of the first tile."""
+    image = np.full((*size, 3), (255, 0, 0), np.uint8)
+    sheet = explain(Predictor(untrained, "cpu"), image, 0, 0).picture().astype(int)
+    tile = sheet[34:, 12 : 12 + 272]
+    reddish = (tile[..., 0] - tile[..., 1] > 40).sum()
+    assert reddish >= 100

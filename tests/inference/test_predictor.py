@@ -93,6 +93,13 @@ def test_options_are_checked_where_they_are_given(model_folder: Path, options: d
         Predictor.from_pretrained(model_folder, "cpu", **options)
 
 
+def test_a_device_that_computes_nothing_is_refused_and_leaves_the_network(model_folder: Path) -> None:
+    network = CSSFormer.from_pretrained(model_folder)
+    with pytest.raises(UserError, match="'meta' computes nothing"):
+        Predictor(network, "meta")
+    assert not any(value.is_meta for value in network.state_dict().values())
+
+
 def test_a_list_of_pictures_gives_a_list(predictor: Predictor, pictures: Path) -> None:
     """Files and arrays, of different sizes."""
     paths = [pictures / "a.png", pictures / "deep/er/c.png"]

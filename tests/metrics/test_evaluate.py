@@ -303,3 +303,8 @@ def test_the_confusion_matrix_shows_missing_predictions_only_if_there_are_any() 
     names = [f"class number {index}" for index in range(9)]
     assert np.array_equal(confusion_picture(full, names), confusion_picture(full[:, :9], names))
     assert confusion_picture(missing, names).shape[1] == confusion_picture(full, names).shape[1] + 56
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_interval_of_no_labelled_pixel_is_none_and_silent() -> None:
+    assert np.isnan(bootstrap_interval(np.zeros((2, 3, 4), np.int64))).all()

@@ -23,7 +23,7 @@ from cssformer.cli import main
 from cssformer.data import Sample, SyntheticScenes
 from cssformer.training import train as runs
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run_folder import LAST, LOCK, RunInUse, read_checkpoint
+from cssformer.training.run_folder import LAST, LOCK, RunInUse, alone, read_checkpoint
 from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
 
@@ -279,3 +279,12 @@ def test_a_run_that_is_not_finished_can_be_used_and_given_more_steps(
     assert "training.steps 1 -> 2: the learning rate falls to 0 at step 2 now." in capsys.readouterr().out
     assert Recipe.load(run / "recipe.yaml").training.steps == 2
     assert main(["train", "--output", str(run), "--resume", "--training.lr", "2"]) == 2
+
+
+def test_checkpoints_that_a_killed_training_left_half_written_go(tmp_path: Path) -> None:
+    left = tmp_path / LAST
+    left.parent.mkdir()
+    (left.parent / ".cssformer-12345678.ckpt").write_bytes(b"half")
+    left.write_bytes(b"whole")
+    with alone(tmp_path):
+        assert [path.name for path in left.parent.iterdir()] == [left.name]

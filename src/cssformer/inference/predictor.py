@@ -99,6 +99,8 @@ class Predictor:
     """
 
     def __init__(self, model: SegmentationNetwork, device: str = "auto", **options: Any) -> None:
+        if str(device).startswith("meta"):
+            raise UserError("The device 'meta' computes nothing; take cpu or auto.")
         try:
             model = model.to(best_device() if device == "auto" else device).eval()
         except (RuntimeError, AssertionError) as error:

@@ -210,5 +210,7 @@ def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int 
     times_drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLINGS)
     resampled = (times_drawn @ areas.reshape(pictures, -1).astype(np.float64)).reshape(-1, *areas.shape[1:])
     scores = mean_of_present(intersection_over_union(resampled))
-    low, high = np.nanquantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    # Where no pixel is labelled there is no score.
+    scores = scores[~np.isnan(scores)]
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2]) if scores.size else (np.nan, np.nan)
     return float(low), float(high)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cssformer.model import SegmentationNetwork
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import RUN_CHECKPOINTS
 
@@ -38,6 +38,10 @@ def alone(run: Path) -> Iterator[None]:
         raise RunInUse(f"Another process trains into {run}; wait for it, or give another --output.") from error
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
+    # Nobody else writes checkpoints, so those under a temporary name are of processes that were killed.
+    for left in (run / LAST).parent.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            left.unlink()
     try:
         yield
     finally:

@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 
 from cssformer.utils.errors import UserError
 
-_PREFIX = ".cssformer-"
+TEMPORARY = ".cssformer-"
+"""How the names of what is not whole yet begin."""
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # No longer than any name may be, however long that of `path` is.
-    temporary = path.with_name(f"{_PREFIX}{uuid.uuid4().hex[:8]}{path.suffix if len(path.suffix) < 16 else ''}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}{path.suffix if len(path.suffix) < 16 else ''}")
     try:
         if path.is_dir():
             raise UserError(f"{path} is a folder; give a file.")
@@ -54,7 +55,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     if Path.cwd().is_relative_to(target):
         # Its place would be taken by another folder of this name, and the shell be left in nowhere.
         raise UserError(f"{path} is the folder you are in; give another output.")
-    working = target.with_name(f"{_PREFIX}{uuid.uuid4().hex[:8]}")
+    working = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}")
     # Beside the folder and older than it, so that a folder is never without one, whenever the process is killed.
     lock = FileLock(working.with_suffix(".lock"))
     try:
@@ -77,7 +78,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 def remove_abandoned(folder: Path) -> None:
     """Delete the temporary folders that no process holds."""
-    for path in folder.glob(f"{_PREFIX}*.lock"):
+    for path in folder.glob(f"{TEMPORARY}*.lock"):
         with suppress(Timeout, OSError):
             lock = FileLock(path)
             lock.acquire(blocking=False)

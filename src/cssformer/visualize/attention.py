@@ -98,12 +98,15 @@ class _Panel:
 
     def cut(self, image: Picture) -> Picture:
         """What the panel shows of an image as large as the picture, and plain grey beyond it."""
-        shrink = min(1.0, self.zoom)
-        shrunk = image if shrink == 1 else cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        zoom = self.zoom / shrink
-        # The first pixel of the shrunk image has its centre at (1 / shrink - 1) / 2.
-        shift = ((1 / shrink - 1) / 2 - self.centre) * self.zoom + (np.array(self.size) - 1) / 2
-        matrix = np.array(((zoom, 0, shift[0]), (0, zoom, shift[1])))
+        sides = np.array(image.shape[1::-1])
+        # A pixel at least is left of a narrow side, and shown.
+        shrunk_sides = np.maximum(1, np.rint(sides * min(1.0, self.zoom)).astype(int))
+        shrunk = cv2.resize(image, shrunk_sides.tolist(), interpolation=cv2.INTER_AREA)
+        per_pixel = sides / shrunk_sides
+        zoom = np.where(shrunk_sides > 1, per_pixel * self.zoom, np.maximum(1, per_pixel * self.zoom))
+        # The first pixel of the shrunk image has its centre at (per_pixel - 1) / 2.
+        shift = self.place((per_pixel - 1) / 2)
+        matrix = np.array(((zoom[0], 0, shift[0]), (0, zoom[1], shift[1])))
         return cv2.warpAffine(shrunk, matrix, self.size, flags=cv2.INTER_LINEAR, borderValue=INVALID).astype(np.uint8)
 
     def draw_grid(self, canvas: Picture, centre: Array, cell: Array) -> None:

@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from cssformer.accelerate.malloc import keep_freed_memory
+from cssformer.utils.malloc import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
