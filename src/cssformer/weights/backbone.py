@@ -13,6 +13,9 @@ from torch import nn
 
 from cssformer.utils.errors import UserError
 
+WRAPPERS = ("module.", "model.", "backbone.")
+"""How other programs' files name what they wrap a backbone in, from the outside in."""
+
 
 def create_body(name: str, pretrained: bool = False, weights: str | None = None, **arguments: Any) -> nn.Module:
     """A timm feature extractor with all its maps.
@@ -20,7 +23,8 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     Args:
         name: a timm model name.
         pretrained: with timm's own weights, from the Hugging Face hub.
-        weights: with those of a local file (``.safetensors``, or a ``.pth`` holding plain tensors) instead.
+        weights: with those of a local file (``.safetensors``, or a ``.pth`` holding plain tensors) instead; names may
+            begin with ``module.``, ``model.`` and ``backbone.``.
         **arguments: passed on to ``timm.create_model``.
 
     Raises:
@@ -60,6 +64,9 @@ def _create_from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Mo
             "nothing but tensors."
         ) from error
     try:
+        for prefix in WRAPPERS:
+            inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            state = inner or state
         known = {key.replace(".", "_") for key in state}
         overlay = {"state_dict": state}
         with _quiet():
