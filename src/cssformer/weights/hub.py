@@ -72,7 +72,8 @@ class HubModel(
             for name, value in cast("dict[str, Any]", self._hub_mixin_config).items()
             if name not in ("pretrained", "weights")
         }
-        return {**given, "mean": list(backbone.mean), "std": list(backbone.std)}
+        in_use = {"mean": list(backbone.mean), "std": list(backbone.std)}
+        return {**given, **in_use, "backbone_args": given["backbone_args"] or {}}
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder, made if needed.
