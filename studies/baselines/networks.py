@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cssformer.model import SegmentationNetwork
+from cssformer.model.backbone import Backbone
 from cssformer.model.head import AuxiliaryHead
 from cssformer.training.recipe import Recipe
 from cssformer.training.train import Dataset
@@ -51,15 +52,7 @@ class BaselineNetwork(SegmentationNetwork):
         std: tuple[float, float, float] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            backbone,
-            num_classes,
-            pretrained=pretrained,
-            weights=weights,
-            mean=mean,
-            std=std,
-            backbone_args=backbone_args,
-        )
+        super().__init__(Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {}), num_classes)
         try:
             self.decoder = DECODERS[decoder](self.backbone.channels, num_classes)
         except ImportError as error:

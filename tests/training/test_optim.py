@@ -25,7 +25,7 @@ def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions()
     for group in groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            spared = parameter.ndim == 1 or "relative_position_bias_table" in name or name == "scale_embedding"
+            spared = parameter.ndim == 1 or "relative_position_bias_table" in name or name == "scale_embed"
             assert group["weight_decay"] == (0.0 if spared else 0.1), name
             kinds = ("backbone.", 0.5), ("msfe.0.offsets.", 0.25), ("csf.0.offsets.", 0.25)
             assert group["lr"] == next((rate for start, rate in kinds if name.startswith(start)), 1.0), name

@@ -25,25 +25,18 @@ class SegmentationNetwork(nn.Module, HubModel):
 
     aux_head: AuxiliaryHead | None
 
-    def __init__(
-        self,
-        backbone: str,
-        num_classes: int,
-        *,
-        pretrained: bool = False,
-        weights: str | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
-        backbone_args: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
-        self.backbone = Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {})
+        self.backbone, self.num_classes = backbone, num_classes
         self.resize = Resize()
-        self.num_classes = num_classes
 
     def decode(self, features: list[Tensor]) -> Tensor:
         """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, H_1, W_1, num_classes)."""
         raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the decoder's embeddings, which are like biases: decay would pull all towards the origin."""
+        return {name for name, _ in self.named_parameters() if name.endswith(("_embed", "cls_emb"))}
 
     def forward(self, images: Tensor) -> Tensor | SegmentationOutput:
         """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W).
@@ -120,15 +113,7 @@ class CSSFormer(SegmentationNetwork):
             raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8")
         if fusion_stride not in STRIDES:
             raise ValueError(f"fusion_stride ({fusion_stride}) must be one of {STRIDES}")
-        super().__init__(
-            backbone,
-            num_classes,
-            pretrained=pretrained,
-            weights=weights,
-            mean=mean,
-            std=std,
-            backbone_args=backbone_args,
-        )
+        super().__init__(Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {}), num_classes)
         in_channels = self.backbone.channels
         self.lateral = nn.ModuleList(
             nn.Sequential(GroupNorm(1, c), xavier_init_(nn.Linear(c, channels))) for c in in_channels

@@ -4,21 +4,24 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-# Parameters that tell places, scales or classes apart are like biases: decay would pull all towards the origin.
-EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "scale_embed", "level_embed", "cls_emb")
+from cssformer.model import SegmentationNetwork
+
+# Of timm's backbones, whose feature extractors do not say so themselves.
+POSITIONS = ("relative_position_bias_table", "pos_embed")
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, backbone_lr_factor: float, offsets_lr_factor: float
+    model: SegmentationNetwork, lr: float, weight_decay: float, backbone_lr_factor: float, offsets_lr_factor: float
 ) -> list[dict[str, object]]:
     """Up to six groups: backbone, sampling offsets and the rest of the decoder, each with and without weight decay.
 
-    Norms, biases (every vector or scalar) and embeddings are not decayed.
+    Norms, biases (every vector or scalar) and embeddings (``model.no_weight_decay()``) are not decayed.
     """
+    embeddings = model.no_weight_decay()
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(EMBEDDINGS)
+            decayed = parameter.ndim > 1 and name not in embeddings and not name.endswith(POSITIONS)
             factor = 1.0
             if name.startswith("backbone."):
                 factor = backbone_lr_factor
