@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -224,6 +225,8 @@ def _evaluate(options: "Namespace") -> int:
     from cssformer.metrics.report import SCORES
     from cssformer.training.score import score_model, score_predictions
 
+    _know_baselines()
+
     if options.output is not None:
         # Not only after hours of work.
         require_writable(options.output / SCORES)
@@ -279,6 +282,7 @@ def _predict(options: "Namespace") -> int:
     from cssformer.inference.files import predict_files
 
     _note_unfinished(options.model)
+    _know_baselines()
     done = predict_files(**_arguments(options))
     show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
@@ -320,24 +324,28 @@ def _explain(options: "Namespace") -> int:
     return 0
 
 
+def _from_studies(module: str) -> Any:
+    """A module of studies, which lie beside the package in a clone, and are not part of an installed one."""
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "studies" / "__init__.py").is_file():
+        raise UserError("Studies are not part of the installed package; clone the repository and install it with -e.")
+    if str(clone) not in sys.path:
+        sys.path.append(str(clone))
+    return import_module(f"studies.{module}")
+
+
+def _know_baselines() -> None:
+    """Let the networks of studies be loaded by name, where there are studies."""
+    with suppress(UserError):
+        _from_studies("baselines.networks")
+
+
 def _study_command(kind: str, summary: str) -> Command:
-    """A study lies beside the package in a clone, and is not part of an installed one."""
-
-    def studies() -> Any:
-        clone = Path(__file__).resolve().parents[2]
-        if not (clone / "studies" / "__init__.py").is_file():
-            raise UserError(
-                "Studies are not part of the installed package; clone the repository and install it with -e."
-            )
-        if str(clone) not in sys.path:
-            sys.path.append(str(clone))
-        return import_module("studies.cli")
-
     def run(options: "Namespace") -> int:
-        _write_json(options, studies().run(options, kind))
+        _write_json(options, _from_studies("cli").run(options, kind))
         return 0
 
-    return Command(summary, lambda parser: studies().add_arguments(parser, kind), run)
+    return Command(summary, lambda parser: _from_studies("cli").add_arguments(parser, kind), run)
 
 
 def _add_profile(parser: "ArgumentParser") -> None:

@@ -8,7 +8,7 @@ product's for all of them, in training and in scoring.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from cssformer.model import SegmentationNetwork
 from cssformer.model.backbone import Backbone
 from cssformer.model.head import AuxiliaryHead
-from cssformer.training.recipe import Recipe
-from cssformer.training.train import Dataset
 from cssformer.utils.errors import UserError
 from studies.baselines.fapn import AlignedPyramid
 from studies.baselines.segmenter import MaskTransformer
 from studies.baselines.setr_mla import MultiLevelAggregation
+
+if TYPE_CHECKING:
+    from cssformer.training.recipe import Recipe
+    from cssformer.training.train import Dataset
 
 
 class BaselineNetwork(SegmentationNetwork):
@@ -286,7 +288,7 @@ DECODERS: dict[str, Callable[[list[int], int], nn.Module]] = {
 """By name, what builds the decoder from the widths of the four maps and the number of classes."""
 
 
-def build_baseline(decoder: str, recipe: Recipe, data: Dataset) -> BaselineNetwork:
+def build_baseline(decoder: str, recipe: "Recipe", data: "Dataset") -> BaselineNetwork:
     """The recipe's network with another decoder, for the classes of the data, initialised from the recipe's seed.
 
     Raises:

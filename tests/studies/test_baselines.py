@@ -1,13 +1,17 @@
 """The peers are the other libraries' own code, and are trained like CSSFormer."""
 
 import dataclasses
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from cssformer.model import SegmentationNetwork, segmentation_loss
@@ -243,3 +247,14 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(DECODERS, "fpn", missing)
     with pytest.raises(UserError, match=r"segmentation_models_pytorch.*install cssformer\[study\]"):
         BaselineNetwork("fpn", "resnet10t", 3)
+
+
+def test_a_baseline_is_predicted_with_from_the_command_line(tmp_path: Path) -> None:
+    """In a process of its own, in which nobody has imported studies."""
+    BaselineNetwork("fpn", "resnet10t", 3, channels=16).save_pretrained(tmp_path / "model")
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "p.png")
+    arguments = ["predict", str(tmp_path / "model"), str(tmp_path / "p.png"), "--output", str(tmp_path / "out")]
+    program = f"import sys; from cssformer.cli import main; sys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "labels" / "p.png").is_file()
