@@ -3,6 +3,7 @@
     python benchmarks/network.py                    # every network, 512x512, 150 classes, float32 and bfloat16
     python benchmarks/network.py --scaling          # CSSFormer from 256x256 to 2048x2048
     python benchmarks/network.py --networks cssformer backbone upernet
+    python benchmarks/network.py --networks cssformer --against ../before   # beside another version's checkout
 
 Each network lives in a process of its own, with random weights, in eval mode. The processes take turns, one picture at
 a time, so that what else the machine does meets all of them; told is the best and the median time, and the best as a
@@ -14,6 +15,7 @@ it held before the first picture.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -103,16 +105,23 @@ def resident(field: str) -> float:
 class Child:
     """A network in a process of its own; ``error`` is why there is none."""
 
-    def __init__(self, name: str, precision: str, size: int, threads: int) -> None:
+    def __init__(self, name: str, precision: str, size: int, threads: int, checkout: Path | None = None) -> None:
         self.name, self.precision = name, precision
         self.seconds: list[float] = []
-        command = [sys.executable, __file__, "--serve", name, precision, "--size", str(size), "--threads", str(threads)]
+        program, environment = __file__, None
+        if checkout is not None:
+            program, environment = (
+                str(checkout / "benchmarks/network.py"),
+                {**os.environ, "PYTHONPATH": str(checkout / "src")},
+            )
+        command = [sys.executable, program, "--serve", name, precision, "--size", str(size), "--threads", str(threads)]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         self.error = "" if self.process.stdout.readline() == "ready\n" else self.process.stderr.read().strip()[-200:]
 
@@ -157,6 +166,21 @@ def compare(names: list[str], size: int, threads: int, rounds: int) -> None:
             print(f"CSSFormer's decoder takes {results['cssformer'][0] / backbone - 1:.2f} times the backbone's time.")
 
 
+def against(checkout: Path, size: int, threads: int, rounds: int) -> None:
+    """CSSFormer of this checkout and of another one, in turns."""
+    for precision, title in PRECISIONS.items():
+        here, there = (Child("cssformer", precision, size, threads, root) for root in (None, checkout.resolve()))
+        for _ in range(rounds):
+            here.turn()
+            there.turn()
+        times, memory = [min(child.seconds) for child in (here, there)], [child.memory() for child in (here, there)]
+        print(
+            f"{title:22} {times[0]:.3f} s here, {times[1]:.3f} s there: {times[1] / times[0]:.2f} times as fast,",
+            end=" ",
+        )
+        print(f"{memory[0]:.0f} MiB against {memory[1]:.0f}: {memory[0] / memory[1]:.2f} of it")
+
+
 def scale(sizes: list[int], threads: int, rounds: int) -> None:
     for precision in PRECISIONS:
         print(f"\nCSSFormer, {PRECISIONS[precision]}, {threads} threads: per picture, and per million pixels")
@@ -173,12 +197,15 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--against", type=Path, help="another version's checkout")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(*options.serve, options.size, options.threads)
+    elif options.against:
+        against(options.against, options.size, options.threads, options.rounds)
     elif options.scaling:
         scale([256, 512, 1024, 2048], options.threads, options.rounds)
     else:
