@@ -517,7 +517,7 @@ def test_damaged_models(refused: Callable[..., str], work: Path, tmp_path: Path,
     model = Path(shutil.copytree(work / "run" / "model", tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
     if damage == "head":
-        config.update(classes=None, colours=None)
+        config.update(classes=None, colours=None, raw_ids=None)
         config["network"]["num_classes"] = 5
     elif damage == "config":
         config["chanels"] = 3
