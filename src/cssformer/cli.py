@@ -1,6 +1,7 @@
 """The command line: argument parsing only. Nothing heavy is imported before a command is known."""
 
 import io
+import os
 import re
 import sys
 import warnings
@@ -68,7 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         print("cssformer: The memory is full; take smaller crops, batches or networks.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("cssformer: interrupted.", file=sys.stderr)
+        # Of several processes that train, the first one speaks.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("cssformer: interrupted.", file=sys.stderr)
         return 130
 
 
