@@ -1,4 +1,4 @@
-"""Faster inference on CPUs. The package works without this folder; nothing in ``model`` knows it."""
+"""Faster inference on CPUs; nothing in ``model``, ``ops`` and ``weights`` knows it."""
 
 import copy
 import logging
