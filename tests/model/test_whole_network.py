@@ -74,14 +74,14 @@ def test_exports(model: CSSFormer, images: Tensor) -> None:
         torch.testing.assert_close(program(images), model(images), rtol=1e-4, atol=1e-5)
 
 
-def test_exports_with_any_height(images: Tensor) -> None:
+def test_exports_with_any_size(images: Tensor) -> None:
     torch.manual_seed(0)
     model = CSSFormer("resnet10t", **SMALL).eval()
-    height = 32 * torch.export.Dim("height", min=2, max=32)
+    sides = {2: 32 * torch.export.Dim("rows", min=2, max=32), 3: 32 * torch.export.Dim("columns", min=2, max=32)}
     with torch.no_grad():
-        program = torch.export.export(model, (images,), dynamic_shapes=({2: height},)).module()
-        for rows in (64, 128, 160):
-            other = torch.rand(2, 3, rows, 96)
+        program = torch.export.export(model, (images,), dynamic_shapes=(sides,)).module()
+        for height, width in ((64, 96), (128, 64), (160, 224)):
+            other = torch.rand(2, 3, height, width)
             torch.testing.assert_close(program(other), model(other), rtol=1e-4, atol=1e-5)
 
 
