@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -72,6 +73,22 @@ def test_exports(model: CSSFormer, images: Tensor) -> None:
     with torch.no_grad():
         program = torch.export.export(model, (images,)).module()
         torch.testing.assert_close(program(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_compiles_for_every_size_at_once() -> None:
+    """The second size makes the sizes variables; no later one is compiled again."""
+    torch.manual_seed(0)
+    model = CSSFormer("test_resnet", **SMALL).eval()
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=graphs)
+    counts = []
+    with torch.no_grad():
+        for height, width in ((64, 96), (128, 160), (192, 224), (224, 96)):
+            images = torch.rand(2, 3, height, width)
+            torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
+            counts.append(graphs.frame_count)
+    assert counts == [1, 2, 2, 2]
 
 
 def test_exports_with_any_size(images: Tensor) -> None:

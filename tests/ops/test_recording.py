@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -132,6 +133,25 @@ def test_an_exception_ends_its_recording_alone(given: dict[str, Tensor]) -> None
         raise RuntimeError("stop")
     sample(given)
     assert alone == [] and len(inner) == len(outer) == 1
+
+
+def test_threads_record_their_own_calls(given: dict[str, Tensor]) -> None:
+    both_inside = threading.Barrier(2, timeout=60)
+    found: dict[str, list[bool]] = {}
+
+    def work(name: str, function: Callable[[dict[str, Tensor]], Tensor]) -> None:
+        with record_sampling() as samplings:
+            both_inside.wait()
+            function(given)
+            both_inside.wait()
+        found[name] = [sampling.weights is None for sampling in samplings]
+
+    threads = [threading.Thread(target=work, args=pair) for pair in (("sample", sample), ("attend", attend))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"sample": [False], "attend": [True]}
 
 
 def test_a_refused_call_is_not_recorded(given: dict[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -77,8 +78,8 @@ def ms_deform_sample(
             f"weights {tuple(weights_BNMLK.shape)} must have the shape of positions "
             f"{tuple(positions_BNMLK2.shape)} without its last axis"
         )
-    if _recorded is not None:
-        _recorded.append(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
+    if (recorded := _recorded.get()) is not None:
+        recorded.append(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
     if by_definition(value_BSMD):
         return reference.ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
     return _ms_deform_sample(value_BSMD, _flat(shapes), positions_BNMLK2, weights_BNMLK)
@@ -118,8 +119,8 @@ def ms_deform_attend(
         raise ValueError(f"query {tuple(query_BNMD.shape)} must be (B, N, M, D) = {(B, N, M, value_BSMD.shape[-1])}")
     if key_BSMD.shape != value_BSMD.shape:
         raise ValueError(f"key {tuple(key_BSMD.shape)} and value {tuple(value_BSMD.shape)} must have one shape")
-    if _recorded is not None:
-        _recorded.append(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
+    if (recorded := _recorded.get()) is not None:
+        recorded.append(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
     if by_definition(value_BSMD):
         return reference.ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
     return _ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
@@ -158,18 +159,18 @@ class Sampling(NamedTuple):
         )
 
 
-_recorded: list[Sampling] | None = None
+_recorded: ContextVar[list[Sampling] | None] = ContextVar("recorded", default=None)
 
 
 @contextmanager
 def record_sampling() -> Iterator[list[Sampling]]:
-    """Keep the arguments of every sampling inside the block, in the order of the calls, in a list."""
-    global _recorded
-    before, _recorded = _recorded, []
+    """Keep the arguments of every sampling inside the block, in this thread, in the order of the calls, in a list."""
+    recorded: list[Sampling] = []
+    token = _recorded.set(recorded)
     try:
-        yield _recorded
+        yield recorded
     finally:
-        _recorded = before
+        _recorded.reset(token)
 
 
 def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, *others: Tensor) -> None:
