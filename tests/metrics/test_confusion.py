@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from cssformer.data import IGNORE
-from cssformer.metrics.confusion import ConfusionMatrix, Scores, confusion, count, count_on_device
+from cssformer.metrics.confusion import ConfusionMatrix, Scores, confusion
 
 
 def mean_iou(prediction: np.ndarray, label: np.ndarray, classes: int) -> float:
@@ -100,17 +100,6 @@ def test_reduce_repeats() -> None:
 def test_class_out_of_range(prediction: list[int], label: list[int]) -> None:
     with pytest.raises(ValueError, match=r"must lie in \[0, 2\)"):
         confusion(torch.tensor(prediction), torch.tensor(label), 2)
-
-
-@settings(deadline=None)
-@given(batches())
-def test_compiled_counts_are_those_of_other_devices(batch: tuple[torch.Tensor, torch.Tensor, int]) -> None:
-    prediction, label, classes = batch
-    label[0, 0, 0] = classes if label[0, 0, 0] == 0 else label[0, 0, 0]
-    compiled, all_known = count(label.flatten(), prediction.flatten(), classes)
-    counts, also_known = count_on_device(label.flatten(), prediction.flatten(), classes)
-    assert torch.equal(compiled, counts)
-    assert all_known == also_known == (label[0, 0, 0].item() != classes)
 
 
 def test_shapes_must_agree() -> None:

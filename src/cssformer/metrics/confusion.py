@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.data import IGNORE
-from cssformer.metrics import kernels
 
 
 def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -29,33 +28,20 @@ def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
     """
     if prediction.shape != label.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape.")
-    truth, predicted = label.flatten(), prediction.flatten()
-    counts, possible = (count if label.device.type == "cpu" else count_on_device)(truth, predicted, num_classes)
-    if not possible:
-        scored = label[label != IGNORE]
-        raise ValueError(
-            f"Class indices must lie in [0, {num_classes}): labels reach from {scored.min().item()} to "
-            f"{scored.max().item()}, predictions from {prediction.min().item()} to {prediction.max().item()}."
-        )
-    return counts
-
-
-def count(truth: Tensor, predicted: Tensor, num_classes: int) -> tuple[Tensor, bool]:
-    """The (C, C) counts of two flat label maps, and whether all class indices were possible: compiled, on the CPU."""
-    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    return counts, kernels.count_pairs(truth.numpy(), predicted.cpu().numpy(), IGNORE, counts.numpy())
-
-
-def count_on_device(truth: Tensor, predicted: Tensor, num_classes: int) -> tuple[Tensor, bool]:
-    """The same on any device."""
-    truth, predicted = truth.int(), predicted.to(truth.device).int()
+    truth, predicted = label.flatten().int(), prediction.flatten().to(label.device).int()
     known = (truth >= 0) & (truth < num_classes) & (predicted >= 0) & (predicted < num_classes)
     # Two more cells, for ignored and for impossible pixels, save passes over the picture.
     cells = num_classes**2
     pair = torch.where(known, truth * num_classes + predicted, cells + 1)
     pair.masked_fill_(truth == IGNORE, cells)
     counts = torch.bincount(pair, minlength=cells + 2)
-    return counts[:cells].view(num_classes, num_classes), not counts[-1]
+    if counts[-1]:
+        scored = label[label != IGNORE]
+        raise ValueError(
+            f"Class indices must lie in [0, {num_classes}): labels reach from {scored.min().item()} to "
+            f"{scored.max().item()}, predictions from {prediction.min().item()} to {prediction.max().item()}."
+        )
+    return counts[:cells].view(num_classes, num_classes)
 
 
 class ConfusionMatrix:
