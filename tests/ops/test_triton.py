@@ -109,9 +109,9 @@ for deterministic in (False, True):
         ms_deform_sample(value, shapes, positions, weights).sum().backward()
         ms_deform_attend(query, key, value, shapes, positions).sum().backward()
 assert compiled == {
-    *((name, channels, None) for name in ("_sum_forward", "_attend_forward") for channels in (32, 1)),
-    *((name, 32, fixed) for name in ("_sum_backward", "_attend_backward") for fixed in (False, True)),
-    *((name, 1, False) for name in ("_sum_backward", "_attend_backward")),
+    *((name, channels, None) for name in ("sum_forward", "attend_forward") for channels in (32, 1)),
+    *((name, 32, fixed) for name in ("sum_backward", "attend_backward") for fixed in (False, True)),
+    *((name, 1, False) for name in ("sum_backward", "attend_backward")),
 }, compiled
 """
 

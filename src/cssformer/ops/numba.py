@@ -9,537 +9,20 @@ head; backward into the maps, one head's level. So every result has the same bit
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cssformer.ops.simd import (
-    LANES,
-    accumulate,
-    dots,
-    elements,
-    floor,
-    integers,
-    largest,
-    lay,
-    load,
-    narrow,
-    number,
-    numbers,
-    pairs,
-    power_of_two,
-    prefetch,
-    store,
-    total,
-    totals,
-    where,
-    zero,
-)
+from cssformer.ops.numba_backward import kernels
+from cssformer.ops.numba_forward import forward
+from cssformer.ops.numba_parts import QUERIES, Floats, Ints, Rows
+from cssformer.ops.simd import elements
 from cssformer.ops.threads import run
-from cssformer.utils.jit import jit
 from cssformer.utils.memory import empty
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Rows = NDArray[np.float32] | NDArray[np.uint16]  # uint16: the bits of bfloat16
 Shapes = Sequence[tuple[int, int]]
-
-_QUERIES = 64  # queries in one forward task
-_AHEAD = 3  # queries between asking memory for what belongs to one and using it, forward
-
-_ONE = np.float32(1)
-
-
-# ---------------------------------------------------------------- where a position falls
-
-
-@jit
-def _locate(x: np.float32, y: np.float32, levels: Ints, level: int) -> tuple[int, np.float32, np.float32]:
-    """The padded pixel of the upper left corner and the fractions beyond it; pixel -1 if nothing can be sampled."""
-    # Written so that NaN is outside. A branch, not a select: guessed right, it lets the gather start before the
-    # position is known.
-    if x >= -_ONE and x < np.float32(levels[level, 1]) and y >= -_ONE and y < np.float32(levels[level, 0]):
-        left, top = np.floor(x), np.floor(y)
-        pixel = levels[level, 2] + np.int32(top) * (levels[level, 1] + np.int32(1)) + np.int32(left)
-        return pixel, x - left, y - top
-    return np.int32(-1), np.float32(0), np.float32(0)
-
-
-@jit
-def _bilinear(
-    upper_left: np.float32,
-    upper_right: np.float32,
-    lower_left: np.float32,
-    lower_right: np.float32,
-    fx: np.float32,
-    fy: np.float32,
-) -> tuple[np.float32, np.float32, np.float32]:
-    """The value between four corners, and its slopes along x and y."""
-    upper, lower = upper_right - upper_left, lower_right - lower_left
-    down = lower_left + fx * lower - upper_left - fx * upper
-    return upper_left + fx * upper + fy * down, upper + fy * (lower - upper), down
-
-
-@jit
-def _place(
-    weights: Any,
-    offsets: Rows,
-    at: int,
-    places: Floats,
-    place: int,
-    levels: Ints,
-    level: int,
-    pixels: Ints,
-    corners: Floats,
-    to: int,
-) -> None:
-    """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions on one level.
-
-    Positions are the query's place plus offsets, as many as there are lanes of weights. Where nothing can be sampled
-    all shares are zero and the pixel is one that may be read. As :func:`_locate`, but without a branch.
-    """
-    x, y = pairs(offsets, at, weights)
-    x += number(places, place + 2 * level)
-    y += number(places, place + 2 * level + 1)
-    height, width = np.float32(levels[level, 0]), np.float32(levels[level, 1])
-    inside = (x >= -_ONE) & (x < width) & (y >= -_ONE) & (y < height)
-    x, y, weights = where(inside, x, -_ONE), where(inside, y, -_ONE), where(inside, weights, np.float32(0))
-    left, top = floor(x), floor(y)
-    fx, fy = x - left, y - top
-    lower = weights * fy
-    upper = weights - lower
-    upper_right, lower_right = upper * fx, lower * fx
-    store(pixels, to, integers(top) * (levels[level, 1] + np.int32(1)) + integers(left) + levels[level, 2])
-    store(corners, to, upper - upper_right)
-    store(corners, to + pixels.size, upper_right)
-    store(corners, to + 2 * pixels.size, lower - lower_right)
-    store(corners, to + 3 * pixels.size, lower_right)
-
-
-@jit
-def _scratch(size: int) -> Floats:
-    """Zeros at the start of a cache line: what is stored across two lines can not soon be loaded again."""
-    room = np.zeros(size + 16, np.float32)
-    return room[-(room.ctypes.data // 4) % 16 :][:size]
-
-
-@jit
-def _announce(floats: Rows, start: int, count: int) -> None:
-    """Bring a coming query's part nearer: heads lie a page apart, too far for the machine to guess."""
-    for offset in range(start, start + count, 64 // floats.itemsize):
-        prefetch(floats, offset)
-
-
-@jit
-def _exp(x: Any) -> Any:
-    """exp(x) of a row of numbers not above 0, to 2 units in the last place."""
-    # Small enough not to count, and large enough that scaling the result leaves no denormal number.
-    x = where(x < np.float32(-80), np.float32(-80), x)
-    whole = floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    # ln 2 in two parts: the first has few bits, so that its product with a whole number is exact.
-    x = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
-    series = np.float32(1 / 720) * x + np.float32(1 / 120)
-    series = series * x + np.float32(1 / 24)
-    series = series * x + np.float32(1 / 6)
-    series = series * x + np.float32(1 / 2)
-    series = series * x * x + x + _ONE
-    return series * power_of_two(whole)
-
-
-@jit
-def _softmax(logits: Floats, count: int) -> None:
-    """Softmax of the first ``count`` logits, in place; there is room for whole rows. NaN gives NaN."""
-    for p in range(count, logits.size):
-        logits[p] = -np.inf
-    most = load(logits, 0, LANES)
-    for p in range(LANES, logits.size, LANES):
-        row = load(logits, p, LANES)
-        most = where(most < row, row, most)
-    top = largest(most)
-    sums = zero(LANES)
-    for p in range(0, logits.size, LANES):
-        row = _exp(load(logits, p, LANES) - top)
-        store(logits, p, row)
-        sums += row
-    scale = _ONE / total(sums)
-    for p in range(0, logits.size, LANES):
-        store(logits, p, load(logits, p, LANES) * scale)
-
-
-# ---------------------------------------------------------------- kernels, one set for each D, forward for each K too
-
-
-class _Kernels(NamedTuple):
-    pack: Any
-    unpack: Any
-    sum_backward: Any
-    attend_queries: Any
-    attend_maps: Any
-
-
-class _Forward(NamedTuple):
-    sum: Any
-    attend: Any
-
-
-@cache
-def _forward(D: int, K: int) -> _Forward:
-    @jit
-    def sum_forward(
-        value: Rows,
-        levels: Ints,
-        padded: int,
-        offsets: Rows,
-        places: Floats,
-        stride: int,
-        weights: Rows,
-        out: Rows,
-        N: int,
-        M: int,
-        first: int,
-        last: int,
-    ) -> None:
-        L = levels.shape[0]
-        pixels = _scratch(L * K).view(np.int32)
-        corners = _scratch(4 * L * K)
-        runs = (N + _QUERIES - 1) // _QUERIES
-        for task in range(first, last):
-            head = task // runs
-            b = head // M
-            start = (task - head * runs) * _QUERIES
-            for n in range(start, min(N, start + _QUERIES)):
-                query = (b * N + n) * M + head - b * M
-                ahead = query + _AHEAD * M
-                _announce(out, ahead * D, D)
-                upper_left, upper_right, lower_left, lower_right = zero(D), zero(D), zero(D), zero(D)
-                for level in range(L):
-                    at = (query * L + level) * K
-                    share = numbers(weights, at, K)
-                    _place(share, offsets, 2 * at, places, n * stride, levels, level, pixels, corners, level * K)
-                for level in range(L):
-                    _announce(offsets, 2 * (ahead * L + level) * K, 2 * K)
-                    _announce(weights, (ahead * L + level) * K, K)
-                    below = (levels[level, 1] + 1) * D
-                    for p in range(level * K, (level + 1) * K):
-                        at = (head * padded + number(pixels, p)) * D
-                        upper_left += number(corners, p) * load(value, at, D)
-                        upper_right += number(corners, L * K + p) * load(value, at + D, D)
-                        lower_left += number(corners, 2 * L * K + p) * load(value, at + below, D)
-                        lower_right += number(corners, 3 * L * K + p) * load(value, at + below + D, D)
-                store(out, query * D, (upper_left + upper_right) + (lower_left + lower_right))
-
-    @jit
-    def attend_forward(
-        queries: Floats,
-        maps: Rows,
-        levels: Ints,
-        padded: int,
-        offsets: Rows,
-        places: Floats,
-        stride: int,
-        scale: np.float32,
-        out: Rows,
-        N: int,
-        M: int,
-        first: int,
-        last: int,
-    ) -> None:
-        L = levels.shape[0]
-        ones = zero(K) + _ONE
-        pixels = _scratch(L * K).view(np.int32)
-        corners = _scratch(4 * L * K)
-        rows = -(-L * K // LANES)
-        logits = _scratch(rows * LANES)
-        products = _scratch(rows * LANES * LANES)
-        sampled = _scratch(L * K * D)
-        runs = (N + _QUERIES - 1) // _QUERIES
-        for task in range(first, last):
-            head = task // runs
-            b = head // M
-            start = (task - head * runs) * _QUERIES
-            for n in range(start, min(N, start + _QUERIES)):
-                query = (b * N + n) * M + head - b * M
-                ahead = query + _AHEAD * M
-                _announce(queries, ahead * D, D)
-                _announce(out, ahead * D, D)
-                q = load(queries, query * D, D)
-                for level in range(L):
-                    at = (query * L + level) * K
-                    _place(ones, offsets, 2 * at, places, n * stride, levels, level, pixels, corners, level * K)
-                for level in range(L):
-                    _announce(offsets, 2 * (ahead * L + level) * K, 2 * K)
-                    below = (levels[level, 1] + 1) * 2 * D
-                    for p in range(level * K, (level + 1) * K):
-                        at = (head * padded + number(pixels, p)) * 2 * D
-                        key = number(corners, p) * load(maps, at, D)
-                        value = number(corners, p) * load(maps, at + D, D)
-                        key += number(corners, L * K + p) * load(maps, at + 2 * D, D)
-                        value += number(corners, L * K + p) * load(maps, at + 3 * D, D)
-                        at += below
-                        key += number(corners, 2 * L * K + p) * load(maps, at, D)
-                        value += number(corners, 2 * L * K + p) * load(maps, at + D, D)
-                        key += number(corners, 3 * L * K + p) * load(maps, at + 2 * D, D)
-                        value += number(corners, 3 * L * K + p) * load(maps, at + 3 * D, D)
-                        store(products, p * LANES, narrow(q * key))
-                        store(sampled, p * D, value)
-                for p in range(0, logits.size, LANES):
-                    store(logits, p, scale * totals(products, p * LANES))
-                _softmax(logits, L * K)
-                even, odd = zero(D), zero(D)
-                for p in range(0, L * K - 1, 2):
-                    even += number(logits, p) * load(sampled, p * D, D)
-                    odd += number(logits, p + 1) * load(sampled, (p + 1) * D, D)
-                if L * K % 2:
-                    even += number(logits, L * K - 1) * load(sampled, (L * K - 1) * D, D)
-                store(out, query * D, even + odd)
-
-    return _Forward(sum_forward, attend_forward)
-
-
-@cache
-def _kernels(D: int) -> _Kernels:
-    @jit
-    def pack(
-        source: Rows, levels: Ints, packed: Rows, S: int, M: int, padded: int, width: int, first: int, last: int
-    ) -> None:
-        """Copy pixels ``first`` to ``last`` of (B·S, M, D) into the frame of zeros, rows of ``width`` floats."""
-        for pixel in range(first, last):
-            b = pixel // S
-            s = pixel - b * S
-            level = 0
-            while s >= levels[level, 0] * levels[level, 1]:
-                s -= levels[level, 0] * levels[level, 1]
-                level += 1
-            y = s // levels[level, 1]
-            at = b * M * padded + levels[level, 2] + s + y
-            for m in range(M):
-                lay(packed, (at + m * padded) * width, source, (pixel * M + m) * D, D)
-
-    @jit
-    def unpack(
-        packed: Floats, levels: Ints, target: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
-    ) -> None:
-        """The inverse of ``pack``."""
-        for pixel in range(first, last):
-            b = pixel // S
-            s = pixel - b * S
-            level = 0
-            while s >= levels[level, 0] * levels[level, 1]:
-                s -= levels[level, 0] * levels[level, 1]
-                level += 1
-            y = s // levels[level, 1]
-            at = b * M * padded + levels[level, 2] + s + y
-            for m in range(M):
-                store(target, (pixel * M + m) * D, load(packed, (at + m * padded) * width, D))
-
-    @jit
-    def sum_backward(
-        grad: Floats,
-        value: Floats,
-        levels: Ints,
-        padded: int,
-        positions: Floats,
-        weights: Floats,
-        grad_value: Floats,
-        grad_positions: Floats,
-        grad_weights: Floats,
-        to_value: bool,
-        to_points: bool,
-        N: int,
-        M: int,
-        K: int,
-        first: int,
-        last: int,
-    ) -> None:
-        """Task = one level of one head: it alone writes that level's gradient and the gradients of its points."""
-        L = levels.shape[0]
-        for task in range(first, last):
-            head = task // L
-            level = task - head * L
-            b = head // M
-            below = (levels[level, 1] + 1) * D
-            for n in range(N):
-                query = (b * N + n) * M + head - b * M
-                _announce(positions, ((query + M) * L + level) * K * 2, K * 2)
-                _announce(weights, ((query + M) * L + level) * K, K)
-                _announce(grad, (query + M) * D, D)
-                if to_points:
-                    _announce(grad_positions, ((query + M) * L + level) * K * 2, K * 2)
-                    _announce(grad_weights, ((query + M) * L + level) * K, K)
-                g = load(grad, query * D, D)
-                for p in range((query * L + level) * K, (query * L + level + 1) * K):
-                    pixel, fx, fy = _locate(positions[2 * p], positions[2 * p + 1], levels, level)
-                    if pixel >= 0:
-                        weight = weights[p]
-                        at = (head * padded + pixel) * D
-                        if to_points:
-                            corners = dots(
-                                g,
-                                load(value, at, D),
-                                load(value, at + D, D),
-                                load(value, at + below, D),
-                                load(value, at + below + D, D),
-                            )
-                            sample, along_x, along_y = _bilinear(*corners, fx, fy)
-                            grad_weights[p] = sample
-                            grad_positions[2 * p] = weight * along_x
-                            grad_positions[2 * p + 1] = weight * along_y
-                        if to_value:
-                            lower = weight * fy
-                            upper = weight - lower
-                            accumulate(grad_value, at, upper - upper * fx, g)
-                            accumulate(grad_value, at + D, upper * fx, g)
-                            accumulate(grad_value, at + below, lower - lower * fx, g)
-                            accumulate(grad_value, at + below + D, lower * fx, g)
-                    elif to_points:
-                        grad_weights[p] = 0
-                        grad_positions[2 * p] = 0
-                        grad_positions[2 * p + 1] = 0
-
-    @jit
-    def attend_queries(
-        grad: Floats,
-        queries: Floats,
-        maps: Floats,
-        levels: Ints,
-        padded: int,
-        positions: Floats,
-        scale: np.float32,
-        grad_queries: Floats,
-        grad_positions: Floats,
-        weights: Floats,
-        grad_logits: Floats,
-        N: int,
-        M: int,
-        K: int,
-        first: int,
-        last: int,
-    ) -> None:
-        """Gradients of queries and positions; leaves the attention and the logits' gradients for ``attend_maps``."""
-        L = levels.shape[0]
-        keys = np.empty((2, L * K), np.float32)  # slopes along x and y of q · key
-        values = np.empty((3, L * K), np.float32)  # g · value and its slopes
-        attention = _scratch(-(-L * K // LANES) * LANES)
-        sampled = _scratch(L * K * D)
-        runs = (N + _QUERIES - 1) // _QUERIES
-        for task in range(first, last):
-            head = task // runs
-            b = head // M
-            start = (task - head * runs) * _QUERIES
-            for n in range(start, min(N, start + _QUERIES)):
-                query = (b * N + n) * M + head - b * M
-                point = query * L * K
-                ahead = (query + M) * L * K
-                _announce(positions, 2 * ahead, L * K * 2)
-                _announce(grad_positions, 2 * ahead, L * K * 2)
-                _announce(weights, ahead, L * K)
-                _announce(grad_logits, ahead, L * K)
-                _announce(queries, (query + M) * D, D)
-                _announce(grad, (query + M) * D, D)
-                q = load(queries, query * D, D)
-                g = load(grad, query * D, D)
-                for level in range(L):
-                    below = (levels[level, 1] + 1) * 2 * D
-                    for p in range(level * K, (level + 1) * K):
-                        x, y = positions[2 * (point + p)], positions[2 * (point + p) + 1]
-                        pixel, fx, fy = _locate(x, y, levels, level)
-                        if pixel >= 0:
-                            at = (head * padded + pixel) * 2 * D
-                            upper_left = load(maps, at, D)
-                            upper_right = load(maps, at + 2 * D, D)
-                            lower_left = load(maps, at + below, D)
-                            lower_right = load(maps, at + below + 2 * D, D)
-                            corners = dots(q, upper_left, upper_right, lower_left, lower_right)
-                            logit, keys[0, p], keys[1, p] = _bilinear(*corners, fx, fy)
-                            attention[p] = scale * logit
-                            key = (_ONE - fx) * (_ONE - fy) * upper_left + fx * (_ONE - fy) * upper_right
-                            store(sampled, p * D, key + (_ONE - fx) * fy * lower_left + fx * fy * lower_right)
-                            at += D
-                            corners = dots(
-                                g,
-                                load(maps, at, D),
-                                load(maps, at + 2 * D, D),
-                                load(maps, at + below, D),
-                                load(maps, at + below + 2 * D, D),
-                            )
-                            values[0, p], values[1, p], values[2, p] = _bilinear(*corners, fx, fy)
-                        else:
-                            keys[0, p] = keys[1, p] = 0
-                            values[0, p] = values[1, p] = values[2, p] = 0
-                            attention[p] = 0
-                            store(sampled, p * D, zero(D))
-                _softmax(attention, L * K)
-                mean = np.float32(0)
-                for p in range(L * K):
-                    mean += attention[p] * values[0, p]
-                grad_query = zero(D)
-                for p in range(L * K):
-                    grad_logit = scale * attention[p] * (values[0, p] - mean)
-                    weights[point + p] = attention[p]
-                    grad_logits[point + p] = grad_logit
-                    grad_positions[2 * (point + p)] = attention[p] * values[1, p] + grad_logit * keys[0, p]
-                    grad_positions[2 * (point + p) + 1] = attention[p] * values[2, p] + grad_logit * keys[1, p]
-                    grad_query += grad_logit * load(sampled, p * D, D)
-                store(grad_queries, query * D, grad_query)
-
-    @jit
-    def attend_maps(
-        grad: Floats,
-        queries: Floats,
-        levels: Ints,
-        padded: int,
-        positions: Floats,
-        weights: Floats,
-        grad_logits: Floats,
-        grad_maps: Floats,
-        N: int,
-        M: int,
-        K: int,
-        first: int,
-        last: int,
-    ) -> None:
-        """Gradients of keys and values. Task = one level of one head, which it alone writes."""
-        L = levels.shape[0]
-        for task in range(first, last):
-            head = task // L
-            level = task - head * L
-            b = head // M
-            below = (levels[level, 1] + 1) * 2 * D
-            for n in range(N):
-                query = (b * N + n) * M + head - b * M
-                ahead = ((query + M) * L + level) * K
-                _announce(positions, 2 * ahead, 2 * K)
-                _announce(weights, ahead, K)
-                _announce(grad_logits, ahead, K)
-                _announce(queries, (query + M) * D, D)
-                _announce(grad, (query + M) * D, D)
-                q = load(queries, query * D, D)
-                g = load(grad, query * D, D)
-                for p in range((query * L + level) * K, (query * L + level + 1) * K):
-                    pixel, fx, fy = _locate(positions[2 * p], positions[2 * p + 1], levels, level)
-                    if pixel >= 0:
-                        at = (head * padded + pixel) * 2 * D
-                        upper_left, upper_right = (_ONE - fx) * (_ONE - fy), fx * (_ONE - fy)
-                        lower_left, lower_right = (_ONE - fx) * fy, fx * fy
-                        of_key, of_value = grad_logits[p], weights[p]
-                        accumulate(grad_maps, at, upper_left * of_key, q)
-                        accumulate(grad_maps, at + D, upper_left * of_value, g)
-                        accumulate(grad_maps, at + 2 * D, upper_right * of_key, q)
-                        accumulate(grad_maps, at + 3 * D, upper_right * of_value, g)
-                        at += below
-                        accumulate(grad_maps, at, lower_left * of_key, q)
-                        accumulate(grad_maps, at + D, lower_left * of_value, g)
-                        accumulate(grad_maps, at + 2 * D, lower_right * of_key, q)
-                        accumulate(grad_maps, at + 3 * D, lower_right * of_value, g)
-
-    return _Kernels(pack, unpack, sum_backward, attend_queries, attend_maps)
-
-
-# ---------------------------------------------------------------- the backend's face
 
 
 def _levels(shapes: Shapes) -> tuple[Ints, int]:
@@ -598,7 +81,7 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
     packed = _framed(B * M, padded, width, levels, sources[0].dtype)
     for index, (map_BSMD, source) in enumerate(zip(maps_BSMD, sources, strict=True)):
         arguments = (source, levels, packed[index * D :], S, M, padded, width)
-        run(_kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
+        run(kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
     return Packed(packed, levels, padded, D, maps_BSMD[-1].dtype)
 
 
@@ -607,7 +90,7 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
     target = empty(like_BSMD.shape)
     width = packed.size // (B * M * padded)
     arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
-    run(_kernels(D).unpack, B * S, target.numel(), *arguments)
+    run(kernels(D).unpack, B * S, target.numel(), *arguments)
     return target.to(like_BSMD.dtype)
 
 
@@ -626,7 +109,7 @@ def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | Non
     out = _result(maps, B, N, M)
     layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
     arguments = (maps.rows, *layout, elements(weights_BNMLK, weights_BNMLK.dtype), elements(out, out.dtype), N, M)
-    run(_forward(maps.D, K).sum, B * M * -(-N // _QUERIES), out.numel() * L * K, *arguments)
+    run(forward(maps.D, K).sum, B * M * -(-N // QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
 
@@ -649,7 +132,7 @@ def sum_backward(
     grad_positions = empty(positions_BNMLK2.shape if to_points else (0,))
     grad_weights = empty(weights_BNMLK.shape if to_points else (0,))
     run(
-        _kernels(D).sum_backward,
+        kernels(D).sum_backward,
         B * M * L,
         grad_BNMD.numel() * L * K,
         *(_flat(grad_BNMD), value, levels, padded, positions, weights),
@@ -671,7 +154,7 @@ def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, refe
     out = _result(maps, B, N, M)
     layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
     arguments = (_flat(query_BNMD), maps.rows, *layout, np.float32(maps.D**-0.5), elements(out, out.dtype))
-    run(_forward(maps.D, K).attend, B * M * -(-N // _QUERIES), out.numel() * L * K * 2, *arguments, N, M)
+    run(forward(maps.D, K).attend, B * M * -(-N // QUERIES), out.numel() * L * K * 2, *arguments, N, M)
     return out.to(maps.dtype)
 
 
@@ -696,8 +179,8 @@ def attend_backward(
     grad_logits = np.empty_like(weights)
     work = grad.size * L * K * 2
     run(
-        _kernels(D).attend_queries,
-        B * M * -(-N // _QUERIES),
+        kernels(D).attend_queries,
+        B * M * -(-N // QUERIES),
         work,
         *(grad, queries, maps, levels, padded, positions, np.float32(D**-0.5)),
         *(_flat(grad_query), _flat(grad_positions), weights, grad_logits, N, M, K),
@@ -706,7 +189,7 @@ def attend_backward(
     if to_maps:
         grad_maps = np.zeros(maps.size, np.float32)
         arguments = (grad, queries, levels, padded, positions, weights, grad_logits, grad_maps, N, M, K)
-        run(_kernels(D).attend_maps, B * M * L, work, *arguments)
+        run(kernels(D).attend_maps, B * M * L, work, *arguments)
         grad_key = _unpacked(grad_maps, 0, key_BSMD, levels, padded)
         grad_value = _unpacked(grad_maps, 1, value_BSMD, levels, padded)
     return grad_query.to(query_BNMD.dtype), grad_key, grad_value, grad_positions

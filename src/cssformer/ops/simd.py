@@ -7,12 +7,12 @@ NEON), for any D.
 The functions are called inside kernels only, where rows also take ``+ - *``, ``>= <`` and ``&``, with rows or numbers;
 a product that is added is fused where the machine can. Offsets count elements from the start of a contiguous array, and
 are not checked. A uint16 array holds bits of bfloat16 numbers, which ``load`` wants in the order of ``lay``.
-Numba's cache on disk watches the kernels' file alone: after a change here, touch ``cpu.py`` and ``model/enlarging.py``.
+Sums over a row's lanes are in :mod:`cssformer.ops.simd_sums`. Numba's cache on disk watches a kernel's own file alone:
+after a change here, touch the kernels' files, ``numba_*.py`` and ``accelerate/resize.py``.
 """
 
 import operator
 from collections.abc import Callable
-from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
 from torch import Tensor
 
 # Numba's annotations describe an intrinsic by its implementation, not by the call a kernel makes.
-_intrinsic: Any = intrinsic(prefer_literal=True)
+intrinsic: Any = numba_intrinsic(prefer_literal=True)
 
 _ELEMENTS = {types.float32: ir.FloatType(), types.int32: ir.IntType(32), types.boolean: ir.IntType(1)}
 
@@ -61,7 +62,7 @@ class _RowModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _vector(fe_type))
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, lanes: int) -> Any:
+def address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, lanes: int) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     element = ir.IntType(16) if array_type.dtype == types.uint16 else _ELEMENTS[array_type.dtype]
     return builder.bitcast(builder.gep(data, [offset]), ir.VectorType(element, lanes).as_pointer())
@@ -73,7 +74,7 @@ def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-def _each(vector: Any, value: float) -> Any:
+def each(vector: Any, value: float) -> Any:
     return ir.Constant(vector, [value] * vector.count)
 
 
@@ -84,27 +85,27 @@ def _real(builder: Any, words: Any) -> Any:
 def _widened(builder: Any, halves: Any) -> Any:
     """bfloat16 numbers as float32."""
     word = ir.VectorType(ir.IntType(32), halves.type.count)
-    return _real(builder, builder.shl(builder.zext(halves, word), _each(word, 16)))
+    return _real(builder, builder.shl(builder.zext(halves, word), each(word, 16)))
 
 
 def _rounded(builder: Any, row: Any) -> Any:
     """float32 numbers as bfloat16, to the nearest, ties to even."""
     word = ir.VectorType(ir.IntType(32), row.type.count)
     bits = builder.bitcast(row, word)
-    odd = builder.and_(builder.lshr(bits, _each(word, 16)), _each(word, 1))
-    nearest = builder.add(bits, builder.add(odd, _each(word, 0x7FFF)))
+    odd = builder.and_(builder.lshr(bits, each(word, 16)), each(word, 1))
+    nearest = builder.add(bits, builder.add(odd, each(word, 0x7FFF)))
     # Rounding the bits of a NaN could make it infinite.
-    nearest = builder.select(builder.fcmp_ordered("ord", row, row), nearest, _each(word, 0x7FC00000))
-    return builder.trunc(builder.lshr(nearest, _each(word, 16)), ir.VectorType(ir.IntType(16), row.type.count))
+    nearest = builder.select(builder.fcmp_ordered("ord", row, row), nearest, each(word, 0x7FC00000))
+    return builder.trunc(builder.lshr(nearest, each(word, 16)), ir.VectorType(ir.IntType(16), row.type.count))
 
 
 def _halves(builder: Any, words: Any) -> tuple[Any, Any]:
     """The bfloat16 numbers in the lower and the upper halves of 32-bit words: they are upper halves of float32."""
-    lower, upper = builder.shl(words, _each(words.type, 16)), builder.and_(words, _each(words.type, 0xFFFF0000))
+    lower, upper = builder.shl(words, each(words.type, 16)), builder.and_(words, each(words.type, 0xFFFF0000))
     return _real(builder, lower), _real(builder, upper)
 
 
-def _pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
+def pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
@@ -155,7 +156,7 @@ _operator(operator.lt, _comparison("<"), types.boolean)
 _operator(operator.and_, lambda builder, element, left, right: builder.and_(left, right))
 
 
-@_intrinsic
+@intrinsic
 def where(typingctx: Any, truths: Any, one: Any, other: Any) -> Any:
     """Lanes of ``one`` where true, else of ``other``; either may be a number."""
     row = next(kind for kind in (one, other) if isinstance(kind, Row))
@@ -166,7 +167,7 @@ def where(typingctx: Any, truths: Any, one: Any, other: Any) -> Any:
     return row(truths, one, other), codegen
 
 
-@_intrinsic
+@intrinsic
 def floor(typingctx: Any, row: Any) -> Any:
     """The largest whole numbers not above."""
 
@@ -181,7 +182,7 @@ def floor(typingctx: Any, row: Any) -> Any:
     return row(row), codegen
 
 
-@_intrinsic
+@intrinsic
 def integers(typingctx: Any, row: Any) -> Any:
     """Whole numbers as int32, which must be able to hold them: anything else, NaN too, is undefined."""
     whole = Row(row.lanes, types.int32)
@@ -192,20 +193,20 @@ def integers(typingctx: Any, row: Any) -> Any:
     return whole(row), codegen
 
 
-@_intrinsic
+@intrinsic
 def power_of_two(typingctx: Any, row: Any) -> Any:
     """2 to the power of whole numbers from -126 to 127; of anything else, any number."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.VectorType(ir.IntType(32), row.lanes)
         # Next to 1.5 * 2^23 the last bits of a float32 count in ones: here they hold the exponent and its bias.
-        shifted = builder.fadd(args[0], _each(args[0].type, 1.5 * 2**23 + 127))
-        return _real(builder, builder.shl(builder.bitcast(shifted, word), _each(word, 23)))
+        shifted = builder.fadd(args[0], each(args[0].type, 1.5 * 2**23 + 127))
+        return _real(builder, builder.shl(builder.bitcast(shifted, word), each(word, 23)))
 
     return row(row), codegen
 
 
-@_intrinsic
+@intrinsic
 def zero(typingctx: Any, lanes: Any) -> Any:
     """A row of ``lanes`` zeros; ``lanes`` is a compile-time constant."""
     row = Row(lanes.literal_value)
@@ -216,25 +217,25 @@ def zero(typingctx: Any, lanes: Any) -> Any:
     return row(lanes), codegen
 
 
-@_intrinsic
+@intrinsic
 def load(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
     """``array[offset : offset + lanes]``; ``lanes`` is a compile-time constant."""
     row = Row(lanes.literal_value)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
+        pointer = address(context, builder, signature.args[0], args[0], args[1], row.lanes)
         if array.dtype != types.uint16:
             return builder.load(pointer, align=4)
         if row.lanes % 2:
             return _widened(builder, builder.load(pointer, align=2))
         word = ir.VectorType(ir.IntType(32), row.lanes // 2)
         pairs = builder.load(builder.bitcast(pointer, word.as_pointer()), align=2)
-        return _pick(builder, *_halves(builder, pairs), list(range(row.lanes)))
+        return pick(builder, *_halves(builder, pairs), list(range(row.lanes)))
 
     return row(array, types.intp, lanes), codegen
 
 
-@_intrinsic
+@intrinsic
 def number(typingctx: Any, array: Any, offset: Any) -> Any:
     """``array[offset]``; of a plain index numba asks whether it counts from the end."""
 
@@ -245,42 +246,42 @@ def number(typingctx: Any, array: Any, offset: Any) -> Any:
     return array.dtype(array, types.intp), codegen
 
 
-@_intrinsic
+@intrinsic
 def numbers(typingctx: Any, array: Any, offset: Any, lanes: Any) -> Any:
     """As ``load``, but bfloat16 numbers were not laid by :func:`lay`."""
     row = Row(lanes.literal_value)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
+        pointer = address(context, builder, signature.args[0], args[0], args[1], row.lanes)
         loaded = builder.load(pointer, align=array.dtype.bitwidth // 8)
         return _widened(builder, loaded) if array.dtype == types.uint16 else loaded
 
     return row(array, types.intp, lanes), codegen
 
 
-@_intrinsic
+@intrinsic
 def pairs(typingctx: Any, array: Any, offset: Any, like: Any) -> Any:
     """As ``numbers``: the first of each pair as one row, the second as another, both as long as ``like``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], 2 * like.lanes)
+        pointer = address(context, builder, signature.args[0], args[0], args[1], 2 * like.lanes)
         if array.dtype == types.uint16:
             word = ir.VectorType(ir.IntType(32), like.lanes)
             split = _halves(builder, builder.load(builder.bitcast(pointer, word.as_pointer()), align=2))
         else:
             both = builder.load(pointer, align=4)
-            split = tuple(_pick(builder, both, both, list(range(first, 2 * like.lanes, 2))) for first in (0, 1))
+            split = tuple(pick(builder, both, both, list(range(first, 2 * like.lanes, 2))) for first in (0, 1))
         return context.make_tuple(builder, signature.return_type, split)
 
     return types.UniTuple(like, 2)(array, types.intp, like), codegen
 
 
-@_intrinsic
+@intrinsic
 def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
     """``array[offset : offset + D] = row``, in plain order."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
+        pointer = address(context, builder, signature.args[0], args[0], args[1], row.lanes)
         value = _rounded(builder, args[2]) if array.dtype == types.uint16 else args[2]
         builder.store(value, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
@@ -288,7 +289,7 @@ def store(typingctx: Any, array: Any, offset: Any, row: Any) -> Any:
     return types.void(array, types.intp, row), codegen
 
 
-@_intrinsic
+@intrinsic
 def lay(typingctx: Any, target: Any, target_offset: Any, source: Any, source_offset: Any, lanes: Any) -> Any:
     """``target[target_offset : + lanes] = source[source_offset : + lanes]``, the way ``load`` wants it.
 
@@ -298,19 +299,19 @@ def lay(typingctx: Any, target: Any, target_offset: Any, source: Any, source_off
     count = lanes.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        to = _pointer(context, builder, signature.args[0], args[0], args[1], count)
-        origin = _pointer(context, builder, signature.args[2], args[2], args[3], count)
+        to = address(context, builder, signature.args[0], args[0], args[1], count)
+        origin = address(context, builder, signature.args[2], args[2], args[3], count)
         align = source.dtype.bitwidth // 8
         row = builder.load(origin, align=align)
         if source.dtype == types.uint16 and count % 2 == 0:
-            row = _pick(builder, row, row, [lane // 2 + lane % 2 * (count // 2) for lane in range(count)])
+            row = pick(builder, row, row, [lane // 2 + lane % 2 * (count // 2) for lane in range(count)])
         builder.store(row, to, align=align)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, lanes), codegen
 
 
-@_intrinsic
+@intrinsic
 def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
     """Ask for the cache line of ``array[offset]``, which may lie outside: a prefetch never faults."""
 
@@ -327,12 +328,12 @@ def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
     return types.void(array, types.intp), codegen
 
 
-@_intrinsic
+@intrinsic
 def accumulate(typingctx: Any, array: Any, offset: Any, scale: Any, row: Any) -> Any:
     """``array[offset : offset + D] += scale * row``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1], row.lanes)
+        pointer = address(context, builder, signature.args[0], args[0], args[1], row.lanes)
         vector = args[3].type
         fused = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{row.lanes}f32"
@@ -342,118 +343,3 @@ def accumulate(typingctx: Any, array: Any, offset: Any, scale: Any, row: Any) ->
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.float32, row), codegen
-
-
-@_intrinsic
-def dots(typingctx: Any, row: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
-    """The dot products of ``row`` with four others, as a tuple.
-
-    The four sums are folded together, which takes a third less than four times ``total``.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        products = [builder.fmul(args[0], other) for other in args[1:]]
-        a, b, c, d = products
-        if row.lanes < 4 or row.lanes & (row.lanes - 1):
-            sums = [_total(builder, product, row.lanes) for product in products]
-        else:
-            folded = _fold(builder, _fold(builder, a, b, 1), _fold(builder, c, d, 1), 2)
-            while folded.type.count > 4:
-                folded = _halve(builder, folded)
-            sums = [builder.extract_element(folded, ir.Constant(ir.IntType(32), index)) for index in range(4)]
-        return context.make_tuple(builder, signature.return_type, sums)
-
-    return types.UniTuple(types.float32, 4)(row, row, row, row, row), codegen
-
-
-@_intrinsic
-def narrow(typingctx: Any, row: Any) -> Any:
-    """``LANES`` lanes with the same total: the row cut in pieces and added up."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        zeros = _each(args[0].type, 0.0)
-        pieces = [
-            _pick(builder, args[0], zeros, [min(lane, row.lanes) for lane in range(start, start + LANES)])
-            for start in range(0, row.lanes, LANES)
-        ]
-        return reduce(partial(builder.fadd, flags=("contract",)), pieces)
-
-    return Row(LANES)(row), codegen
-
-
-@_intrinsic
-def totals(typingctx: Any, array: Any, offset: Any) -> Any:
-    """The totals of ``LANES`` successive rows of ``LANES`` numbers, as one row."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        offsets = [builder.add(args[1], args[1].type(LANES * index)) for index in range(LANES)]
-        rows = [
-            builder.load(_pointer(context, builder, signature.args[0], args[0], offset, LANES), align=4)
-            for offset in offsets
-        ]
-        # Two rows become one: in each lane that of one or the other, chosen by one bit of the lane's number, plus the
-        # lane of the same row that differs in that bit.
-        bit = 1
-        while bit < LANES:
-            chosen = [lane + (LANES if lane & bit else 0) for lane in range(LANES)]
-            others = [lane ^ bit for lane in chosen]
-            rows = [
-                builder.fadd(_pick(builder, left, right, chosen), _pick(builder, left, right, others))
-                for left, right in zip(rows[::2], rows[1::2], strict=True)
-            ]
-            bit *= 2
-        return rows[0]
-
-    return Row(LANES)(array, types.intp), codegen
-
-
-@_intrinsic
-def total(typingctx: Any, row: Any) -> Any:
-    """``Σ row``, summed as a tree."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _total(builder, args[0], row.lanes)
-
-    return types.float32(row), codegen
-
-
-@_intrinsic
-def largest(typingctx: Any, row: Any) -> Any:
-    """The largest of ``LANES`` numbers; if one is NaN, any of them."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        most, bit = args[0], 1
-        while bit < LANES:
-            others = _pick(builder, most, most, [lane ^ bit for lane in range(LANES)])
-            most = builder.select(builder.fcmp_ordered("<", most, others), others, most)
-            bit *= 2
-        return builder.extract_element(most, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(row), codegen
-
-
-def _total(builder: Any, row: Any, lanes: int) -> Any:
-    real = ir.FloatType()
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(real, [real, row.type]), f"llvm.vector.reduce.fadd.v{lanes}f32"
-    )
-    return builder.call(function, [ir.Constant(real, 0.0), row], fastmath=("reassoc",))
-
-
-def _fold(builder: Any, left: Any, right: Any, sums: int) -> Any:
-    """Two vectors holding ``sums`` partial sums each, in equal runs of lanes: one vector holding all of them."""
-    lanes = left.type.count
-    run = lanes // sums
-    low = [lane for lane in range(2 * lanes) if lane % run < run // 2]
-    high = [lane + run // 2 for lane in low]
-    return builder.fadd(_pick(builder, left, right, low), _pick(builder, left, right, high))
-
-
-def _halve(builder: Any, folded: Any) -> Any:
-    """Four partial sums in equal runs of lanes: the same in half as many lanes."""
-    lanes = folded.type.count
-    run = lanes // 4
-    low = [lane for lane in range(lanes) if lane % run < run // 2]
-    return builder.fadd(
-        _pick(builder, folded, folded, low), _pick(builder, folded, folded, [lane + run // 2 for lane in low])
-    )

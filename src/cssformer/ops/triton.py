@@ -1,10 +1,6 @@
-# Triton compiles the kernels' parameters, which have no Python types.
-# mypy: disable-error-code="no-untyped-def"
-"""The CUDA backend: Triton kernels for both functions, forward and backward.
+"""The CUDA backend: launches of the Triton kernels for both functions, forward and backward.
 
-A program takes a block of (batch, query, head) triples, which lie one after another in positions, weights, queries and
-results, and walks through the points; a sample is a (block, D) tile in registers, in float32 whatever the dtype of the
-maps. Gradients of maps are added atomically, whose order changes the last bits from run to run. Under
+The order of atomic additions changes the last bits of the maps' gradients from run to run. Under
 ``torch.use_deterministic_algorithms(True)`` they are added as 64-bit fixed-point numbers instead, whose sum does not
 depend on the order; if one of the contributions is not finite, that whole gradient is NaN.
 
@@ -16,315 +12,14 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
+
+from cssformer.ops import triton_kernels as kernels
 
 Shapes = Sequence[tuple[int, int]]
 
 # Triton's default for fused multiply-adds is changing.
 OPTIONS = {"enable_fp_fusion": True}
-
-
-@triton.jit
-def _corners(positions, point, levels, level, live):
-    """Fractions beyond the upper left corner, and pixel and validity of the four corners of each position."""
-    height = tl.load(levels + level * 3)
-    width = tl.load(levels + level * 3 + 1)
-    start = tl.load(levels + level * 3 + 2)
-    x = tl.load(positions + point * 2, mask=live, other=-2.0)
-    y = tl.load(positions + point * 2 + 1, mask=live, other=-2.0)
-    inside = (x >= -1) & (x < width) & (y >= -1) & (y < height)  # NaN is outside
-    x = tl.where(inside, x, 0.0)
-    y = tl.where(inside, y, 0.0)
-    left = tl.floor(x)
-    top = tl.floor(y)
-    column = left.to(tl.int32)
-    row = top.to(tl.int32)
-    pixel = start + row * width + column
-    on_left = inside & (column >= 0)
-    on_right = inside & (column + 1 < width)
-    above = row >= 0
-    below = row + 1 < height
-    return x - left, y - top, pixel, width, on_left & above, on_right & above, on_left & below, on_right & below
-
-
-@triton.jit
-def _load(maps, first, pixel, valid, channel, used, step):
-    """One corner's channels, (block, D); zeros where it is not valid."""
-    offset = first + pixel.to(tl.int64) * step
-    return tl.load(maps + offset[:, None] + channel[None, :], mask=valid[:, None] & used[None, :], other=0.0).to(
-        tl.float32
-    )
-
-
-@triton.jit
-def _add(maps, first, pixel, valid, channel, used, step, amount, scale, FIXED: tl.constexpr):
-    pointers = maps + (first + pixel.to(tl.int64) * step)[:, None] + channel[None, :]
-    mask = valid[:, None] & used[None, :]
-    # Relaxed, as nothing is read before the kernel ends; Triton's default waits for all accesses before an addition.
-    if FIXED:
-        # Rounded by hand: a plain conversion truncates.
-        tl.atomic_add(pointers, tl.floor(amount.to(tl.float64) * scale + 0.5).to(tl.int64), mask=mask, sem="relaxed")
-    else:
-        tl.atomic_add(pointers, amount, mask=mask, sem="relaxed")
-
-
-@triton.jit
-def _bilinear(upper_left, upper_right, lower_left, lower_right, fx, fy):
-    """The value between four corners, and its slopes along x and y."""
-    upper = upper_right - upper_left
-    lower = lower_right - lower_left
-    down = lower_left + fx * lower - upper_left - fx * upper
-    return upper_left + fx * upper + fy * down, upper + fy * (lower - upper), down
-
-
-@triton.jit
-def _sum_forward(
-    value, levels, positions, weights, out, queries, N, S, M, D, L, K, BLOCK: tl.constexpr, CHANNELS: tl.constexpr
-):
-    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    live = query < queries
-    channel = tl.arange(0, CHANNELS)
-    used = channel < D
-    step = M * D
-    first = (query // (N * M)) * S * step + (query % M) * D
-    total = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    for level in range(L):
-        for k in range(K):
-            point = (query * L + level) * K + k
-            fx, fy, pixel, width, ul, ur, ll, lr = _corners(positions, point, levels, level, live)
-            weight = tl.load(weights + point, mask=live, other=0.0).to(tl.float32)
-            low = weight * fy
-            high = weight - low
-            total += (high - high * fx)[:, None] * _load(value, first, pixel, ul, channel, used, step)
-            total += (high * fx)[:, None] * _load(value, first, pixel + 1, ur, channel, used, step)
-            total += (low - low * fx)[:, None] * _load(value, first, pixel + width, ll, channel, used, step)
-            total += (low * fx)[:, None] * _load(value, first, pixel + width + 1, lr, channel, used, step)
-    pointers = out + (query * D)[:, None] + channel[None, :]
-    tl.store(pointers, total.to(out.dtype.element_ty), mask=live[:, None] & used[None, :])
-
-
-@triton.jit
-def _sum_backward(
-    grad,
-    value,
-    levels,
-    positions,
-    weights,
-    grad_value,
-    grad_positions,
-    grad_weights,
-    scale,
-    queries,
-    N,
-    S,
-    M,
-    D,
-    L,
-    K,
-    TO_VALUE: tl.constexpr,
-    TO_POINTS: tl.constexpr,
-    FIXED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    live = query < queries
-    channel = tl.arange(0, CHANNELS)
-    used = channel < D
-    step = M * D
-    first = (query // (N * M)) * S * step + (query % M) * D
-    g = _load(grad, query * 0, query, live, channel, used, D)
-    factor = tl.load(scale)
-    for level in range(L):
-        for k in range(K):
-            point = (query * L + level) * K + k
-            fx, fy, pixel, width, ul, ur, ll, lr = _corners(positions, point, levels, level, live)
-            weight = tl.load(weights + point, mask=live, other=0.0).to(tl.float32)
-            if TO_POINTS:
-                sample, along_x, along_y = _bilinear(
-                    tl.sum(g * _load(value, first, pixel, ul, channel, used, step), 1),
-                    tl.sum(g * _load(value, first, pixel + 1, ur, channel, used, step), 1),
-                    tl.sum(g * _load(value, first, pixel + width, ll, channel, used, step), 1),
-                    tl.sum(g * _load(value, first, pixel + width + 1, lr, channel, used, step), 1),
-                    fx,
-                    fy,
-                )
-                tl.store(grad_weights + point, sample.to(grad_weights.dtype.element_ty), mask=live)
-                tl.store(grad_positions + point * 2, weight * along_x, mask=live)
-                tl.store(grad_positions + point * 2 + 1, weight * along_y, mask=live)
-            if TO_VALUE:
-                low = weight * fy
-                high = weight - low
-                amount = (high - high * fx)[:, None] * g
-                _add(grad_value, first, pixel, ul, channel, used, step, amount, factor, FIXED)
-                amount = (high * fx)[:, None] * g
-                _add(grad_value, first, pixel + 1, ur, channel, used, step, amount, factor, FIXED)
-                amount = (low - low * fx)[:, None] * g
-                _add(grad_value, first, pixel + width, ll, channel, used, step, amount, factor, FIXED)
-                amount = (low * fx)[:, None] * g
-                _add(grad_value, first, pixel + width + 1, lr, channel, used, step, amount, factor, FIXED)
-
-
-@triton.jit
-def _attend_forward(
-    query_rows, key, value, levels, positions, temperature, out, queries, N, S, M, D, L, K,
-    BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    live = query < queries
-    channel = tl.arange(0, CHANNELS)
-    used = channel < D
-    step = M * D
-    first = (query // (N * M)) * S * step + (query % M) * D
-    q = _load(query_rows, query * 0, query, live, channel, used, D) * temperature
-    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
-    norm = tl.zeros((BLOCK,), tl.float32)
-    total = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    for level in range(L):
-        for k in range(K):
-            point = (query * L + level) * K + k
-            fx, fy, pixel, width, ul, ur, ll, lr = _corners(positions, point, levels, level, live)
-            a = ((1 - fx) * (1 - fy))[:, None]
-            b = (fx * (1 - fy))[:, None]
-            c = ((1 - fx) * fy)[:, None]
-            d = (fx * fy)[:, None]
-            sample = a * _load(key, first, pixel, ul, channel, used, step)
-            sample += b * _load(key, first, pixel + 1, ur, channel, used, step)
-            sample += c * _load(key, first, pixel + width, ll, channel, used, step)
-            sample += d * _load(key, first, pixel + width + 1, lr, channel, used, step)
-            logit = tl.sum(q * sample, 1)
-            sample = a * _load(value, first, pixel, ul, channel, used, step)
-            sample += b * _load(value, first, pixel + 1, ur, channel, used, step)
-            sample += c * _load(value, first, pixel + width, ll, channel, used, step)
-            sample += d * _load(value, first, pixel + width + 1, lr, channel, used, step)
-            above = tl.maximum(largest, logit)
-            shrink = tl.exp(largest - above)
-            share = tl.exp(logit - above)
-            norm = norm * shrink + share
-            total = total * shrink[:, None] + share[:, None] * sample
-            largest = above
-    pointers = out + (query * D)[:, None] + channel[None, :]
-    tl.store(pointers, (total / norm[:, None]).to(out.dtype.element_ty), mask=live[:, None] & used[None, :])
-
-
-@triton.jit
-def _attend_backward(
-    grad,
-    query_rows,
-    key,
-    value,
-    levels,
-    positions,
-    temperature,
-    grad_query,
-    grad_key,
-    grad_value,
-    grad_positions,
-    key_scale,
-    value_scale,
-    queries,
-    N,
-    S,
-    M,
-    D,
-    L,
-    K,
-    TO_MAPS: tl.constexpr,
-    FIXED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    live = query < queries
-    channel = tl.arange(0, CHANNELS)
-    used = channel < D
-    step = M * D
-    first = (query // (N * M)) * S * step + (query % M) * D
-    q = _load(query_rows, query * 0, query, live, channel, used, D)
-    g = _load(grad, query * 0, query, live, channel, used, D)
-    key_factor = tl.load(key_scale)
-    value_factor = tl.load(value_scale)
-    # The softmax's largest logit and norm, and the mean of g · value under it, before any gradient can be known.
-    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
-    norm = tl.zeros((BLOCK,), tl.float32)
-    mean = tl.zeros((BLOCK,), tl.float32)
-    for level in range(L):
-        for k in range(K):
-            point = (query * L + level) * K + k
-            fx, fy, pixel, width, ul, ur, ll, lr = _corners(positions, point, levels, level, live)
-            a = ((1 - fx) * (1 - fy))[:, None]
-            b = (fx * (1 - fy))[:, None]
-            c = ((1 - fx) * fy)[:, None]
-            d = (fx * fy)[:, None]
-            sample = a * _load(key, first, pixel, ul, channel, used, step)
-            sample += b * _load(key, first, pixel + 1, ur, channel, used, step)
-            sample += c * _load(key, first, pixel + width, ll, channel, used, step)
-            sample += d * _load(key, first, pixel + width + 1, lr, channel, used, step)
-            logit = tl.sum(q * sample, 1) * temperature
-            sample = a * _load(value, first, pixel, ul, channel, used, step)
-            sample += b * _load(value, first, pixel + 1, ur, channel, used, step)
-            sample += c * _load(value, first, pixel + width, ll, channel, used, step)
-            sample += d * _load(value, first, pixel + width + 1, lr, channel, used, step)
-            above = tl.maximum(largest, logit)
-            shrink = tl.exp(largest - above)
-            share = tl.exp(logit - above)
-            norm = norm * shrink + share
-            mean = mean * shrink + share * tl.sum(g * sample, 1)
-            largest = above
-    mean = mean / norm
-    of_query = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    for level in range(L):
-        for k in range(K):
-            point = (query * L + level) * K + k
-            fx, fy, pixel, width, ul, ur, ll, lr = _corners(positions, point, levels, level, live)
-            a = (1 - fx) * (1 - fy)
-            b = fx * (1 - fy)
-            c = (1 - fx) * fy
-            d = fx * fy
-            key_ul = _load(key, first, pixel, ul, channel, used, step)
-            key_ur = _load(key, first, pixel + 1, ur, channel, used, step)
-            key_ll = _load(key, first, pixel + width, ll, channel, used, step)
-            key_lr = _load(key, first, pixel + width + 1, lr, channel, used, step)
-            logit, key_x, key_y = _bilinear(
-                tl.sum(q * key_ul, 1), tl.sum(q * key_ur, 1), tl.sum(q * key_ll, 1), tl.sum(q * key_lr, 1), fx, fy
-            )
-            of_value, value_x, value_y = _bilinear(
-                tl.sum(g * _load(value, first, pixel, ul, channel, used, step), 1),
-                tl.sum(g * _load(value, first, pixel + 1, ur, channel, used, step), 1),
-                tl.sum(g * _load(value, first, pixel + width, ll, channel, used, step), 1),
-                tl.sum(g * _load(value, first, pixel + width + 1, lr, channel, used, step), 1),
-                fx,
-                fy,
-            )
-            attention = tl.exp(logit * temperature - largest) / norm
-            of_logit = temperature * attention * (of_value - mean)
-            tl.store(grad_positions + point * 2, attention * value_x + of_logit * key_x, mask=live)
-            tl.store(grad_positions + point * 2 + 1, attention * value_y + of_logit * key_y, mask=live)
-            of_query += (of_logit * a)[:, None] * key_ul + (of_logit * b)[:, None] * key_ur
-            of_query += (of_logit * c)[:, None] * key_ll + (of_logit * d)[:, None] * key_lr
-            if TO_MAPS:
-                amount = (of_logit * a)[:, None] * q
-                _add(grad_key, first, pixel, ul, channel, used, step, amount, key_factor, FIXED)
-                amount = (of_logit * b)[:, None] * q
-                _add(grad_key, first, pixel + 1, ur, channel, used, step, amount, key_factor, FIXED)
-                amount = (of_logit * c)[:, None] * q
-                _add(grad_key, first, pixel + width, ll, channel, used, step, amount, key_factor, FIXED)
-                amount = (of_logit * d)[:, None] * q
-                _add(grad_key, first, pixel + width + 1, lr, channel, used, step, amount, key_factor, FIXED)
-                amount = (attention * a)[:, None] * g
-                _add(grad_value, first, pixel, ul, channel, used, step, amount, value_factor, FIXED)
-                amount = (attention * b)[:, None] * g
-                _add(grad_value, first, pixel + 1, ur, channel, used, step, amount, value_factor, FIXED)
-                amount = (attention * c)[:, None] * g
-                _add(grad_value, first, pixel + width, ll, channel, used, step, amount, value_factor, FIXED)
-                amount = (attention * d)[:, None] * g
-                _add(grad_value, first, pixel + width + 1, lr, channel, used, step, amount, value_factor, FIXED)
-    pointers = grad_query + (query * D)[:, None] + channel[None, :]
-    tl.store(pointers, of_query.to(grad_query.dtype.element_ty), mask=live[:, None] & used[None, :])
-
-
-# ---------------------------------------------------------------- the backend's face
 
 
 def _levels(shapes: Shapes, device: torch.device) -> Tensor:
@@ -380,7 +75,7 @@ def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, we
     grid, sizes, constants = _sizes(positions_BNMLK2, value_BSMD)
     if out.numel():
         tensors = (value_BSMD.contiguous(), _levels(shapes, out.device), positions_BNMLK2.contiguous())
-        _launch(_sum_forward, grid, *tensors, weights_BNMLK.contiguous(), out, *sizes, **constants)
+        _launch(kernels.sum_forward, grid, *tensors, weights_BNMLK.contiguous(), out, *sizes, **constants)
     return out
 
 
@@ -403,7 +98,7 @@ def sum_backward(
     grad_weights = weights_BNMLK.new_empty(weights_BNMLK.shape if to_points else 0)
     if grad_BNMD.numel():
         _launch(
-            _sum_backward,
+            kernels.sum_backward,
             grid,
             grad_BNMD.contiguous(),
             value_BSMD.contiguous(),
@@ -430,7 +125,7 @@ def attend_forward(
     grid, sizes, constants = _sizes(positions_BNMLK2, value_BSMD)
     if out.numel():
         _launch(
-            _attend_forward,
+            kernels.attend_forward,
             grid,
             query_BNMD.contiguous(),
             key_BSMD.contiguous(),
@@ -471,7 +166,7 @@ def attend_backward(
     grad_positions = positions_BNMLK2.new_empty(positions_BNMLK2.shape)
     if grad_BNMD.numel():
         _launch(
-            _attend_backward,
+            kernels.attend_backward,
             grid,
             grad_BNMD.contiguous(),
             query_BNMD.contiguous(),
