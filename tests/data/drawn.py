@@ -1,6 +1,7 @@
 """Masks of every kind of file, drawn at random."""
 
 import io
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,8 +9,39 @@ from PIL import Image
 
 from tests.data.encoders import bmp, png, tiff
 
-KINDS = [(fmt, mode) for fmt in ("png", "tiff", "bmp", "gif", "webp") for mode in ("grey", "palette", "rgb", "alpha")]
+#: The kinds of pixels that each format has, and their bits a channel.
+FORMS = {
+    ("png", "grey"): (1, 2, 4, 8, 16),
+    ("png", "palette"): (1, 2, 4, 8),
+    ("png", "rgb"): (8, 16),
+    ("png", "alpha"): (8, 16),
+    ("tiff", "grey"): (1, 2, 4, 8, 16),
+    ("tiff", "palette"): (1, 2, 4, 8),
+    ("tiff", "rgb"): (8, 16),
+    ("tiff", "alpha"): (8, 16),
+    ("bmp", "grey"): (1, 4, 8),
+    ("bmp", "palette"): (1, 4, 8),
+    ("bmp", "rgb"): (8,),
+    ("bmp", "alpha"): (8,),
+    ("gif", "grey"): (1, 2, 4, 8),
+    ("gif", "palette"): (1, 2, 4, 8),
+    ("webp", "rgb"): (8,),
+    ("webp", "alpha"): (8,),
+}
+CONTENTS = ("0/255", "ids", "colours")
 SUFFIX = {"png": ".png", "tiff": ".tif", "bmp": ".bmp", "gif": ".gif", "webp": ".webp"}
+
+
+class Drawn(NamedTuple):
+    """A mask's file and what was drawn."""
+
+    data: bytes
+    #: Upright ids (H, W), or colours (H, W, 3).
+    values: np.ndarray
+    #: Where it is transparent, bool (H, W), upright.
+    transparent: np.ndarray
+    #: Whether it must be refused; None if it may be.
+    refused: bool | None
 
 
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
@@ -21,7 +53,7 @@ def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
     planes = np.atleast_3d(stored).astype(np.int32)
     way = Image.Transpose[names[orientation - 2]]
     parts = [np.asarray(Image.fromarray(planes[..., channel]).transpose(way)) for channel in range(planes.shape[2])]
-    return np.stack(parts, -1).reshape(*parts[0].shape, *stored.shape[2:])
+    return np.stack(parts, -1).reshape(*parts[0].shape, *stored.shape[2:]).astype(stored.dtype)
 
 
 def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options: object) -> bytes:
@@ -33,82 +65,79 @@ def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **options: obj
 
 
 def drawn_mask(
-    rng: np.random.Generator, pixels: np.random.Generator, block: int = 1
-) -> tuple[str, bytes, np.ndarray, bool, bool]:
-    """Draw a file's kind by ``rng`` and what it holds by ``pixels``, in squares of ``block`` pixels.
+    form: tuple[str, str],
+    bits: int,
+    content: str,
+    orientation: int,
+    rng: np.random.Generator,
+    pixels: np.random.Generator,
+    block: int = 1,
+) -> Drawn:
+    """Draw a mask of a form of :data:`FORMS`, in squares of ``block`` pixels.
 
-    Returns:
-        Its format and more to name it by, the file, its upright ids (H, W) or colours (H, W, 3), whether it may be
-        refused, and whether it must be.
+    ``rng`` decides what is alike in the masks of one folder, ``pixels`` what differs.
     """
-    shape = tuple(int(side) for side in pixels.integers(1, 30, 2))
-    fmt, mode = KINDS[rng.integers(len(KINDS))]
-    bits = int(rng.choice([1, 2, 4, 8, 16]))
-    orientation = int(rng.integers(1, 9)) if fmt in ("png", "tiff", "webp") else 1
-    values = int(rng.choice([2, 3, 2**bits]))
-    coarse = pixels.integers(0, min(values, 2**bits), [-(-side // block) for side in shape])
-    ids = np.kron(coarse, np.ones((block, block), int))[: shape[0], : shape[1]]
-    if rng.random() < 0.3:
-        ids = np.where(ids % 2 == 1, 2**bits - 1, 0)
-    colours = rng.integers(0, 256, (2 ** min(bits, 8), 3))
-    if rng.random() < 0.3:
-        colours = np.array([[0, 0, 0], [255, 255, 255]])
-    indices = ids % len(colours)
-    name = f"{fmt} {mode} {bits} bits, orientation {orientation}, {shape}"
-    clear = bool(rng.random() < 0.5)
-    alpha = np.where(pixels.random(shape) < 0.5, 255, 0 if clear else 255)[..., None]
-    if fmt in ("png", "tiff") and mode in ("grey", "palette"):
-        if mode == "palette" and bits == 16:
-            bits, indices = 8, indices % 256
-        if fmt == "png":
-            options = {"interlaced": bool(rng.random() < 0.5)}
-            if mode == "palette":
-                data = png(
-                    indices, bits, colours[: 2**bits], alpha=[0] if clear else None, orientation=orientation, **options
-                )
-            else:
-                data = png(ids, bits, orientation=orientation, **options)
-        else:
-            order = str(rng.choice(["<", ">"]))
-            if mode == "palette":
-                data = tiff(indices, bits, 3, palette=colours[: 2**bits], orientation=orientation, order=order)
-            else:
-                data = tiff(ids, bits, int(rng.integers(2)), orientation=orientation, order=order)
-        return name, data, upright(indices if mode == "palette" else ids, orientation), False, False
-    if fmt == "bmp" and mode in ("grey", "palette"):
-        bits = int(rng.choice([1, 4, 8]))
-        ramp = np.repeat(np.arange(2**bits)[:, None], 3, 1)
-        table = ramp if mode == "grey" else colours[: 2**bits]
-        indices = ids % len(table)
-        data = bmp(indices, bits, table, top_down=bool(rng.random() < 0.3), old=bool(rng.random() < 0.3))
-        return name, data, indices, False, False
-    if fmt == "gif" and mode in ("grey", "palette"):
-        picture = Image.fromarray(indices.astype(np.uint8), "P")
-        picture.putpalette(colours.astype(np.uint8).tobytes())
-        file = io.BytesIO()
-        # Without optimising, Pillow keeps the indices.
-        picture.save(file, "GIF", optimize=False)
-        return name, file.getvalue(), indices, False, False
-    drawn = colours[indices] if mode != "grey" else np.repeat((ids % 256)[..., None], 3, -1)
-    channels = np.concatenate([drawn, alpha], -1) if mode == "alpha" else drawn
-    wide = bits == 16 and fmt in ("png", "tiff") and bool(rng.random() < 0.5)
-    see_through = mode == "alpha" and alpha.min() < 255
+    fmt, kind = form
+    shape = tuple(block * int(side) for side in pixels.integers(1, 24 // block + 1, 2))
+    most = 2 ** min(bits, 8 if kind != "grey" else 16)
+    known = {"0/255": [0, most - 1], "ids": np.arange(min(most, rng.integers(2, 7)))}.get(content)
+    known = rng.permutation(most)[:4] if known is None else np.asarray(known)
+    ids = np.kron(pixels.choice(known, [side // block for side in shape]), np.ones((block, block), int))
+    ramp = np.repeat(np.arange(2 ** min(bits, 8))[:, None], 3, 1)
+    colours = {"0/255": ramp, "ids": ramp}.get(content, rng.integers(0, 256, ramp.shape))
+    orientation = orientation if fmt in ("png", "tiff", "webp") else 1
+    opaque = np.zeros(shape, bool)
+    if kind in ("grey", "palette"):
+        data = _indexed(fmt, kind, bits, ids, colours, orientation, rng)
+        return Drawn(data, upright(ids, orientation), upright(opaque, orientation), False)
+    values, refused = colours[ids], None if bits == 16 else False
+    clear, half = bool(rng.random() < 0.7), bool(rng.random() < 0.2)
+    alpha = np.kron(pixels.choice([0, 255] if clear else [255], ids[::block, ::block].shape), np.ones((block, block)))
+    if half:
+        alpha.flat[0] = 128
+    channels = values
+    if kind == "alpha":
+        grey = content != "colours" and fmt in ("png", "tiff") and bool(rng.random() < 0.5)
+        channels = np.concatenate([values[..., :1] if grey else values, alpha[..., None].astype(int)], -1)
+        refused = True if half else refused
+        opaque = alpha == 0
+    stored = channels * 257 if bits == 16 else channels
     if fmt == "png":
-        data = png(channels * 257 if wide else channels, 16 if wide else 8, orientation=orientation)
+        data = png(stored, bits, orientation=orientation, interlaced=bool(rng.random() < 0.5))
     elif fmt == "tiff":
-        planar = mode == "rgb" and bool(rng.random() < 0.3)
-        extra = 2 if mode == "alpha" else None
-        stored = channels * 257 if wide else channels
-        data = tiff(stored, 16 if wide else 8, 2, extra=extra, planar=planar, orientation=orientation)
+        extra, planar = (2 if kind == "alpha" else None), kind == "rgb" and bool(rng.random() < 0.3)
+        colour = 1 if channels.shape[2] == 2 else 2
+        data = tiff(stored, bits, colour, extra=extra, planar=planar, orientation=orientation)
     elif fmt == "webp":
-        lossless = bool(rng.random() < 0.8)
-        exif = Image.Exif()
+        lossless, exif = bool(rng.random() < 0.8), Image.Exif()
         exif[0x112] = orientation
         data = saved(channels, "WEBP", lossless=lossless, exact=True, exif=exif)
-        return name, data, upright(drawn, orientation), False, see_through or not lossless
-    elif fmt == "bmp":
-        # OpenCV's bitmaps of 24 bits; GIF has no more than its palette.
-        data, see_through = cv2.imencode(".bmp", drawn[..., ::-1].astype(np.uint8))[1].tobytes(), False
+        refused = True if not lossless else refused
     else:
-        return drawn_mask(rng, pixels, block)
-    return name, data, upright(drawn, orientation), wide, see_through
+        data = cv2.imencode(".bmp", channels[..., [2, 1, 0, *range(3, channels.shape[2])]].astype(np.uint8))[
+            1
+        ].tobytes()
+    return Drawn(data, upright(values, orientation), upright(opaque, orientation), refused)
+
+
+def _indexed(
+    fmt: str, kind: str, bits: int, ids: np.ndarray, colours: np.ndarray, orientation: int, rng: np.random.Generator
+) -> bytes:
+    """A file of grey values or of indices of a palette."""
+    palette = colours if kind == "palette" else None
+    if fmt == "png":
+        alpha = [0] if palette is not None and rng.random() < 0.5 else None
+        return png(ids, bits, palette, alpha, bool(rng.random() < 0.5), orientation)
+    if fmt == "tiff":
+        meaning = 3 if palette is not None else int(rng.integers(2))
+        return tiff(ids, bits, meaning, palette=palette, orientation=orientation, order=str(rng.choice(["<", ">"])))
+    ramp = np.repeat(np.arange(2**bits)[:, None], 3, 1)
+    palette = ramp if palette is None else palette
+    if fmt == "bmp":
+        return bmp(ids, bits, palette, top_down=bool(rng.random() < 0.3), old=bool(rng.random() < 0.3))
+    picture = Image.fromarray(ids.astype(np.uint8), "P")
+    picture.putpalette(palette.astype(np.uint8).tobytes())
+    file = io.BytesIO()
+    # Without optimising, Pillow keeps the indices.
+    picture.save(file, "GIF", optimize=False)
+    return file.getvalue()

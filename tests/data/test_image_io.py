@@ -1,6 +1,7 @@
 """Pictures and masks of every kind of file: the pixels drawn, or one sentence that names the file."""
 
 import io
+import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from cssformer.data.image_io import (
     write_label,
 )
 from cssformer.utils.errors import UserError
-from tests.data.drawn import drawn_mask, saved, upright
+from tests.data.drawn import CONTENTS, FORMS, drawn_mask, saved, upright
 from tests.data.encoders import bmp, png, tiff
 
 FILE = Path("some/file")
@@ -39,23 +40,22 @@ def smooth(height: int = 24, width: int = 40) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_masks_are_what_was_drawn_or_refused(seed):
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+def test_masks_are_what_was_drawn_or_refused(form):
     """Pillow 13.0 stretches grey of 2 and 4 bits, inverts white-is-zero, and misreads black-and-white bitmaps."""
     read = 0
-    for number in range(40):
-        name, data, drawn, may, must = drawn_mask(*(np.random.default_rng((seed, number, of)) for of in (0, 1)))
+    for kind in itertools.product(FORMS[form], CONTENTS, range(1, 9), range(3)):
+        drawn = drawn_mask(form, *kind[:3], *(np.random.default_rng((*kind[::2], of)) for of in (0, 1)))
         try:
-            mask = decode_mask(data, FILE)
+            mask = decode_mask(drawn.data, FILE)
+            found = mask.ids(FILE, -1) if drawn.values.ndim == 2 else mask.colours(-1)
         except UserError as error:
-            assert (may or must) and str(FILE) in str(error), f"{name}: {error}"
+            assert drawn.refused is not False and str(FILE) in str(error), f"{kind}: {error}"
             continue
-        assert not must, name
+        assert not drawn.refused, kind
         read += 1
-        if drawn.ndim == 2:
-            assert np.array_equal(mask.ids(FILE), drawn), name
-        else:
-            assert np.array_equal(mask.colours(), drawn @ (1 << 16, 1 << 8, 1)), name
+        values = drawn.values if drawn.values.ndim == 2 else drawn.values @ (1 << 16, 1 << 8, 1)
+        assert np.array_equal(found, np.where(drawn.transparent, -1, values)), kind
     assert read > 20
 
 
@@ -109,13 +109,14 @@ GREY = np.arange(12 * 20).reshape(12, 20) % 7
         (saved(smooth(), "WEBP", quality=90), "is a lossy WEBP"),
         (saved(smooth(), "TIFF", compression="jpeg"), "is a lossy TIFF"),
         (saved(smooth(), "JPEG2000"), "is a JPEG2000"),
+        (b"P5 20 12 7\n" + GREY.astype(np.uint8).tobytes(), "is a PGM or PPM, whose values are not read as stored"),
         (tiff(GREY, pages=3), "has 3 pages or frames"),
         (frames("GIF"), "has 2 pages or frames"),
         (frames("WEBP"), "has 2 pages or frames"),
         (frames("PNG"), "has 2 pages or frames"),
-        (png(np.stack([GREY] * 3 + [GREY * 30], -1)), "is transparent in places"),
-        (png(np.stack([GREY, GREY * 30], -1)), "is transparent in places"),
-        (tiff(np.stack([GREY] * 3 + [GREY * 30], -1), 8, 2, extra=2), "is transparent in places"),
+        (png(np.stack([GREY] * 3 + [GREY * 30], -1)), "is half transparent in places"),
+        (png(np.stack([GREY, GREY * 30], -1)), "is half transparent in places"),
+        (tiff(np.stack([GREY] * 3 + [GREY * 30], -1), 8, 2, extra=2), "is half transparent in places"),
         (png(np.stack([GREY] * 3, -1), 16), "pixels of the kind RGB, of 16 bits"),
         (tiff(GREY, 32, kind=3), "1 band of 32-bit floating-point grey values"),
         (tiff(GREY - 1, 16, kind=2), "has values from -1 to 5"),
@@ -129,6 +130,22 @@ GREY = np.arange(12 * 20).reshape(12, 20) % 7
 def test_masks_refused(data, complaint):
     with pytest.raises(UserError, match=f"some/file.* {complaint}|some/file {complaint}"):
         decode_mask(data, FILE)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparent_pixels_have_no_ids(kind, channels):
+    if channels == 2 and kind == "WEBP":
+        pytest.skip("a WebP is always RGB")
+    alpha = np.where(GREY == 2, 0, 255)
+    pixels = np.stack([GREY] * (channels - 1) + [alpha], -1)
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    data = saved(pixels, kind, **options)
+    with pytest.raises(UserError, match="some/file is transparent in places"):
+        read_ids(data, FILE)
+    mask = decode_mask(data, FILE)
+    assert np.array_equal(mask.ids(FILE, 999), np.where(GREY == 2, 999, GREY))
+    assert np.array_equal(mask.colours(999), np.where(GREY == 2, 999, GREY * 0x010101))
 
 
 def test_colours_are_no_ids():

@@ -126,7 +126,7 @@ def test_ids_of_classes() -> None:
     assert raw_ids(INFO.classes, {"9": 0, "10": 0, "2": 1, "3": 2}).tolist() == [9, 2, 3]
     assert raw_ids(INFO.classes, {}).tolist() == [0, 1, 2]
     assert raw_ids(INFO.classes, {}).dtype == np.uint8
-    with pytest.raises(UserError, match="colour-coded"):
+    with pytest.raises(UserError, match="masks of colours"):
         raw_ids(INFO.classes, {"0 0 9": 0, "1 2 3": 1, "4 5 6": 2})
     with pytest.raises(UserError, match="no id of its source for the class 'b'"):
         raw_ids(INFO.classes, {"1": 0, "2": 2})

@@ -121,7 +121,7 @@ def test_ids_with_gaps_and_ignored_values(tmp_path):
     class_file = tmp_path / "classes.txt"
     class_file.write_text("# id name\n7 road\n\n11 pavement\n3 road\n")
     root = source(tmp_path / "in", [label, label])
-    with pytest.raises(UserError, match=r"masks/\d.png has the id 0"):
+    with pytest.raises(UserError, match=r"1 id that is no class, 0 in .*masks/\d.png for one; .* --ignore 0\."):
         prepare_folder([root], tmp_path / "out", class_file=class_file)
     assert not (tmp_path / "out").exists()
     prepared = prepare_folder([root], tmp_path / "out", class_file=class_file, ignore=["0"])

@@ -134,6 +134,115 @@ def test_smoothed_masks_are_refused(tmp_path: Path, options: dict) -> None:
     assert prepared.info.mapping["255"] == 1
 
 
+@pytest.mark.parametrize("values", [(0, 255), (0, 40, 80), (0, 127, 255)])
+@pytest.mark.parametrize("quality", [75, 90, 95])
+def test_ids_that_a_jpeg_has_changed_are_refused(tmp_path: Path, values: tuple[int, ...], quality: int) -> None:
+    """Without names, so that it is not their number that tells."""
+    pictures = []
+    for seed in range(4):
+        ids = np.array(values, np.uint8)[label(seed, 48, 64) % len(values)]
+        data = cv2.imencode(".jpg", ids, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        pictures.append(Image.fromarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)))
+    with pytest.raises(UserError, match="smoothed or compressed"):
+        prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out")
+
+
+def test_one_smoothed_mask_among_binary_ones(tmp_path: Path) -> None:
+    """Its border would be two classes, and 255, the object, ignored everywhere."""
+    sharp = [Image.fromarray(np.where(label(seed, 48, 64) == 1, 255, 0).astype(np.uint8)) for seed in range(3)]
+    with pytest.raises(UserError, match=r"masks/3\.png for one: the masks were smoothed"):
+        prepare_folder([write(tmp_path / "in", [*sharp, smoothed(3)])], tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [1, 128])
+def test_one_value_beside_255(tmp_path: Path, value: int) -> None:
+    pictures = [Image.fromarray(np.where(label(seed) == 1, 255, value).astype(np.uint8)) for seed in range(3)]
+    root = write(tmp_path / "in", pictures)
+    for names in (None, ["bg", "fg"]):
+        with pytest.raises(UserError, match=f"hold {value} and 255 alone: .* add --ignore 255; if it is one"):
+            prepare_folder([root], tmp_path / "out", classes=names)
+    assert prepare_folder([root], tmp_path / "a", ignore=["255"]).info.mapping == {str(value): 0, "255": None}
+    (tmp_path / "classes.txt").write_text(f"{value} bg\n255 fg\n")
+    prepared = prepare_folder([root], tmp_path / "b", class_file=tmp_path / "classes.txt")
+    assert np.array_equal(labels_of(prepared)["1"], label(1) == 1)
+
+
+def test_all_unknown_values_are_told_at_once(tmp_path: Path) -> None:
+    """With the words that ignore them."""
+    root = write(tmp_path / "in", [Image.fromarray(label(s).astype(np.uint8) * (9, 40)[s % 2]) for s in range(4)])
+    (tmp_path / "classes.txt").write_text("0 bg\n9 fg\n")
+    with pytest.raises(UserError, match=r"3 ids that are no class, 18 in .*/0\.png for one; .* --ignore 18 40 80\."):
+        prepare_folder([root], tmp_path / "out", class_file=tmp_path / "classes.txt")
+    prepare_folder([root], tmp_path / "out", class_file=tmp_path / "classes.txt", ignore=["18", "40", "80"])
+    root = write(tmp_path / "colours", [Image.fromarray(np.array(PALETTE, np.uint8)[label(seed)]) for seed in range(3)])
+    (tmp_path / "classes.txt").write_text("0 0 0 bg\n")
+    with pytest.raises(UserError, match=r"2 colours .* --ignore 0,200,30 128,64,0\."):
+        prepare_folder([root], tmp_path / "ignored", class_file=tmp_path / "classes.txt")
+    options = {"class_file": tmp_path / "classes.txt", "ignore": ["0,200,30", "128,64,0"]}
+    prepare_folder([root], tmp_path / "ignored", **options)
+
+
+def on_nothing(ids: np.ndarray, colours: list[tuple[int, int, int]], below: tuple[int, int, int]) -> Image.Image:
+    """Ids above 0 in their colours; where the id is 0, transparent pixels of the colour ``below``."""
+    pixels = np.array([below, *colours], np.uint8)[ids]
+    return Image.fromarray(np.dstack([pixels, np.where(ids > 0, 255, 0).astype(np.uint8)]))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("below", [(0, 0, 0), (255, 255, 255), (128, 64, 0)])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 64, 0)])
+def test_objects_on_nothing(tmp_path: Path, suffix: str, below: tuple[int, int, int], colour: tuple) -> None:
+    """As drawing programs leave them, the object black, white, or of the colour that is left below transparency."""
+    truth = [(label(seed) == 1).astype(int) for seed in range(3)]
+    root = write(tmp_path / "in", [Image.fromarray(ids.astype(np.uint8)) for ids in truth])
+    for index, ids in enumerate(truth):
+        (root / f"masks/{index}.png").unlink()
+        options = {"lossless": True, "exact": True} if suffix == ".webp" else {}
+        on_nothing(ids, [colour], below).save(root / f"masks/{index}{suffix}", **options)
+    with pytest.raises(
+        UserError, match=r"masks/0\.\w+ is transparent in places \(3 such masks\); add --transparent bac"
+    ):
+        prepare_folder([root], tmp_path / "out")
+    for name, names in (("a", ["sky", "bird"]), ("b", None)):
+        prepared = prepare_folder([root], tmp_path / name, classes=names, transparent="background")
+        assert prepared.info.classes[0] == ("sky" if names else "background")
+        assert prepared.info.mapping["transparent"] == 0 and any("transparent" in note for note in prepared.notes)
+        assert all(np.array_equal(found, truth[int(stem)]) for stem, found in labels_of(prepared).items())
+    with pytest.raises(UserError, match="the first name is that of what is transparent"):
+        prepare_folder([root], tmp_path / "out", classes=["bird"], transparent="background")
+    prepared = prepare_folder([root], tmp_path / "c", classes=["bird"], transparent="ignore")
+    assert all(np.array_equal(found == 0, truth[int(stem)]) for stem, found in labels_of(prepared).items())
+    assert all(set(np.unique(found)) <= {0, IGNORE} for found in labels_of(prepared).values())
+
+
+def test_colours_on_nothing_with_a_class_file(tmp_path: Path) -> None:
+    """Its class called background, if it has one, is what is transparent; a mask may be transparent throughout."""
+    truth = [label(seed) for seed in range(3)] + [np.zeros((24, 32), int)]
+    root = write(tmp_path / "in", [on_nothing(ids, PALETTE[1:], PALETTE[1]) for ids in truth])
+    for name, text in (("a", "0 200 30 b\n128 64 0 a\n"), ("b", "0 200 30 b\n0 0 0 background\n128 64 0 a\n")):
+        (tmp_path / "classes.txt").write_text(text)
+        prepared = prepare_folder(
+            [root], tmp_path / name, class_file=tmp_path / "classes.txt", transparent="background"
+        )
+        assert prepared.info.classes == ("background", "b", "a")
+        for stem, found in labels_of(prepared).items():
+            assert np.array_equal(np.array([0, 2, 1])[truth[int(stem)]], found)
+
+
+def test_masks_that_are_transparent_throughout(tmp_path: Path) -> None:
+    root = write(tmp_path / "in", [on_nothing(np.zeros((24, 32), int), [], (0, 0, 0)) for _ in range(3)])
+    with pytest.raises(UserError, match="transparent throughout"):
+        prepare_folder([root], tmp_path / "out", transparent="background")
+
+
+def test_palettes_among_grey_masks_are_told(tmp_path: Path) -> None:
+    pictures = [in_palette(label(seed), [0, 1, 2]) for seed in range(2)]
+    pictures += [Image.fromarray(label(seed).astype(np.uint8)) for seed in range(2, 4)]
+    prepared = prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out", classes=["a", "b", "c"])
+    assert any("2 masks have a palette and 2 are grey" in note for note in prepared.notes)
+    assert all(np.array_equal(found, label(int(name))) for name, found in labels_of(prepared).items())
+
+
 def test_smoothed_colours_are_refused(tmp_path: Path) -> None:
     pictures = [Image.fromarray(np.array(PALETTE, np.uint8)[label(seed, 48, 64)]) for seed in range(3)]
     pictures = [each.resize((50, 40), Image.Resampling.BILINEAR) for each in pictures]

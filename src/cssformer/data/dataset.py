@@ -155,9 +155,10 @@ def source_ids(mapping: Mapping[str, int | None]) -> dict[int, int | None]:
     Raises:
         UserError: the source had colours instead of ids.
     """
-    if not all(raw.isdecimal() for raw in mapping):
-        raise UserError("The data set was made of colour-coded masks, so it has no ids of a source.")
-    return {int(raw): index for raw, index in mapping.items()}
+    ids = {raw: index for raw, index in mapping.items() if raw != "transparent" or index is not None}
+    if not all(raw.isdecimal() for raw in ids):
+        raise UserError("The data set was made of masks of colours or transparency, so it has no ids of a source.")
+    return {int(raw): index for raw, index in ids.items()}
 
 
 class SegmentationFolder:

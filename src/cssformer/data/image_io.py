@@ -23,6 +23,7 @@ from cssformer.utils.errors import UserError
 
 _FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM"]
 _FORMATS += ["AVIF"] if find_spec("PIL.AvifImagePlugin") else []
+_WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP")
 
 
@@ -52,27 +53,47 @@ class Mask:
         pixels: ids or palette indices, uint8 or uint16 (H, W), or colours, RGB uint8 (H, W, 3); upright.
         palette: RGB uint8 (n, 3) for palette indices.
         orientation: the EXIF orientation by which the file's pixels were turned upright, 1 to 8.
+        transparent: where the mask is transparent, bool (H, W), upright; None if it is so nowhere.
     """
 
     pixels: NDArray[Any]
     palette: NDArray[np.uint8] | None
     orientation: int
+    transparent: NDArray[np.bool_] | None = None
 
-    def ids(self, path: Path) -> NDArray[Any]:
-        """The ids, uint8 or uint16 (H, W): grey values, palette indices, or the channels of a grey RGB picture.
+    def ids(self, path: Path, behind: int | None = None) -> NDArray[Any]:
+        """The ids (H, W): grey values, palette indices, or the channels of a grey RGB picture.
+
+        Args:
+            path: named in errors.
+            behind: the value of transparent pixels.
+
+        Returns:
+            uint8 or uint16, or int32 if there are transparent pixels.
 
         Raises:
-            UserError: the mask has colours; ``path`` is named.
+            UserError: the mask has colours, or transparent pixels and no value for them.
         """
-        if self.pixels.ndim == 2:
-            return self.pixels
-        first = self.pixels[..., 0]
-        if not ((first == self.pixels[..., 1]).all() and (first == self.pixels[..., 2]).all()):
-            raise UserError(f"{path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
-        return np.ascontiguousarray(first)
+        if self.transparent is not None and behind is None:
+            raise UserError(f"{path} is transparent in places, so its ids are not known there; save it without alpha.")
+        ids = self.pixels
+        if ids.ndim == 3:
+            ids = ids[..., 0]
+            coloured = (self.pixels != ids[..., None]).any(-1)
+            if (coloured if self.transparent is None else coloured & ~self.transparent).any():
+                raise UserError(f"{path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
+        return np.ascontiguousarray(ids) if self.transparent is None else self._opaque(ids.astype(np.int32), behind)
 
-    def colours(self) -> NDArray[np.int32]:
-        """The colours (H, W), packed as 0xRRGGBB."""
+    def colours(self, behind: int = 0) -> NDArray[np.int32]:
+        """The colours (H, W), packed as 0xRRGGBB; ``behind`` where they are transparent."""
+        return self._opaque(self._colours(), behind)
+
+    def _opaque(self, values: NDArray[np.int32], behind: int | None) -> NDArray[np.int32]:
+        if self.transparent is not None:
+            values[self.transparent] = behind
+        return values
+
+    def _colours(self) -> NDArray[np.int32]:
         pixels = self.pixels
         if self.palette is not None:
             red, green, blue = self.palette.astype(np.int32).T
@@ -175,11 +196,13 @@ def decode_mask(data: bytes, path: Path) -> Mask:
     """Decode a mask to the values that its file stores.
 
     Raises:
-        UserError: no picture, damaged, truncated or too large, of a lossy format, of several pages, transparent
+        UserError: no picture, damaged, truncated or too large, of a lossy format, of several pages, half transparent
             somewhere, or of values that are no ids from 0 to 65535 and no colours of 8 bits; ``path`` is named.
     """
     with _opened(data, path) as (picture, pages):
         page = pages[0] if pages else None
+        if picture.format == "PPM":
+            raise UserError(f"The mask {path} is a PGM or PPM, whose values are not read as stored; save masks as PNG.")
         if picture.format not in _MASK_FORMATS or is_lossy(data, page):
             kind = picture.format if picture.format not in _MASK_FORMATS else f"lossy {picture.format}"
             raise UserError(
@@ -190,7 +213,10 @@ def decode_mask(data: bytes, path: Path) -> Mask:
             raise UserError(f"The mask {path} has {count} pages or frames; give each as a file of its own.")
         orientation = _orientation(picture, data)
         pixels, palette = _mask_pixels(picture, data, page, path)
-    return Mask(pixels if picture.format == "TIFF" else turned(pixels, orientation), palette, orientation)
+        clear = _transparent(picture, path)
+    if picture.format != "TIFF":
+        pixels, clear = turned(pixels, orientation), None if clear is None else turned(clear, orientation)
+    return Mask(pixels, palette, orientation, clear)
 
 
 def read_ids(data: bytes, path: Path) -> NDArray[Any]:
@@ -311,12 +337,7 @@ def _mask_pixels(
     if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or dropped:
         what = page or f"pixels of the kind {picture.mode}, of {bits} bits"
         raise UserError(f"The mask {path} has {what}; give ids of up to 16 bits in one band, or RGB colours of 8 bits.")
-    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
-        if np.array(picture.getchannel(picture.getbands()[-1])).min() < 255:
-            raise UserError(
-                f"The mask {path} is transparent in places, and what transparency means is not known; "
-                "give the pixels there a value or colour of their own and save the mask without alpha."
-            )
+    if picture.mode in _WITH_ALPHA:
         picture = picture.convert({"L": "L", "P": "P"}.get(picture.mode[0], "RGB"))
     pixels = np.array(picture)
     if picture.mode == "P":
@@ -332,6 +353,19 @@ def _mask_pixels(
             raise UserError(f"The mask {path} has values from {pixels.min()} to {pixels.max()}; ids are 0 to 65535.")
         pixels = pixels.astype(np.uint8 if signed and bits == 8 else np.uint16)
     return pixels, None
+
+
+def _transparent(picture: Image.Image, path: Path) -> NDArray[np.bool_] | None:
+    """Where a mask's alpha is 0, None if it is so nowhere."""
+    if picture.mode not in _WITH_ALPHA:
+        return None
+    alpha = np.array(picture.getchannel(len(picture.getbands()) - 1))
+    if not np.isin(alpha, (0, 255)).all():
+        raise UserError(
+            f"The mask {path} is half transparent in places, as smoothed drawings are; draw it without smoothing, or "
+            "save it without alpha."
+        )
+    return None if alpha.all() else alpha == 0
 
 
 def _bits(data: bytes, picture: Image.Image, page: TiffPage | None) -> int:

@@ -23,6 +23,8 @@ _IGNORE = "__ignore__"
 _MARKED_ID = re.compile(r"(?P<id>\d+)\s*(?:[-=]>|[|.)]|-(?=\s))\s*(?P<name>[^\W\d].*)")
 _MARKED_ID_BEHIND = re.compile(r"(?P<name>.*\S)\s*(?:[-=]>|\||\s-\s)\s*(?P<id>\d+)")
 _YAML = re.compile(r"-\s|[A-Za-z_]\w*:(\s*$|\s*[\[{&*])")
+# What stands in no name, but in other programs' lists: brackets, bullets, fractions, triples of numbers.
+_OTHER = re.compile(r"^[\[\]{}()<\"'*\-]|^\d+\.0\b|^0x|::|[:,{\[\"]$|\d\s*,\s*\d+\s*,\s*\d", re.I)
 # A name, of whose last word not all are digits, then a number.
 _NAME_ID = re.compile(r"((?:.*[\s,;:=])?[^\s,;:=]*[^\d\s,;:=][^\s,;:=]*)[\s,;:=]+(\d+)")
 
@@ -132,7 +134,7 @@ def _from_lines(lines: list[str], path: Path) -> Iterator[ClassLine]:
     for number, line in enumerate(lines):
         before, name, after = _parts(line)
         numbers = [*before, *after]
-        if re.match(r"[\[\]{}()<\"'\-]", name) or re.search(r"::|[:,{\[\"]$", name) or len(numbers) not in (0, 1, 3, 4):
+        if _OTHER.search(name) or (len(lines) == 1 and "," in name) or len(numbers) not in (0, 1, 3, 4):
             raise UserError(f"{path}: {_shown(line)} is of a form that is not known; write {FORMS}.")
         given = numbers[0] if len(numbers) in (1, 4) else _labelme(number) if shifted and not numbers else None
         yield _line(name, given, numbers[-3:] if len(numbers) >= 3 else None, path)

@@ -12,12 +12,15 @@ import numpy as np
 from cssformer.data.dataset import SPLITS, DatasetInfo
 from cssformer.data.image_io import notes as picture_notes
 from cssformer.prepare.class_file import read_class_file
-from cssformer.prepare.masks import LabelMapping, MaskStats, meaning, survey
+from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
 from cssformer.prepare.writer import Entry, MasksAs, Written, fill, require_free
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
+
+# So many values are named in one sentence.
+_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def prepare_folder(
     seed: int = 0,
     skip_unpaired: bool = False,
     masks_as: MasksAs = "shown",
+    transparent: Transparent | None = None,
 ) -> Prepared:
     """Make a prepared folder of pictures and masks.
 
@@ -96,6 +100,8 @@ def prepare_folder(
         skip_unpaired: Leave out pictures without mask and masks without picture, instead of refusing them.
         masks_as: Whether masks of pictures with an EXIF orientation lie on the pictures as viewers show them or as
             files store them; the size of a mask decides where it can.
+        transparent: What the transparent pixels of masks are: background, a class of its own and the first, or
+            ignore; such masks are refused without it.
 
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.
@@ -119,7 +125,7 @@ def prepare_folder(
 
     masks = [entry.label for entry in entries if isinstance(entry.label, Path)]
     surveys = in_parallel(survey, masks, "Reading masks")
-    understood = meaning(surveys, lines, classes or [], ignore or [])
+    understood = meaning(surveys, lines, classes or [], ignore or [], transparent)
     _require_known_values(masks, surveys, understood)
     if len(understood.classes) == 1:
         notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
@@ -157,16 +163,22 @@ def _turned(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
 
 
 def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:
-    known = understood.index_of.keys()
+    first: dict[int, Path] = {}
     for path, found in zip(masks, surveys, strict=True):
-        unknown = (found.colours if understood.as_colours else found.ids or frozenset()) - known
-        if unknown:
-            kind = "colour" if understood.as_colours else "id"
-            shown = [understood.written(value) for value in sorted(known)]
-            raise UserError(
-                f"The mask {path} has the {kind} {understood.written(min(unknown))}, which is no class "
-                f"({shown[0]} to {shown[-1]}); name it in the class file or ignore it."
-            )
+        for value in (
+            (found.colours if understood.as_colours else found.ids) or frozenset()
+        ) - understood.index_of.keys():
+            first.setdefault(value, path)
+    if first:
+        kind = "colour" if understood.as_colours else "id"
+        unknown = sorted(first)
+        shown = [understood.written(value).replace(" ", ",") for value in unknown[:_SHOWN]]
+        more = f" (and {len(unknown) - _SHOWN} more)" if len(unknown) > _SHOWN else ""
+        are = f"{kind} that is" if len(unknown) == 1 else f"{kind}s that are"
+        raise UserError(
+            f"The masks have {len(unknown)} {are} no class, {shown[0]} in {first[unknown[0]]} for one; give each a "
+            f"line in the class file, or add --ignore {' '.join(shown)}{more}."
+        )
 
 
 def _without_unpaired(entries: list[Entry], pairing: Pairing, skip: bool) -> tuple[list[Entry], list[str]]:

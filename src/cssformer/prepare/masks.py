@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,11 @@ from cssformer.utils.errors import UserError
 MOST_COLOURS = 65536
 """Of one mask; a picture with more is no mask, and remembering the colours of many would fill the memory."""
 
+Transparent = Literal["background", "ignore"]
+"""What the transparent pixels of masks are: a class of its own, or ignored."""
+TRANSPARENT = 1 << 24
+"""The value of transparent pixels, beyond all ids and colours."""
+
 # Values of a mask, by which its classes are told: ids, or colours packed as 0xRRGGBB.
 Reader = Callable[[bytes, Path], NDArray[Any]]
 _MOST_CLASSES = 1000
@@ -30,10 +35,11 @@ class MaskStats:
 
     Attributes:
         path: of the file.
-        ids: None if they are colours.
-        colours: packed as 0xRRGGBB.
+        ids: of its opaque pixels; None if they are colours.
+        colours: of its opaque pixels, packed as 0xRRGGBB.
         palette: each id's colour in a palette.
-        blended: those ids most of whose pixels lie between their neighbours, left and right or above and below.
+        blended: those ids or colours most of whose pixels are unlike all their neighbours, or lie between those left
+            and right or above and below.
     """
 
     path: Path
@@ -41,6 +47,8 @@ class MaskStats:
     colours: frozenset[int]
     palette: dict[int, Colour] = field(default_factory=dict)
     blended: frozenset[int] = frozenset()
+    #: Whether some pixels are transparent.
+    transparent: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,14 @@ class LabelMapping:
 
     def written(self, value: int) -> str:
         """An id as a number, a colour as "r g b"."""
+        if value == TRANSPARENT:
+            return "transparent"
         return " ".join(map(str, _unpacked(value))) if self.as_colours else str(value)
 
     def read(self, data: bytes, path: Path) -> NDArray[Any]:
-        """Decode a mask to its values (H, W): ids, or colours packed as 0xRRGGBB."""
+        """Decode a mask to its values (H, W): ids, or colours packed as 0xRRGGBB, or ``TRANSPARENT``."""
         mask = decode_mask(data, path)
-        return mask.colours() if self.as_colours else mask.ids(path)
+        return mask.colours(TRANSPARENT) if self.as_colours else mask.ids(path, TRANSPARENT)
 
 
 def survey(path: Path) -> MaskStats:
@@ -76,33 +86,44 @@ def survey(path: Path) -> MaskStats:
         UserError: the file is missing, truncated, damaged, a JPEG, or of another form.
     """
     mask = decode_mask(read_bytes(path), path)
+    see_through = mask.transparent is not None
     if mask.pixels.ndim == 3:
-        packed = mask.colours()
-        colours = values_of(packed)
+        packed = mask.colours(TRANSPARENT)
+        colours = values_of(packed) - {TRANSPARENT}
         if len(colours) > MOST_COLOURS:
             raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
         if any(value % 0x010101 for value in colours):
-            return MaskStats(path, None, colours, blended=_blended(mask.pixels, packed, colours))
-    pixels = mask.ids(path)
-    ids = values_of(pixels)
+            blended = _blended(mask.pixels, packed, colours)
+            return MaskStats(path, None, colours, blended=blended, transparent=see_through)
+    pixels = mask.ids(path, TRANSPARENT)
+    ids = values_of(pixels) - {TRANSPARENT}
     if mask.palette is not None:
         rows = {index: _unpacked(_packed(mask.palette[index])) for index in ids if index < len(mask.palette)}
         return MaskStats(path, ids, frozenset(map(_packed, rows.values())), rows)
     grey = frozenset(value * 0x010101 for value in ids if value < 256)
     # Only ids with gaps can be those of smoothed masks.
-    sparse = len(ids) > 3 and max(ids - {max(ids)}) >= 2 * len(ids)
-    return MaskStats(path, ids, grey, blended=_blended(pixels[..., None], pixels, ids) if sparse else frozenset())
+    sparse = len(ids) > 2 and max(ids - {max(ids)}) >= 2 * len(ids)
+    blended = _blended(pixels[..., None], pixels, ids) if sparse else frozenset()
+    return MaskStats(path, ids, grey, blended=blended, transparent=see_through)
 
 
 def _blended(channels: NDArray[Any], values: NDArray[Any], found: frozenset[int]) -> frozenset[int]:
     """See :class:`MaskStats`; of ``channels`` (H, W, C), whose pixels have the ``values`` (H, W)."""
-    if len(found) < 4:
+    if len(found) < 3:
         return frozenset()
-    between = np.zeros(values.shape, bool)
-    for view, marked in ((channels, between), (channels.swapaxes(0, 1), between.T)):
+    between, alone = np.zeros(values.shape, bool), np.ones(values.shape, bool)
+    for view, flat, marked, apart in (
+        (channels, values, between, alone),
+        (channels.swapaxes(0, 1), values.T, between.T, alone.T),
+    ):
         before, middle, after = view[:-2], view[1:-1], view[2:]
         marked[1:-1] |= (((before < middle) & (middle < after)) | ((before > middle) & (middle > after))).any(-1)
-    some = dict(zip(*(each.tolist() for each in np.unique(values[between], return_counts=True)), strict=True))
+        same = flat[1:] == flat[:-1]
+        apart[1:] &= ~same
+        apart[:-1] &= ~same
+    # Compression leaves specks on even ground; where all is specks, they were drawn.
+    marks = np.unique(values[between | alone if 4 * alone.sum() < alone.size else between], return_counts=True)
+    some = dict(zip(*(each.tolist() for each in marks), strict=True))
     every = zip(*(each.tolist() for each in np.unique(values, return_counts=True)), strict=True)
     return frozenset(value for value, number in every if 2 * some.get(value, 0) > number)
 
@@ -120,6 +141,7 @@ def meaning(
     lines: Sequence[ClassLine],
     names: Sequence[str],
     ignore: Sequence[str],
+    transparent: Transparent | None = None,
 ) -> LabelMapping:
     """Decide how masks are read and which class each of their values is.
 
@@ -128,11 +150,14 @@ def meaning(
         lines: the lines of a class file; empty without one.
         names: class names in order; used without a class file.
         ignore: ids, colours as ``r,g,b``, or names of classes that are no classes.
+        transparent: what transparent pixels are; if a class, the first of ``names`` is its name.
 
     Raises:
-        UserError: names and values do not fit each other.
+        UserError: names and values do not fit each other, or it is not told what transparent pixels are.
     """
     notes: list[str] = []
+    behind = _transparent_class(surveys, names, transparent)
+    names = names[1:] if behind else names
     as_colours = _read_by_colour(surveys, lines, names, ignore, notes)
     found = frozenset[int]().union(*((each.colours if as_colours else each.ids) or () for each in surveys))
     known = {_value(line, number, as_colours): line for number, line in enumerate(lines)}
@@ -155,6 +180,12 @@ def meaning(
         _require_one_foreground(surveys, found - ignored)
     _require_sharp(surveys, found - ignored - known.keys())
     if not as_colours and top in found and top not in known and not binary and top not in ignored:
+        if not lines and len(rest := found - ignored - {top}) == 1:
+            (value,) = rest
+            raise UserError(
+                f"The masks hold {value} and {top} alone: if {top} is no class, add --ignore {top}; if it is one, give "
+                "a class file of ID NAME lines."
+            )
         ignored.add(top)
         notes.append(f"The value {top} is taken as ignored.")
     if binary:
@@ -178,6 +209,11 @@ def meaning(
     palette = {index: colour for each in surveys for index, colour in each.palette.items()}
     index_of: dict[int, int | None] = dict.fromkeys(sorted(ignored & (found | known.keys())))
     classes: dict[str, tuple[int, Colour | None]] = {}
+    if any(each.transparent for each in surveys):
+        if not (lines or names) and behind in {line.name for line in known.values()}:
+            behind = "transparent"
+        index_of[TRANSPARENT] = classes.setdefault(behind, (0, None))[0] if behind else None
+        notes.append(f"What is transparent in masks is {f'the class {behind}' if behind else 'ignored'}.")
     for value, line in known.items():
         if value not in ignored:
             colour = _unpacked(value) if as_colours else line.colour or palette.get(value)
@@ -191,6 +227,25 @@ def meaning(
     given = (colour for _, colour in classes.values())
     colours = tuple(own or default for own, default in zip(given, distinct_colours(len(classes)), strict=True))
     return LabelMapping(as_colours, tuple(classes), colours, index_of, tuple(notes))
+
+
+def _transparent_class(surveys: Sequence[MaskStats], names: Sequence[str], transparent: Transparent | None) -> str:
+    """The name of the class that transparent pixels are, empty if they are none."""
+    see_through = [each.path for each in surveys if each.transparent]
+    if not see_through:
+        return ""
+    if transparent is None:
+        raise UserError(
+            f"The mask {see_through[0]} is transparent in places ({len(see_through)} such masks); add --transparent "
+            "background if these are a class of their own, the first, or --transparent ignore."
+        )
+    if not any(each.ids or each.colours for each in surveys):
+        raise UserError(f"The masks are transparent throughout, {see_through[0]} for one; no class is left.")
+    if transparent == "ignore":
+        return ""
+    if len(names) == 1:
+        raise UserError("With --transparent background the first name is that of what is transparent; name more.")
+    return names[0] if names else "background"
 
 
 def _read_by_colour(
@@ -228,6 +283,11 @@ def _read_by_colour(
                 f"The palettes of {what}, {' '.join(map(str, other.palette[index]))} and {' '.join(map(str, colour))}, "
                 "so ids do not tell the classes; give a class file of R G B NAME lines, or save all with one palette."
             )
+    if palettes and (grey := [each.path for each in surveys if not each.palette]):
+        notes.append(
+            f"{len(palettes)} masks have a palette and {len(grey)} are grey, {palettes[0].path} and {grey[0]} for two: "
+            "an id of the one is taken as the same id of the other."
+        )
     return False
 
 
@@ -257,10 +317,12 @@ def _require_one_foreground(surveys: Sequence[MaskStats], values: frozenset[int]
 
 def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int]) -> None:
     """Raise if most values lie between those of their neighbours, as smoothing and lossy compression leave them."""
-    blended = sorted(frozenset[int]().union(*(each.blended for each in surveys)) & values)
+    blended = frozenset[int]().union(*(each.blended for each in surveys)) & values
     # Compression leaves values just above 0 and just below 255, with gaps between them.
     compressed = 2 <= len(values) < 128 and values & {1, 2, 3} and values & {252, 253, 254}
-    if (len(blended) >= 3 and 2 * len(blended) >= len(values)) or compressed:
+    # Else 255, the object, would be taken as ignored, and its border as a class.
+    binary = blended and values - blended in ({0, 255}, {0, 65535})
+    if (len(blended) >= 3 and 2 * len(blended) >= len(values)) or compressed or binary:
         what = "lie between those of the pixels beside them" if blended else "lie just above 0 and just below 255"
         path = next((each.path for each in surveys if each.blended), surveys[0].path)
         raise UserError(
