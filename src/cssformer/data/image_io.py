@@ -89,7 +89,7 @@ class Mask:
         return self._opaque(self._colours(), behind)
 
     def _opaque(self, values: NDArray[np.int32], behind: int | None) -> NDArray[np.int32]:
-        if self.transparent is not None:
+        if self.transparent is not None and behind is not None:
             values[self.transparent] = behind
         return values
 
