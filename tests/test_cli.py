@@ -151,13 +151,20 @@ def test_from_pictures_and_masks_to_predictions(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == ""
 
 
-def test_training_without_data_learns_scenes_and_a_finished_run_may_be_scored_again(tmp_path: Path) -> None:
+def test_training_without_data_learns_scenes_and_a_finished_run_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", "--output", str(tmp_path / "run"), *TINY]) == 0
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     first = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert first["pictures"] == 2
-    assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
-    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == first
+    capsys.readouterr()
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume", "--json", str(tmp_path / "again.json")]) == 0
+    out = capsys.readouterr().out
+    assert re.fullmatch(
+        r"The run in .*run is finished, with \d+ steps; .* --resume --training.steps .*above \d+\.\n", out
+    )
+    assert json.loads((tmp_path / "again.json").read_text()) == first
     again = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all((weights[name] == again[name]).all() for name in weights)
 
@@ -680,10 +687,9 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
         timer.cancel()
-    assert (process.returncode, errors) == (
-        130,
-        f"Stopped; continue with: cssformer train --output {run} --resume\n",
-    )
+    again = f"cssformer train --output {run} --resume"
+    assert process.returncode == 130
+    assert re.fullmatch(rf"Stopped after \d+ of 5000 steps; continue with: {re.escape(again)}\n", errors)
     assert not (run / "model").exists()
     # The rest of 5000 steps would take too long: the recipe is shortened to two steps more.
     recipe, steps = Recipe.load(run / "recipe.yaml"), _last_step(run) + 2

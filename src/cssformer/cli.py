@@ -105,9 +105,9 @@ def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
     parser = make_parser(f"cssformer {name}", command.summary)
     command.add_arguments(parser)
     parser.add_argument("--json", type=Path | None, default=None, help="Also write the result to this JSON file.")
-    options = parse(parser, arguments, f"cssformer {name}")
+    options = parse(parser, arguments, name)
     if command.presets is not None:
-        options = parse(parser, [*command.presets(options), *arguments], f"cssformer {name}")
+        options = parse(parser, [*command.presets(options), *arguments], name)
     if options.json is not None:
         # Not only after hours of work.
         require_writable(options.json)

@@ -1,6 +1,7 @@
 """The commands of the command line: the options of each, and what it calls and prints."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,9 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cssformer.training.recipe import Recipe
+from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
-from cssformer.utils.console import show
+from cssformer.utils.console import percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
     Batch,
@@ -138,9 +139,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _add_train(parser: "ArgumentParser") -> None:
-    parser.add_argument(
-        "--resume", type=bool, default=False, help="Continue the interrupted run in --output, by its recipe."
-    )
+    parser.add_argument("--resume", type=bool, default=False, help="Continue the run in --output, by its recipe.")
     parser.add_argument(
         "--config",
         action=ConfigFile,
@@ -150,11 +149,15 @@ def _add_train(parser: "ArgumentParser") -> None:
 
 
 def _presets(options: "Namespace") -> list[str]:
-    if options.config or options.data is None or options.resume:
+    if options.resume:
+        # Whatever is given besides may repeat what the run was begun with.
+        own = Path(options.output) / RECIPE
+        return ["--config", str(own), f"--output={options.output}"] if own.is_file() else []
+    if options.config or (options.data is None and options.model.init is None):
         return []
     from cssformer.training.presets import preset_words
 
-    return preset_words(Path(options.data), options.model)
+    return preset_words(None if options.data is None else Path(options.data), options.model.init)
 
 
 def _train(options: "Namespace") -> int:
@@ -170,11 +173,15 @@ def _train(options: "Namespace") -> int:
                 from cssformer.training.train import train
             evaluation = train(recipe, options.resume)
     except Interrupted as interrupted:
+        done = f" after {interrupted.step} of {recipe.training.steps} steps" if interrupted.step else ""
         begun = (Path(recipe.output) / "checkpoints" / "last.ckpt").exists()
-        again = f"continue with: cssformer train --output {recipe.output} --resume" if begun else "nothing is kept yet."
-        print(f"Stopped; {again}", file=sys.stderr)
+        again = f"cssformer train --output {shlex.quote(recipe.output)} --resume"
+        print(f"Stopped{done}; {f'continue with: {again}' if begun else 'nothing is kept yet.'}", file=sys.stderr)
         return interrupted.code
     if evaluation is None:
+        scores = Path(recipe.output) / "scores.json"
+        if options.resume and scores.is_file():
+            _write_json(options, json.loads(scores.read_text(encoding="utf-8")))
         return 0
     _show_scores(evaluation)
     print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
@@ -184,7 +191,8 @@ def _train(options: "Namespace") -> int:
 
 def _note_unfinished(model: str) -> None:
     """Say that a run folder's model may still get better."""
-    if (Path(model) / "checkpoints").is_dir() and not (Path(model) / "scores.json").exists():
+    run = Path(model)
+    if (run / "checkpoints").is_dir() and (run / "model").is_dir() and not (run / "scores.json").exists():
         print(f"{model} has not finished its training; this is its best network so far.")
 
 
@@ -284,7 +292,7 @@ def _predict(options: "Namespace") -> int:
     _note_unfinished(options.model)
     _know_baselines()
     done = predict_files(**_arguments(options))
-    show([(name, f"{100 * share:.1f} %") for name, share in done["shares"].items()], ("class", "share"))
+    show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
     if done["left_out"]:
         print(f"{_count(done['left_out'], 'other file')} left out")
@@ -319,7 +327,7 @@ def _explain(options: "Namespace") -> int:
     heading, *rows = explanation.table()
     show(rows, heading)
     name, confidence = explanation.label
-    print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({100 * confidence:.1f} %): {options.output}")
+    print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({percentage(confidence)}): {options.output}")
     _write_json(options, explanation.as_dict())
     return 0
 

@@ -95,5 +95,7 @@ def test_what_changes_the_meaning_of_weights_is_refused(tmp_path: Path, key: str
     network(3).save_pretrained(tmp_path / "model")
     same = ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)
     assert starting_point(Recipe(model=same), str(tmp_path / "model"))[1]
-    with pytest.raises(UserError, match=rf"has {key} .*model\.{key} is .*mean something else"):
+    with pytest.raises(
+        UserError, match=rf"has {key} .*model\.{key} is .*mean something else; give --model\.{key} [^\[]+, or"
+    ):
         starting_point(Recipe(model=dataclasses.replace(same, **{key: value})), str(tmp_path / "model"))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -158,8 +159,10 @@ def test_a_run_of_other_classes_is_not_resumed(tmp_path: Path, monkeypatch: pyte
             self.info = dataclasses.replace(info, classes=info.classes[:3], colours=info.colours[:3])
 
     monkeypatch.setattr("cssformer.training.datasets.SyntheticScenes", Fewer)
+    further = recipe(tmp_path)
+    further.training.steps = STEPS + 1
     with pytest.raises(UserError, match=f"begun with {count} classes, but its data has 3"):
-        runs.train(recipe(tmp_path), resume=True)
+        runs.train(further, resume=True)
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -278,7 +281,30 @@ def test_a_run_that_is_not_finished_can_be_used_and_given_more_steps(
     assert main(["train", "--output", str(run), "--resume", "--training.steps", "2"]) == 0
     assert "training.steps 1 -> 2: the learning rate falls to 0 at step 2 now." in capsys.readouterr().out
     assert Recipe.load(run / "recipe.yaml").training.steps == 2
+    # The words that it was begun with may be repeated.
+    assert main(["train", "--output", str(run), "--resume", f"--training.lr={done.training.lr}"]) == 0
+    assert "is finished, with 2 steps" in capsys.readouterr().out
     assert main(["train", "--output", str(run), "--resume", "--training.lr", "2"]) == 2
+    assert f"whose training.lr is {done.training.lr}; " in capsys.readouterr().err
+    # Stopped before its first validation.
+    (run / "scores.json").unlink()
+    shutil.rmtree(run / "model")
+    assert main(predict) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(
+        rf"cssformer: .*never validated; .*--output {re.escape(str(run))} --resume\n", err
+    )
+
+
+def test_the_default_number_of_steps_may_be_asked_for(done: Recipe, tmp_path: Path) -> None:
+    run = shutil.copytree(done.output, tmp_path / "run")
+    steps = str(TrainingConfig().steps)
+    options = ["--output", str(run), "--resume", "--training.steps", steps]
+    taken: list[Recipe] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cssformer.training.train.train", lambda recipe, resume: taken.append(recipe))
+        assert main(["train", *options]) == 0
+    assert taken[0].training.steps == TrainingConfig().steps != done.training.steps
 
 
 def test_checkpoints_that_a_killed_training_left_half_written_go(tmp_path: Path) -> None:

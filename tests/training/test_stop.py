@@ -69,8 +69,9 @@ def wait_for(process: "subprocess.Popen[str]", word: str) -> None:
 def require_told_and_kept(process: "subprocess.Popen[str]", run: Path, code: int) -> None:
     _, told = process.communicate(timeout=100)
     assert process.returncode == code, told
-    assert told == f"Stopped; continue with: cssformer train --output {run} --resume\n"
-    assert torch.load(run / LAST, weights_only=True)["global_step"] > 0
+    step = torch.load(run / LAST, weights_only=True)["global_step"]
+    again = f"cssformer train --output {run} --resume"
+    assert step > 0 and told == f"Stopped after {step} of 1000 steps; continue with: {again}\n"
 
 
 @pytest.mark.parametrize(

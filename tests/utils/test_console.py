@@ -2,7 +2,7 @@
 
 import pytest
 
-from cssformer.utils.console import plain_console, show
+from cssformer.utils.console import percentage, plain_console, show
 
 NAMES = ["road [wet]", "road [/wet]", ":car:", "[red]x", "[1]"]
 
@@ -21,3 +21,20 @@ def test_columns_stand_below_each_other_and_lines_are_not_broken(capsys: pytest.
     assert capsys.readouterr().out == f"道路  {'a' * 300}\ncar   b\n"
     show([])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0, "0 %"),
+        (1e-9, "< 0.1 %"),
+        (0.0004999, "< 0.1 %"),
+        (0.0005, "0.1 %"),
+        (0.25, "25.0 %"),
+        (0.9994, "99.9 %"),
+        (1 - 1e-9, "> 99.9 %"),
+        (1.0, "100 %"),
+    ],
+)
+def test_a_share_that_is_there_is_not_nothing(value: float, words: str) -> None:
+    assert percentage(value) == words

@@ -9,7 +9,7 @@ import yaml
 
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
-from cssformer.utils.options import ConfigFile, make_parser, nearest, parse
+from cssformer.utils.options import ConfigFile, make_parser, nearest, parse, written
 
 
 def parsed(*arguments: str) -> Recipe:
@@ -240,9 +240,12 @@ def test_a_wrong_file_below_is_told_with_the_file_in_which_it_stands(
 @pytest.mark.parametrize(
     ("words", "form"),
     [
-        (("--augment.crop", "64"), "augment.crop cannot be '[64]'; it must be 2 values, each a whole number from 32"),
-        (("--evaluation.crop", "x"), "2 values, each a whole number from 32 to 8192 or null"),
-        (("--model.mean", "1", "2"), "3 values, each a number"),
+        (
+            ("--augment.crop", "64"),
+            "augment.crop cannot be '[64]'; it must be 2 values with spaces between them, each a whole number from 32",
+        ),
+        (("--evaluation.crop", "x"), "2 values with spaces between them, each a whole number from 32 to 8192 or null"),
+        (("--model.mean", "1", "2"), "3 values with spaces between them, each a number"),
         (("--training.clip", "x"), "a number above 0 and at most 1000000 or null"),
         (("--training.precision", "64"), "32 or bf16 or 16"),
         (("--model.cia", "maybe"), "unrecognized arguments"),
@@ -251,3 +254,46 @@ def test_a_wrong_file_below_is_told_with_the_file_in_which_it_stands(
 def test_the_form_of_a_value_is_told(words: tuple[str, ...], form: str) -> None:
     with pytest.raises(UserError, match=re.escape(form)):
         parsed(*words)
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("out", "output"), ("outputs", "output"), ("dat", "data"), ("dataset", "data"), ("da", None)]
+)
+def test_a_word_that_begins_an_option_or_goes_on_after_it(word: str, near: str | None) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(f"--{word}", "x")
+    assert ("nearest" in str(caught.value)) == (near is not None)
+    assert near is None or f"nearest one is {near!r}" in str(caught.value)
+
+
+def test_help_tells_ranges_in_words_and_defaults_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = make_parser("cssformer train")
+    parser.add_argument("--config", action=ConfigFile)
+    parser.add_class_arguments(Recipe)
+    with pytest.raises(SystemExit):
+        parse(parser, ["--help"], "train")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(type: a whole number from 0 to 2147483647, default: 0)" in out
+    assert "each a whole number from 32 to 8192, default: 128 128)" in out
+    assert "(type: true or false, default: true)" in out and "or null, default: null)" in out
+    assert re.search(r"Int\d|Float\d|Optional\[|Literal\[|ClosedUnit|print_config|--model CONFIG", out) is None
+
+
+def test_missing_and_unnamed_arguments() -> None:
+    parser = make_parser()
+    parser.add_argument("model", type=str)
+    parser.add_argument("--output", type=Path, required=True)
+    with pytest.raises(UserError, match="predict needs MODEL, --output"):
+        parse(parser, [], "predict")
+    with pytest.raises(UserError, match="no option 'model'; give MODEL alone, in its place"):
+        parse(parser, ["--model", "run"], "predict")
+    with pytest.raises(UserError, match="no option 'o'"):
+        parse(parser, ["run", "-o", "x"], "predict")
+
+
+def test_values_are_written_as_they_are_read() -> None:
+    model = parsed("--model.mean", *written((0.1, 0.2, 0.3)).split(), "--model.cia", written(False)).model
+    assert (model.mean, model.cia) == ((0.1, 0.2, 0.3), False)
+    arguments = {"depths": [1, 2], "name": "a"}
+    assert parsed(f"--model.backbone_args={written(arguments)}").model.backbone_args == arguments
+    assert parsed(f"--augment.short_side={written(None)}").augment.short_side is None

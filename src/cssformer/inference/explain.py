@@ -18,6 +18,7 @@ from cssformer.inference.views import SMALLEST
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
 from cssformer.ops import record_sampling
+from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_places
 
@@ -137,8 +138,8 @@ class Explanation:
             (
                 row["module"],
                 str(row["stride"]),
-                *(f"{100 * share:.1f} %" for share in row["shares"].values()),
-                f"{100 * row['outside']:.1f} %",
+                *map(percentage, row["shares"].values()),
+                percentage(row["outside"]),
                 f"{row['reach']:.1f} pixels",
             )
             for row in self.as_dict()["samples"]

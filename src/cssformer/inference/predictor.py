@@ -16,6 +16,7 @@ from cssformer.data.dataset import distinct_colours
 from cssformer.data.image_io import read_image, to_rgb, write_label
 from cssformer.inference.views import predict, require_options
 from cssformer.model import SegmentationNetwork
+from cssformer.utils.console import percentage
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
@@ -64,7 +65,7 @@ class Prediction:
     def legend(self, width: int = 900) -> Picture:
         """The colours of the classes that occur, with names and shares: RGB uint8 (height, width, 3)."""
         colour_of = dict(zip(self.classes, self.colours, strict=True))
-        entries = [(f"{name} {100 * share:.1f} %", colour_of[name]) for name, share in self.shares.items()]
+        entries = [(f"{name} {percentage(part)}", colour_of[name]) for name, part in self.shares.items()]
         return drawing.legend(entries, width)
 
     def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:

@@ -25,7 +25,7 @@ from cssformer.visualize.drawing import colourise
 def not_finite(what: str, trainer: L.Trainer) -> UserError:
     """The error that ends a training with numbers that overflowed."""
     point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
-    kept = f"the checkpoint of step {point.saved} stays" if point.saved else "there is no checkpoint yet"
+    kept = f"the checkpoint of step {point.stop.step} stays" if point.stop.step else "there is no checkpoint yet"
     rate = max(group["initial_lr"] for group in trainer.optimizers[0].param_groups)
     return UserError(
         f"{what} with training.lr {rate:g}, so the training was stopped; {kept}; train anew into another --output with "
@@ -41,9 +41,8 @@ class ResumePoint(Checkpoint):
     whose state it keeps.
     """
 
-    def __init__(self, path: Path, start: int, validate_every: int, stop: Stop) -> None:
+    def __init__(self, path: Path, validate_every: int, stop: Stop) -> None:
         self.path = path
-        self.saved = start
         self.validate_every = validate_every
         self.stop = stop
 
@@ -62,12 +61,12 @@ class ResumePoint(Checkpoint):
             trainer.should_stop = True
         elif self._asked(trainer) and trainer.global_step % self.validate_every:
             self._save(trainer)
-            raise Interrupted(self.stop.number)
+            raise Interrupted(self.stop.number, self.stop.step)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
         if self._asked(trainer):
-            raise Interrupted(self.stop.number)
+            raise Interrupted(self.stop.number, self.stop.step)
 
     def _asked(self, trainer: L.Trainer) -> bool:
         """Every device must stop at the same step."""
@@ -75,7 +74,7 @@ class ResumePoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        self.saved = trainer.global_step
+        self.stop.step = trainer.global_step
 
 
 class BestModel(Callback):

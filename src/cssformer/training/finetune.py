@@ -7,6 +7,7 @@ from torch import Tensor
 from cssformer.model import SegmentationNetwork
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
+from cssformer.utils.options import written
 from cssformer.weights.hub import load
 
 
@@ -39,7 +40,7 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tenso
         if key in config and own is not None and own != other:
             raise UserError(
                 f"The network in {source} (model.init) has {key} {other}, the recipe's model.{key} is {own}, for which "
-                f"its weights mean something else; give --model.{key}={other}, or start from another network."
+                f"its weights mean something else; give --model.{key} {written(other)}, or start from another network."
             )
     model = dataclasses.replace(
         recipe.model,

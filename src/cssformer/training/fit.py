@@ -49,7 +49,7 @@ def fit(
 ) -> None:
     """Take the steps from ``start`` on and leave checkpoints, metrics and the best model in the run folder."""
     training, run = recipe.training, Path(recipe.output)
-    resume_point = ResumePoint(run / LAST, start, training.validate_every, stop)
+    resume_point = ResumePoint(run / LAST, training.validate_every, stop)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
     callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL, train_data.info), resume_point]
     if training.ema is not None:

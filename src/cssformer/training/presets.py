@@ -1,5 +1,6 @@
 """The recipe for who names none: one of the package's own, by the data and the machine."""
 
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 
@@ -7,6 +8,8 @@ from cssformer.data.files import is_picture
 from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
+from cssformer.utils.options import written
+from cssformer.weights.hub import load
 
 SMALL = 192
 """Up to this longer side, in pixels, the demonstration's crops of 128x128 show most of a picture."""
@@ -31,14 +34,21 @@ def choose_preset(data: Path) -> tuple[str, str] | None:
     return name, f"for pictures of about {width}x{height} on {device}"
 
 
-def preset_words(data: Path, model: ModelConfig) -> list[str]:
-    """The words that choose a preset, which is told; none for who chooses the network."""
-    found = choose_preset(data)
-    if found is None:
-        return []
-    name, reason = found
-    if model.backbone != ModelConfig().backbone or model.init is not None:
-        print(f"No --config: what is not given is the demonstration's; --config {name} is {reason}.")
-        return []
-    print(f"No --config: {name} is taken, {reason}; --config demo, light, photos or FILE chooses another.")
-    return ["--config", name]
+def preset_words(data: Path | None, init: str | None) -> list[str]:
+    """The words that choose a preset by the data, which is told, and the network of the one to start from.
+
+    Raises:
+        UserError: a picture, or the network to start from, cannot be read.
+    """
+    words: list[str] = []
+    if data is not None and (found := choose_preset(data)) is not None:
+        name, reason = found
+        network = "" if init is None else f", with the network of {init}"
+        print(f"No --config: {name} is taken, {reason}{network}; --config demo, light, photos or FILE chooses another.")
+        words += ["--config", name]
+    if init is not None:
+        saved = load(init)[0]["network"]
+        # The first weights come from there too.
+        own = {item.name for item in fields(ModelConfig)} - {"pretrained", "weights", "init", "mean", "std"}
+        words += [f"--model.{name}={written(value)}" for name, value in saved.items() if name in own]
+    return words

@@ -31,6 +31,7 @@ from cssformer.utils.options import (
     Workers,
     make_parser,
     parse,
+    written,
 )
 
 RECIPE = "recipe.yaml"
@@ -212,21 +213,20 @@ class Recipe:
         """The recipe of the run in ``output``, to be continued, if need be to another number of steps.
 
         Raises:
-            UserError: there is no such run, or other options are given.
+            UserError: there is no such run, or other options than it was begun with are given.
         """
-        steps = self.training.steps
-        if self != Recipe(output=self.output, training=TrainingConfig(steps=steps)):
-            raise UserError(
-                "--resume goes on by the run's own recipe; give no options but --output, --training.steps, --json."
-            )
         saved = Path(self.output) / RECIPE
         if not saved.is_file():
             raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
-        before = recipe.training.steps
-        if steps not in (TrainingConfig().steps, before):
-            print(f"training.steps {before} -> {steps}: the learning rate falls to 0 at step {steps} now.")
-            recipe.training.steps = steps
+        before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
+        changed = [key for key in asked if asked[key] != before.get(key) and key != "training.steps"]
+        if changed:
+            raise UserError(
+                f"--resume goes on by the run's own recipe, whose {changed[0]} is {written(before.get(changed[0]))}; "
+                "of a run's options only --training.steps may change."
+            )
+        recipe.training.steps = self.training.steps
         return recipe
 
     def located(self) -> "Recipe":
@@ -248,6 +248,15 @@ class Recipe:
             temporary.write_text(
                 yaml.safe_dump(_lists(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True), encoding="utf-8"
             )
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys with their sections, as options are written."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = isinstance(value, dict) and key != "backbone_args"
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def _lists(value: Any) -> Any:

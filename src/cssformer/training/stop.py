@@ -21,10 +21,12 @@ GRACE_SECONDS = 60.0
 class Interrupted(Exception):
     """Training stopped at someone's wish; the run can be resumed."""
 
-    def __init__(self, number: int | None) -> None:
+    def __init__(self, number: int | None, step: int = 0) -> None:
         super().__init__("The training was interrupted.")
         self.code = 130 if number == signal.SIGINT else 143
         """The exit code that shells know for it."""
+        self.step = step
+        """How many steps the checkpoint holds; 0 without one."""
 
 
 class Stop:
@@ -36,6 +38,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.step = 0
+        """Of the last checkpoint."""
         self.patient = False
         self.give_up: Callable[[], None] | None = None
         """Called if a noted stop is not obeyed within ``GRACE_SECONDS``."""
@@ -56,7 +60,7 @@ class Stop:
             # Lightning and half-done imports make other errors of a KeyboardInterrupt.
             if self.number is None or isinstance(error, UserError):
                 raise
-            raise Interrupted(self.number) from None
+            raise Interrupted(self.number, self.step) from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -75,7 +79,7 @@ class Stop:
 
     def _obey(self) -> None:
         if self.number is not None:
-            raise Interrupted(self.number)
+            raise Interrupted(self.number, self.step)
 
     def ready(self) -> None:
         """Steps follow, whose ends look at ``number``."""

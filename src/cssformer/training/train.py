@@ -51,8 +51,8 @@ def train(
         build: makes the network for the recipe and the training data; :func:`build_model` by default.
 
     Returns:
-        The evaluation of the best weights on the validation split; None in all processes but the first where
-        several devices train.
+        The evaluation of the best weights on the validation split; None if the run to resume is finished already,
+        and in all processes but the first where several devices train.
 
     Raises:
         UserError: the recipe asks for what cannot be, or files are missing, wrong or not writable.
@@ -89,7 +89,15 @@ def _train(
 ) -> Evaluation | None:
     run = Path(recipe.output)
     checkpoint = read_checkpoint(run, resume)
-    start = int(checkpoint["global_step"]) if checkpoint else 0
+    start = stop.step = int(checkpoint["global_step"]) if checkpoint else 0
+    if start >= recipe.training.steps and (run / SCORES).is_file():
+        if first:
+            console.print(
+                f"The run in {run} is finished, with {start} steps; to go on, give --resume --training.steps and a "
+                f"number above {start}.",
+                markup=False,
+            )
+        return None
     if first and recipe.data is not None and not checkpoint:
         verify_labels(recipe.data)
     train_data, val_data = datasets(recipe)
@@ -110,9 +118,12 @@ def _train(
         if first:
             console.print(f"Started from {recipe.model.init}: {told}")
     if checkpoint:
-        _require_validated(run, start, recipe.training.steps)
+        steps = recipe.training.steps
+        _require_validated(run, start, steps)
         if first:
-            console.print(f"Continuing from step {start} to step {recipe.training.steps}.", markup=False)
+            if (before := Recipe.load(run / RECIPE).training.steps) != steps:
+                console.print(f"training.steps {before} -> {steps}: the learning rate falls to 0 at step {steps} now.")
+            console.print(f"Continuing from step {start} to step {steps}.", markup=False)
     if first:
         recipe.save(run / RECIPE)
     try:

@@ -19,6 +19,15 @@ def show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
         print("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def percentage(value: float) -> str:
+    """A share from 0 to 1 in percent. What is there at all never looks like nothing, nor nearly all like all."""
+    if 0 < value < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= value < 1:
+        return "> 99.9 %"
+    return f"{100 * value:.1f} %" if 0 < value < 1 else f"{100 * value:.0f} %"
+
+
 def _width(text: str) -> int:
     """Columns of a terminal that a text takes."""
     return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)

@@ -2,16 +2,17 @@
 
 import dataclasses
 import difflib
+import json
 import re
 import types
 import typing
-from argparse import ArgumentError
+from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 from jsonargparse.typing import ClosedUnitInterval, restricted_number_type, restricted_string_type
 
 from cssformer.utils.errors import UserError
@@ -85,18 +86,44 @@ INSTEAD = {
 
 # How jsonargparse tells an option that there is not, and a value that does not fit its option's type.
 _UNKNOWN = re.compile(
-    r"unrecognized arguments: --([^\s=]+).*|.*Option '(.+)' is not accepted.*"
+    r"unrecognized arguments: --?([^\s=]+).*|.*Option '(.+)' is not accepted.*"
     r"|.*Group '(.+)' does not accept option '(.+)'.*"
 )
+_MISSING = re.compile(r".*the following arguments are required: (.*)")
 _WRONG = re.compile(r'Parser key "([^"]+)"[^:]*: .*')
 _VALUE = re.compile(
     r".*Given value: (.*)|Got value: (.*)|type \w+: (.*) does not (?:conform|match)|base 10: '(.*)'|to float: '(.*)'"
 )
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """Types in words, and defaults as they are written on the command line."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        kind = getattr(action, "_typehint", action.type)
+        return None if kind is None else _described(kind)
+
+    def _get_help_string(self, action: Action) -> str:
+        return super()._get_help_string(action).replace("%(default)s", written(action.default))
+
+
+def written(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(written, value))
+    return json.dumps(value) if value is None or isinstance(value, bool | dict) else str(value)
+
+
 def make_parser(prog: str | None = None, description: str | None = None) -> ArgumentParser:
     """A parser for :func:`parse`. Abbreviated options are refused: a new option could change what they mean."""
-    return ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+    return ArgumentParser(
+        prog=prog,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+        print_config=None,
+    )
 
 
 class ConfigFile(ActionConfigFile):
@@ -142,13 +169,16 @@ def parse(parser: ArgumentParser, arguments: list[str], where: str) -> Namespace
     Args:
         parser: of :func:`make_parser`.
         arguments: the words after the command.
-        where: named in the errors.
+        where: named in the errors, a file or the command's words.
 
     Raises:
         UserError: an unknown option or key, or a value of a wrong type or range.
     """
     for option in {word[2:].partition("=")[0] for word in arguments if word.startswith("--")} & _sections(parser):
         raise UserError(f"{where}: --{option} is a section of options; give one of them, as --{option}.NAME VALUE.")
+    for action in parser._actions:
+        if action.dest in _sections(parser):
+            action.help = SUPPRESS
     types_of = {f"--{action.dest}": getattr(action, "_typehint", None) for action in parser._actions}
     # After a bare -- only positional arguments follow.
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -224,6 +254,10 @@ def told(error: Exception, parser: ArgumentParser, where: str) -> UserError:
         if kind is not None:
             wrong = f"{key} must be" if given is None else f"{key} cannot be {_short(repr(given))}; it must be"
             return UserError(f"{where}: {wrong} {_described(kind)}.")
+    if found := _MISSING.fullmatch(text):
+        unnamed = _unnamed(parser)
+        missing = ", ".join(unnamed.get(name, f"--{name}") for name in found[1].split(", "))
+        return UserError(f"{where} needs {missing}.")
     if isinstance(error, RecursionError):
         text = "a value refers to itself or is nested too deep"
     return UserError(f"{where}: {_short(text).rstrip('.')}.")
@@ -238,9 +272,11 @@ def _instead(key: str, parser: ArgumentParser) -> str:
     known = [
         action.dest
         for action in parser._actions
-        if hasattr(action, "_typehint") and action.dest not in _sections(parser)
+        if action.option_strings and hasattr(action, "_typehint") and action.dest not in _sections(parser)
     ]
     section, dot, name = key.rpartition(".")
+    if key in (unnamed := _unnamed(parser)):
+        return f"; give {unnamed[key]} alone, in its place: {' '.join(unnamed.values())}"
     if RENAMED.get(key) in (*known, "config"):
         return f"; it is called {RENAMED[key]} now"
     if name in INSTEAD and "training.steps" in known:
@@ -252,8 +288,19 @@ def _instead(key: str, parser: ArgumentParser) -> str:
     return f"; there are {', '.join(f'{section}{dot}{name}' for name in names)}" if names else ""
 
 
+def _unnamed(parser: ArgumentParser) -> dict[str, str]:
+    """The arguments without a name, as the help writes them."""
+    return {action.dest: action.dest.upper() for action in parser._actions if not action.option_strings}
+
+
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The known word that a slip of the keyboard makes this one; none if there is no such."""
+    """The known word that a slip of the keyboard, or its first or further letters, make this one; none if no such."""
+    known = list(known)
+    alike = [
+        each for each in known if min(len(word), len(each)) > 2 and (each.startswith(word) or word.startswith(each))
+    ]
+    if len(alike) == 1:
+        return alike
     section, dot, name = word.rpartition(".")
     inside = {option.removeprefix(section + dot): option for option in known if option.startswith(section + dot)}
     near = difflib.get_close_matches(name, inside, n=1, cutoff=0.75)
@@ -280,9 +327,9 @@ def _described(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin is tuple:
-        return f"{len(parts)} values, each {_described(parts[0])}"
+        return f"{len(parts)} values with spaces between them, each {_described(parts[0])}"
     if origin is list:
-        return f"one or more values, each {_described(parts[0])}"
+        return f"one or more values with spaces between them, each {_described(parts[0])}"
     return _WORDS.get(origin or kind) or str(kind.__doc__)
 
 

@@ -12,6 +12,7 @@ from timm.models import load_state_dict
 from torch import nn
 
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import HubUnreachable, require_hub
 
 WRAPPERS = ("module.", "model.", "backbone.")
 """How other programs' files name what they wrap a backbone in, from the outside in."""
@@ -40,8 +41,15 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     try:
         if weights is not None:
             return _create_from_file(name, Path(weights), arguments)
+        if pretrained and (repository := timm.get_pretrained_cfg(name).hf_hub_id):
+            require_hub(repository, ("model.safetensors", "pytorch_model.bin"))
         with _quiet():
             return timm.create_model(name, pretrained=pretrained, **arguments)
+    except HubUnreachable as error:
+        raise UserError(
+            f"The pretrained weights of {name} cannot be had: {error}; give a file of them as weights (model.weights), "
+            "or set pretrained (model.pretrained) to false, which needs many more steps."
+        ) from error
     except (OSError, RuntimeError, TypeError, AssertionError, ValueError) as error:
         reason = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
         if pretrained:

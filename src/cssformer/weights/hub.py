@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import HfApi, ModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -148,6 +148,7 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
             # `runs/mine` in a folder that is here is no model id.
             raise UserError(f"There is no model folder {source}.")
         else:
+            require_hub(str(source), (CONFIG,), **hub_args)
             config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
             weights_path = Path(hf_hub_download(str(source), WEIGHTS, **hub_args))
         for path, most in ((config_path, LARGEST_CONFIG), (weights_path, math.inf)):
@@ -157,14 +158,53 @@ def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str,
         config = json.loads(config_path.read_text(encoding="utf-8"))
         check_config(config, str(config_path))
         return config, load_file(weights_path)
+    except HubUnreachable as error:
+        raise UserError(
+            f"There is no model folder {source}, and as a model id it cannot be had: {error}; give a model or run "
+            "folder."
+        ) from error
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise UserError(f"There is no model folder {source}, nor can it be had from the Hugging Face hub.") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         if (Path(source) / RUN_CHECKPOINTS).is_dir():
-            raise UserError(f"The run {source} is not finished; continue it with --resume.") from error
+            raise UserError(
+                f"The run {source} has no network yet, because it was never validated; continue it with: cssformer "
+                f"train --output {source} --resume"
+            ) from error
         raise UserError(f"{source} is no model: it must hold {CONFIG} and {WEIGHTS}.") from error
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise UserError(f"The model in {source} cannot be read: {error}.") from error
+
+
+class HubUnreachable(Exception):
+    """The Hugging Face hub does not answer."""
+
+
+def require_hub(repository: str, files: tuple[str, ...], timeout: float = 5.0, **hub_args: Any) -> None:
+    """Ask once whether the hub answers; its own downloads try for half a minute, with a line for each time.
+
+    Args:
+        repository: a model id.
+        files: nothing is asked if one of these is in the cache.
+        timeout: in seconds.
+        **hub_args: of ``huggingface_hub.hf_hub_download``.
+
+    Raises:
+        HubUnreachable: it does not.
+    """
+    place = {name: hub_args[name] for name in ("cache_dir", "revision") if name in hub_args}
+    if any(isinstance(try_to_load_from_cache(repository, name, **place), str) for name in files):
+        return
+    asked = {name: hub_args[name] for name in ("revision", "token") if name in hub_args}
+    try:
+        HfApi().model_info(repository, timeout=timeout, **asked)
+    except (HfHubHTTPError, HFValidationError):
+        # It answers; whoever downloads is told what.
+        return
+    except Exception as error:  # of whatever library the hub's client is built on
+        raise HubUnreachable(
+            f"{constants.ENDPOINT} cannot be reached ({' '.join(str(error).split())[:100]})"
+        ) from error
 
 
 def _metadata(config: dict[str, Any]) -> Metadata:
