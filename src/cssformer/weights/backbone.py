@@ -41,8 +41,9 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     try:
         if weights is not None:
             return _create_from_file(name, Path(weights), arguments)
-        if pretrained and (repository := timm.get_pretrained_cfg(name).hf_hub_id):
-            require_hub(repository, ("model.safetensors", "pytorch_model.bin"))
+        config = timm.get_pretrained_cfg(name)
+        if pretrained and config is not None and config.hf_hub_id:
+            require_hub(config.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
         with _quiet():
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except HubUnreachable as error:
