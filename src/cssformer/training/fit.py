@@ -24,9 +24,11 @@ from torch.utils.data import DataLoader
 from cssformer.data.sampler import ResumableBatchSampler
 from cssformer.data.stream import Samples, TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
+from cssformer.losses import SegmentationLoss
 from cssformer.model import SegmentationNetwork
 from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
 from cssformer.training.module import SegmentationTask
+from cssformer.training.rare_classes import told_weights
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
@@ -41,6 +43,7 @@ CHILD_SECONDS = 10.0
 def fit(
     recipe: Recipe,
     model: SegmentationNetwork,
+    loss: SegmentationLoss,
     train_data: Samples,
     val_data: Samples,
     start: int,
@@ -116,12 +119,14 @@ def fit(
             f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
             f"{training.validate_every}"
         )
+        if loss.class_weights is not None:
+            console.print(told_weights(loss.class_weights, train_data.info))
     assert trainer.logger is not None
     trainer.logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     with _told(training.workers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(
-            SegmentationTask(model, recipe),
+            SegmentationTask(model, recipe, loss),
             loader(stream, batch_sampler=batches),
             loader(ValidationSet(val_data), sampler=own),
             ckpt_path=run / LAST if start else None,

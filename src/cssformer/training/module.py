@@ -6,14 +6,15 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from cssformer.accelerate import accelerate_cpu
 from cssformer.inference import predict
+from cssformer.losses import SegmentationLoss
 from cssformer.metrics import ConfusionMatrix
-from cssformer.model import SegmentationNetwork, segmentation_loss
+from cssformer.model import SegmentationNetwork
 from cssformer.model.loss import cross_entropy
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe
@@ -21,14 +22,15 @@ from cssformer.utils.errors import UserError
 
 
 class SegmentationTask(L.LightningModule):
-    """A network under a recipe.
+    """A network under a recipe and a loss of its output in training mode and the labels; by default the paper's.
 
     Validation leaves ``confusion``, ``finite``, an ``example`` and, where whole pictures are scored, ``losses``.
     """
 
-    def __init__(self, model: SegmentationNetwork, recipe: Recipe) -> None:
+    def __init__(self, model: SegmentationNetwork, recipe: Recipe, loss: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
+        self.loss = loss or SegmentationLoss(auxiliary_weight=recipe.training.auxiliary_weight)
         # As its input is: convolutions are faster so, and gradients get the weights' layout, as DDP wants.
         model.backbone.to(memory_format=torch.channels_last)
         self.recipe = recipe
@@ -51,8 +53,8 @@ class SegmentationTask(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int16 -> the loss."""
-        output = self.model(batch["image"].float() / 255)
-        return segmentation_loss(output, batch["label"].long(), self.recipe.training.auxiliary_weight)
+        loss: Tensor = self.loss(self.model(batch["image"].float() / 255), batch["label"].long())
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)

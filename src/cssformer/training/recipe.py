@@ -21,6 +21,7 @@ from cssformer.utils.options import (
     Count,
     Depth,
     Devices,
+    Fraction,
     Natural,
     NonNegative,
     Points,
@@ -109,6 +110,34 @@ class AugmentConfig:
 
 
 @dataclass
+class LossConfig:
+    """What is minimised: losses summed by weight, for both heads."""
+
+    cross_entropy: NonNegative = 1.0
+    """Weight of the cross-entropy, which alone is the paper's loss; 0 leaves it out, as in the next five."""
+    focal: NonNegative = 0.0
+    """Weight of the focal loss: what is right already hardly counts."""
+    dice: NonNegative = 0.0
+    """Weight of the Dice loss: each class's overlap counts alike, however small the class."""
+    tversky: NonNegative = 0.0
+    """Weight of the Tversky loss: Dice that takes missed pixels more seriously than wrongly found ones."""
+    lovasz: NonNegative = 0.0
+    """Weight of the Lovasz-softmax loss: nearest to the IoU."""
+    boundary: NonNegative = 0.0
+    """Weight of the boundary loss: what is wrong costs the more the farther from the contour; only beside others."""
+    class_weights: Literal["balanced", "effective"] | list[NonNegative] | None = None
+    """A weight for each class: balanced (inverse to its pixels), effective (milder, by pictures), or a number each."""
+    label_smoothing: Share = 0.0
+    """Of the cross-entropy: the share of the target that is spread over all classes; 0.1 is usual."""
+    ohem: Fraction = 1.0
+    """Of the cross-entropy: only this share of the pixels counts, those of the greatest loss; 0.25 is usual."""
+    focal_gamma: NonNegative = 2.0
+    """Of the focal loss: the greater, the less those pixels count that are right already."""
+    tversky_beta: Share = 0.7
+    """Of the Tversky loss: what a missed pixel costs; a wrongly found one costs the rest to 1."""
+
+
+@dataclass
 class TrainingConfig:
     """The optimisation."""
 
@@ -179,6 +208,8 @@ class Recipe:
     """The generated pictures trained on when no data folder is given."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """What training does to each picture."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """The optimisation."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -201,12 +232,15 @@ class Recipe:
         """The recipe among parsed options.
 
         Raises:
-            UserError: the range of augment.scale is upside down.
+            UserError: the range of augment.scale is upside down, or all losses are left out.
         """
         recipe = cls(**{item.name: getattr(options, item.name) for item in dataclasses.fields(cls)})
         low, high = recipe.augment.scale
         if low > high:
             raise UserError(f"The recipe's augment.scale is {[low, high]}; the smaller number must come first.")
+        loss = recipe.loss
+        if not any((loss.cross_entropy, loss.focal, loss.dice, loss.tversky, loss.lovasz, loss.boundary)):
+            raise UserError("The recipe's loss has nothing to minimise; give loss.cross_entropy or another a weight.")
         return recipe
 
     def resumed(self) -> "Recipe":

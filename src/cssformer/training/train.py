@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cssformer.accelerate import accelerate_cpu
 from cssformer.data import verify_labels
+from cssformer.data.class_pixels import class_pixels
 from cssformer.data.dataset import raw_ids
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
@@ -19,6 +20,7 @@ from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
 from cssformer.training.datasets import Dataset, datasets
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
+from cssformer.training.rare_classes import build_loss, wants_counts
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
@@ -110,6 +112,8 @@ def _train(
         ids = tuple(raw_ids(info.classes, info.mapping).tolist())
     except UserError:  # the masks had colours
         ids = None
+    pixels = class_pixels(train_data) if wants_counts(recipe) else None
+    loss = build_loss(recipe, info, pixels)
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference())
     if checkpoint:
         require_same_network(checkpoint, model, run)
@@ -131,7 +135,7 @@ def _train(
             # What tells that a run is finished: it may have been, of fewer steps.
             (run / SCORES).unlink(missing_ok=True)
             with _full_memory_told(recipe), quiet_lightning():
-                fit(recipe, model, train_data, val_data, start, console, stop)
+                fit(recipe, model, loss, train_data, val_data, start, console, stop)
         if not first:
             return None
         model.load_state_dict(load(run / RUN_MODEL)[1])

@@ -33,6 +33,7 @@ def _number(least: float, most: float, above: bool = False) -> Any:
 
 
 if TYPE_CHECKING:
+    from builtins import float as Fraction
     from builtins import float as NonNegative
     from builtins import float as Positive
     from builtins import float as Scale
@@ -60,6 +61,7 @@ else:
     Positive = _number(0, 1e6, above=True)
     NonNegative = _number(0, 1e6)
     Share = ClosedUnitInterval
+    Fraction = _number(0, 1, above=True)
     Scale = _number(0.01, 100)
     Device = restricted_string_type(
         "Device", r"auto|cpu|mps|cuda(:\d{1,3})?", docstring="auto, cpu, mps, cuda or cuda:N"

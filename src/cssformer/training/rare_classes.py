@@ -1,0 +1,54 @@
+"""What a recipe does for rare classes: the loss, weighted by what the training labels hold."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cssformer.data import DatasetInfo
+from cssformer.losses import SegmentationLoss, class_weights
+from cssformer.training.recipe import Recipe
+from cssformer.utils.errors import UserError
+
+
+def wants_counts(recipe: Recipe) -> bool:
+    """Whether the classes of the training labels must be counted, which reads them all."""
+    return isinstance(recipe.loss.class_weights, str)
+
+
+def build_loss(recipe: Recipe, info: DatasetInfo, pixels: NDArray[np.integer] | None) -> SegmentationLoss:
+    """The recipe's loss.
+
+    Args:
+        recipe: its ``loss`` and ``training.auxiliary_weight``.
+        info: the classes.
+        pixels: of :func:`cssformer.data.class_pixels.class_pixels`, where the recipe :func:`wants_counts`.
+
+    Raises:
+        UserError: the recipe lists other than one weight a class, or none above 0.
+    """
+    weighting = recipe.loss.class_weights
+    if isinstance(weighting, str):
+        assert pixels is not None
+        weights = class_weights(pixels, weighting)
+    elif weighting is not None:
+        if len(weighting) != len(info.classes):
+            raise UserError(
+                f"The recipe's loss.class_weights has {len(weighting)} numbers, but there are {len(info.classes)} "
+                f"classes: {', '.join(info.classes)}."
+            )
+        if not any(weighting):
+            raise UserError("The recipe's loss.class_weights are all 0; one at least must be above 0.")
+        weights = torch.tensor(weighting)
+    else:
+        weights = None
+    options = {**dataclasses.asdict(recipe.loss), "class_weights": weights}
+    return SegmentationLoss(**options, auxiliary_weight=recipe.training.auxiliary_weight)
+
+
+def told_weights(weights: Tensor, info: DatasetInfo) -> str:
+    """The weight of each class (C,) in words."""
+    pairs = zip(info.classes, weights.tolist(), strict=True)
+    return "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
