@@ -228,7 +228,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["trian"], "no command 'trian'; there is train"),
         (["export"], "no command 'export'; there are prepare folder, .*explain"),
         (["eval", "run"], "no command 'eval'; there is evaluate"),
-        (["prepare"], "`cssformer prepare` is no whole command; there are prepare folder, prepare ade20k,"),
+        (["prepare"], "`cssformer prepare` is no whole command; there are prepare folder, prepare coco,"),
         (["study", "decoder"], "no whole command; there are study modules, study points, study decoders"),
         (["check"], "required.*data"),
         (["check", "a", "b"], "unrecognized arguments: b"),

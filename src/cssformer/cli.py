@@ -32,6 +32,7 @@ EXTRAS = {
     "study": ("segmentation_models_pytorch", "transformers", "matplotlib", "scipy"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "web": ("gradio",),
+    "formats": ("pycocotools",),
     "geo": ("rasterio", "tifffile"),
 }
 """The optional packages of each extra in pyproject.toml."""

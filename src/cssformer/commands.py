@@ -3,15 +3,15 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cssformer.prepare.commands import PREPARE
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
+from cssformer.utils.command import Command, arguments, write_json
 from cssformer.utils.console import percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
@@ -30,91 +30,6 @@ if TYPE_CHECKING:
     from cssformer.metrics import Evaluation
 
 
-@dataclass(frozen=True)
-class Command:
-    """One word of the command line: what its help says, its options, and what it does (returning the exit code)."""
-
-    summary: str
-    add_arguments: "Callable[[ArgumentParser], None]"
-    run: "Callable[[Namespace], int]"
-    presets: "Callable[[Namespace], list[str]] | None" = None
-    """Words for those who give none, by the options that they do give."""
-
-
-def _arguments(options: "Namespace") -> dict[str, Any]:
-    """The options that are arguments of the command's function."""
-    return {name: value for name, value in options.as_dict().items() if name != "json"}
-
-
-def _write_json(options: "Namespace", result: dict[str, Any]) -> None:
-    from cssformer.utils.atomic import atomic_write
-
-    if options.json is not None:
-        with atomic_write(options.json) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _add_prepare_folder(parser: "ArgumentParser") -> None:
-    from cssformer.prepare.folder import prepare_folder
-
-    parser.add_argument(
-        "--source",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="The folder of both, or that of the pictures, then the masks.",
-    )
-    parser.add_argument(
-        "--classes",
-        type=str,
-        nargs="+",
-        help="Names of the classes, in the order of their ids; colours are in the order of their R, G, B.",
-    )
-    parser.add_argument(
-        "--ignore", type=str, nargs="+", help="Ids, colours (R,G,B) or names that are no class; 255 is ignored anyway."
-    )
-    parser.add_argument("--val_share", type=Share, default=0.1, help="Share of the pictures drawn for validation.")
-    parser.add_argument("--seed", type=Natural, default=0, help="The draw of the validation split comes from it.")
-    parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore", "val_share", "seed"})
-
-
-def _prepare_folder(options: "Namespace") -> int:
-    from cssformer.prepare.folder import prepare_folder
-
-    prepared = prepare_folder(**_arguments(options))
-    show(prepared.table())
-    _write_json(options, prepared.as_dict())
-    return 0
-
-
-def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), meaning: str = "") -> Command:
-    """The command of one file of ``data/benchmarks``, which may come with either number of classes."""
-
-    def add_arguments(parser: "ArgumentParser") -> None:
-        parser.add_argument(
-            "--source", type=Path, nargs="+", required=True, help="The official archives, or folders of their files."
-        )
-        parser.add_argument("--output", type=Path, required=True, help="The prepared folder to be made.")
-        parser.add_argument(
-            "--partial", type=bool, default=False, help="Take fewer pictures than there are officially."
-        )
-        if classes:
-            parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
-
-    def run(options: "Namespace") -> int:
-        from cssformer.prepare.benchmark import prepare_benchmark
-
-        described = import_module(f"cssformer.prepare.{module}")
-        arguments = _arguments(options)
-        benchmark = described.benchmark(arguments.pop("classes")) if classes else described.BENCHMARK
-        prepared = prepare_benchmark(benchmark, **arguments)
-        show(prepared.table())
-        _write_json(options, prepared.as_dict())
-        return 0
-
-    return Command(f"Make a data folder of {title}.", add_arguments, run)
-
-
 def _add_check(parser: "ArgumentParser") -> None:
     parser.add_argument("data", type=Path, help="A prepared data folder.")
 
@@ -130,7 +45,7 @@ def _check(options: "Namespace") -> int:
     for sentence in report.warnings:
         print(f"warning: {sentence}")
     print(f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}.")
-    _write_json(options, report.as_dict())
+    write_json(options, report.as_dict())
     return 1 if report.errors else 0
 
 
@@ -181,11 +96,11 @@ def _train(options: "Namespace") -> int:
     if evaluation is None:
         scores = Path(recipe.output) / "scores.json"
         if options.resume and scores.is_file():
-            _write_json(options, json.loads(scores.read_text(encoding="utf-8")))
+            write_json(options, json.loads(scores.read_text(encoding="utf-8")))
         return 0
     _show_scores(evaluation)
     print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
-    _write_json(options, evaluation.as_dict())
+    write_json(options, evaluation.as_dict())
     return 0
 
 
@@ -257,7 +172,7 @@ def _evaluate(options: "Namespace") -> int:
         )
         if isinstance(found, int):
             print(f"{found} files written to {options.submission}; without labels there is no score.")
-            _write_json(options, {"submission": str(options.submission), "pictures": found})
+            write_json(options, {"submission": str(options.submission), "pictures": found})
             return 0
     else:
         given |= {"model": options.model, "submission": options.submission}
@@ -272,7 +187,7 @@ def _evaluate(options: "Namespace") -> int:
     _show_scores(evaluation)
     if options.output is not None:
         write_report(evaluation, data, options.output)
-    _write_json(options, evaluation.as_dict())
+    write_json(options, evaluation.as_dict())
     return 0
 
 
@@ -291,7 +206,7 @@ def _predict(options: "Namespace") -> int:
 
     _note_unfinished(options.model)
     _know_baselines()
-    done = predict_files(**_arguments(options))
+    done = predict_files(**arguments(options))
     show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
     if done["left_out"]:
@@ -300,7 +215,7 @@ def _predict(options: "Namespace") -> int:
         print(f"note: {note}", file=sys.stderr)
     for sentence in done["failed"].values():
         print(f"error: {sentence}", file=sys.stderr)
-    _write_json(options, done)
+    write_json(options, done)
     return 1 if done["failed"] else 0
 
 
@@ -328,7 +243,7 @@ def _explain(options: "Namespace") -> int:
     show(rows, heading)
     name, confidence = explanation.label
     print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({percentage(confidence)}): {options.output}")
-    _write_json(options, explanation.as_dict())
+    write_json(options, explanation.as_dict())
     return 0
 
 
@@ -350,7 +265,7 @@ def _know_baselines() -> None:
 
 def _study_command(kind: str, summary: str) -> Command:
     def run(options: "Namespace") -> int:
-        _write_json(options, _from_studies("cli").run(options, kind))
+        write_json(options, _from_studies("cli").run(options, kind))
         return 0
 
     return Command(summary, lambda parser: _from_studies("cli").add_arguments(parser, kind), run)
@@ -381,20 +296,12 @@ def _profile(options: "Namespace") -> int:
     for heading, *rows in found.tables():
         show(rows, heading)
         print()
-    _write_json(options, found.as_dict())
+    write_json(options, found.as_dict())
     return 0
 
 
 COMMANDS: dict[str, Command] = {
-    "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
-    "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
-    "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
-    "prepare pascal-context": _prepare_benchmark(
-        "pascal_context", "PASCAL Context", (59, 60), "60 count the background; their mIoU is about 5 points lower."
-    ),
-    "prepare coco-stuff-10k": _prepare_benchmark(
-        "coco_stuff", "COCO-Stuff 10K", (171, 182), "182 keep eleven things that were never annotated."
-    ),
+    **PREPARE,
     "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
     "train": Command("Train a network and score it.", _add_train, _train, _presets),
     "evaluate": Command("Score a trained network, or label files of any program.", _add_evaluate, _evaluate),

@@ -168,6 +168,17 @@ def test_values_of_several_numbers_and_switches() -> None:
     assert not parsed("--model.cia=false").model.cia and parsed("--model.cia", "--seed", "3").seed == 3
 
 
+def test_values_of_several_texts() -> None:
+    """`predict --clear a b` was refused."""
+
+    def function(names: list[str] | None = None, switch: bool = False) -> None: ...
+
+    parser = make_parser("it", "")
+    parser.add_function_arguments(function)
+    found = parse(parser, ["--names", "a, b", "5", "--switch"], "it")
+    assert (found.names, found.switch) == (["a, b", "5"], True)
+
+
 def test_parsed_numbers_are_pythons_own() -> None:
     recipe = parsed("--model.channels", "32", "--training.lr", "0.1", "--augment.crop", "64", "64", "--seed", "3")
     values = (recipe.model.channels, recipe.training.lr, recipe.augment.crop[0], recipe.seed)

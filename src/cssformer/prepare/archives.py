@@ -63,14 +63,15 @@ class Member:
     def __str__(self) -> str:
         return f"{self.source}/{self.name}"
 
-    def read_bytes(self) -> bytes:
+    def read_bytes(self, most: int | None = None) -> bytes:
         """Return the whole file.
 
         Raises:
-            UserError: it is damaged, truncated, or larger than ``MOST_BYTES``.
+            UserError: it is damaged, truncated, or larger than ``most`` bytes, by default ``MOST_BYTES``.
         """
-        if self.size > MOST_BYTES:
-            raise UserError(f"{self} has {self.size} bytes; more than {MOST_BYTES} are no picture.")
+        most = MOST_BYTES if most is None else most
+        if self.size > most:
+            raise UserError(f"{self} has {self.size} bytes; more than {most} are not read.")
         try:
             data = self._read()
         except _DAMAGE as error:

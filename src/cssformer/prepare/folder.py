@@ -1,20 +1,19 @@
 """From pictures and masks as people have them to a prepared folder."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import numpy as np
 
 from cssformer.data.dataset import SPLITS, DatasetInfo
 from cssformer.data.image_io import notes as picture_notes
 from cssformer.prepare.class_file import read_class_file
 from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
-from cssformer.prepare.writer import Entry, MasksAs, Written, fill, require_free
+from cssformer.prepare.splits import draw_validation
+from cssformer.prepare.writer import Entry, MasksAs, fill, require_free, turned_notes
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
@@ -36,7 +35,7 @@ class Prepared:
     def table(self) -> list[tuple[str, str]]:
         """Rows of a fact and its value."""
         pairs = ", ".join(f"*{image} + *{label}" for image, label in self.suffixes)
-        rows = [("written", str(self.output)), ("paired", pairs), ("split", self.split)]
+        rows = [("written", str(self.output)), *([("paired", pairs)] if pairs else []), ("split", self.split)]
         rows += [(split, f"{count} pictures") for split, count in self.info.counts.items()]
         for index, name in enumerate(self.info.classes):
             raw = [value for value, target in self.info.mapping.items() if target == index]
@@ -130,36 +129,11 @@ def prepare_folder(
     if len(understood.classes) == 1:
         notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
     with atomic_dir(output) as folder:
-        info, written = fill(folder, understood.info(), entries, understood.read, understood.index_of, masks_as)
-        notes += _turned(written, masks_as)
+        info, found = fill(folder, understood.info(), entries, understood.read, understood.index_of, masks_as)
+        written = [each for each in found if each is not None]
+        notes += turned_notes(written, masks_as)
     notes += picture_notes({entry.image: each.picture for entry, each in zip(entries, written, strict=True)})
     return Prepared(output, info, tuple(pairing.suffixes), how, (*notes, *understood.notes))
-
-
-def _turned(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
-    """A line on the pictures and masks that were turned.
-
-    Raises:
-        UserError: the sizes of some masks speak against ``masks_as``, by which others were taken.
-    """
-    pictures = sum(each.picture.orientation != 1 for each in written)
-    masks = sum(each.picture.orientation == 1 and each.masks_as is not None for each in written)
-    told = Counter(each.masks_as for each in written if each.by_size)
-    untold = sum(each.masks_as is not None and not each.by_size for each in written)
-    other: MasksAs = "shown" if masks_as == "stored" else "stored"
-    if untold and told[other]:
-        raise UserError(
-            f"Pictures have EXIF orientations. By their size {told[other]} masks are drawn on the pictures as {other}, "
-            f"so the {untold} whose size does not tell may be too: give masks_as {other}, or save all upright."
-        )
-    turned = [f"{count} {noun}" for count, noun in ((pictures, "pictures"), (masks, "masks alone")) if count]
-    if not turned:
-        return []
-    taken = f"; {told[other]} masks were taken as {other}, by their size" if told[other] else ""
-    return [
-        f"{' and '.join(turned)} were turned upright as the EXIF orientation says, masks taken as drawn on pictures as "
-        f"{masks_as}{taken}."
-    ]
 
 
 def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:
@@ -246,33 +220,12 @@ def _split(
         chosen = [(pair, "train") for pair in pairs]
         how = ""
     if not any(split == "val" for _, split in chosen):
-        drawn, groups = _draw([pair for pair, split in chosen if split == "train"], val_share, seed)
+        labelled = [pair for pair, split in chosen if split == "train" and pair.label is not None]
+        drawn, groups = draw_validation([(pair.folders, pair) for pair in labelled], val_share, seed)
         chosen = [(pair, "val" if pair in drawn else split) for pair, split in chosen]
         how = f"{how + ', ' if how else ''}{val_share:.0%} drawn for validation, {groups}"
     chosen.sort(key=lambda each: (SPLITS.index(each[1]), each[0].name))
     return [Entry(split, pair.name, pair.image, pair.label) for pair, split in chosen], how
-
-
-def _draw(pairs: Sequence[Pair], share: float, seed: int) -> tuple[set[Pair], str]:
-    """Draw about ``share`` of the pictures that have masks, in whole folders where there are several."""
-    groups: dict[Any, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        if pair.label is not None:
-            groups[pair.folders].append(pair)
-    how = "in whole folders"
-    if len(groups) == 1:
-        groups = {pair: [pair] for pair in next(iter(groups.values()))}
-        how = "picture by picture (there is only one folder)"
-    if len(groups) < 2:
-        raise UserError("There is only one picture with a mask; training and validation need at least one each.")
-    keys = [list(groups)[index] for index in np.random.default_rng(seed).permutation(len(groups))]
-    wanted = share * sum(map(len, groups.values()))
-    drawn: set[Pair] = set(groups[keys[0]])
-    for key in keys[1:-1]:
-        # A folder is taken if that brings the number nearer to what is wanted.
-        if abs(len(drawn) + len(groups[key]) - wanted) < abs(len(drawn) - wanted):
-            drawn.update(groups[key])
-    return drawn, how
 
 
 def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:

@@ -142,18 +142,28 @@ def _files(root: Path, role: str | None) -> Iterable[_File]:
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.")
     for path in filter(is_picture, files_under(root)):
-        told, split, folders = role, None, []
-        for part in path.relative_to(root).parts[:-1]:
-            label_word, image_word = _LABEL_FOLDER.search(part), _IMAGE_FOLDER.search(part)
-            if role is None and (label_word or image_word) and told != "label":
-                told = "label" if label_word else "image"
-            word = label_word or image_word
-            rest = part[: word.start()] if word else part
-            if rest.lower() in _SPLITS:
-                split = _SPLITS[rest.lower()]
-            elif rest:
-                folders.append(rest)
-        yield _File(path, path.name, tuple(folders), split, told)
+        folders, split, told = read_folders(path.relative_to(root).parts[:-1], role)
+        yield _File(path, path.name, folders, split, told)
+
+
+def read_folders(parts: Iterable[str], role: str | None = None) -> tuple[tuple[str, ...], str | None, str | None]:
+    """What the names of a file's folders say: those that are no mere words, the split, and the role if none is given.
+
+    The role is image or label.
+    """
+    told, split, folders = role, None, []
+    for part in parts:
+        label_word, image_word = _LABEL_FOLDER.search(part), _IMAGE_FOLDER.search(part)
+        if role is None and (label_word or image_word) and told != "label":
+            told = "label" if label_word else "image"
+        word = label_word or image_word
+        rest = part[: word.start()] if word else part
+        # As in train2017.
+        if (named := re.sub(r"20\d\d$", "", rest.lower())) in _SPLITS:
+            split = _SPLITS[named]
+        elif rest:
+            folders.append(rest)
+    return tuple(folders), split, told
 
 
 def _end(file: _File, suffixes: set[str]) -> str | None:

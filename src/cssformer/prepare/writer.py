@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
-from cssformer.data.files import read_bytes
+from cssformer.data.files import Readable, read_bytes
 from cssformer.data.image_io import (
     PictureFacts,
     as_stored,
@@ -32,13 +34,45 @@ CHECKSUMS = "sources.sha256"
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A label that is drawn when it is wanted."""
+
+    #: Where it stands in its file, for messages.
+    place: str
+    #: Height and width of the picture, if the file tells them.
+    size: tuple[int, int] | None
+    #: The values (H, W) for a height and width; raises UserError.
+    draw: Callable[[tuple[int, int]], NDArray[Any]]
+
+    def __str__(self) -> str:
+        return self.place
+
+
+@dataclass(frozen=True)
 class Entry:
     """One picture to come: its split, its flat name, its source files (label None: a test picture without one)."""
 
     split: str
     name: str
-    image: Path | Member
-    label: Path | Member | None
+    image: Readable
+    label: Path | Member | Drawing | None
+
+
+@dataclass
+class Faults:
+    """What is wrong with single pictures: an error each, or, if they are to be skipped, a list of sentences."""
+
+    skip: bool = False
+    sentences: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            if not self.skip:
+                raise
+            self.sentences.append(str(error))
 
 
 MasksAs = Literal["shown", "stored"]
@@ -86,7 +120,9 @@ def fill(
     read: Reader,
     index_of: dict[int, int | None],
     masks_as: MasksAs,
-) -> tuple[DatasetInfo, list[Written]]:
+    faults: Faults | None = None,
+    sources: Sequence[Member] = (),
+) -> tuple[DatasetInfo, list[Written | None]]:
     """Write pictures, labels, checksums and ``dataset.yaml``.
 
     Upright JPEG and PNG pictures are copied byte for byte; others become PNG, turned upright, so that none needs EXIF
@@ -99,16 +135,18 @@ def fill(
         read: decodes a mask's bytes to its values (H, W).
         index_of: the class index of each value, None where it is ignored.
         masks_as: how masks of pictures with an EXIF orientation are drawn, where sizes do not tell.
+        faults: what becomes of pictures that are broken, or have broken labels; an error by default.
+        sources: the files that drawings stand in, for their checksums.
 
     Returns:
-        The description with counts and checksums, and what was found in the entries written.
+        The description with counts and checksums, and what was found in each entry, None where it was left out.
 
     Raises:
         UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, or two pictures
             would have one name.
     """
     table = class_table(index_of)
-    taken: dict[tuple[str, str], Path | Member] = {}
+    taken: dict[tuple[str, str], Readable] = {}
     for entry in entries:
         other = taken.setdefault((entry.split, entry.name.lower()), entry.image)
         if other is not entry.image:
@@ -118,21 +156,54 @@ def fill(
     for split in {entry.split for entry in entries if entry.label is not None}:
         (folder / split / "labels").mkdir()
 
-    def write(entry: Entry) -> Written:
-        return _write_entry(entry, folder / entry.split, info, read, table, masks_as)
+    faults = faults or Faults()
+
+    def write(entry: Entry) -> Written | None:
+        with faults.caught():
+            return _write_entry(entry, folder / entry.split, info, read, table, masks_as)
+        return None
 
     written = in_parallel(write, entries, "Writing")
+    counts = Counter(entry.split for entry, each in zip(entries, written, strict=True) if each is not None)
     # Names that are not UTF-8 are written with escapes.
-    sums = [f"{digest}  {path}\n" for each in written for digest, path in each.sums]
+    found = [(hashlib.sha256(each.read_bytes()).hexdigest(), str(each)) for each in sources]
+    found += [line for each in written if each is not None for line in each.sums]
+    sums = [f"{digest}  {path}\n" for digest, path in found]
     listing = "".join(sums).encode(errors="backslashreplace")
     (folder / CHECKSUMS).write_bytes(listing)
     described = replace(
         info,
-        counts={split: count for split in SPLITS if (count := sum(entry.split == split for entry in entries))},
+        counts={split: counts[split] for split in SPLITS if counts[split]},
         sources={CHECKSUMS: hashlib.sha256(listing).hexdigest()},
     )
     described.save(folder)
     return described, written
+
+
+def turned_notes(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
+    """A line on the pictures and masks that were turned.
+
+    Raises:
+        UserError: the sizes of some masks speak against ``masks_as``, by which others were taken.
+    """
+    pictures = sum(each.picture.orientation != 1 for each in written)
+    masks = sum(each.picture.orientation == 1 and each.masks_as is not None for each in written)
+    told = Counter(each.masks_as for each in written if each.by_size)
+    untold = sum(each.masks_as is not None and not each.by_size for each in written)
+    other: MasksAs = "shown" if masks_as == "stored" else "stored"
+    if untold and told[other]:
+        raise UserError(
+            f"Pictures have EXIF orientations. By their size {told[other]} masks are drawn on the pictures as {other}, "
+            f"so the {untold} whose size does not tell may be too: give masks_as {other}, or save all upright."
+        )
+    turned = [f"{count} {noun}" for count, noun in ((pictures, "pictures"), (masks, "masks alone")) if count]
+    if not turned:
+        return []
+    taken = f"; {told[other]} masks were taken as {other}, by their size" if told[other] else ""
+    return [
+        f"{' and '.join(turned)} were turned upright as the EXIF orientation says, masks taken as drawn on pictures as "
+        f"{masks_as}{taken}."
+    ]
 
 
 def _write_entry(
@@ -147,31 +218,54 @@ def _write_entry(
     else:
         pixels, facts = decode_image(data, where)
         content, shape = encode_png(pixels), (pixels.shape[0], pixels.shape[1])
+    written = Written([(hashlib.sha256(data).hexdigest(), str(entry.image))], facts, None, False)
+    if entry.label is not None:
+        label, written = _label(entry, written, shape, info.ignore, read, table, masks_as)
+        (folder / "labels" / f"{entry.name}.png").write_bytes(label)
     (folder / "images" / f"{entry.name}{suffix}").write_bytes(content)
-    sums = [(hashlib.sha256(data).hexdigest(), str(entry.image))]
-    if entry.label is None:
-        return Written(sums, facts, None, False)
+    return written
 
-    data, where = read_bytes(entry.label), Path(str(entry.label))
-    values, taken_as, by_size = _upright(read(data, where), data, facts.orientation, shape, masks_as)
+
+def _label(
+    entry: Entry,
+    written: Written,
+    shape: tuple[int, int],
+    ignore: int,
+    read: Reader,
+    table: NDArray[np.int32],
+    masks_as: MasksAs,
+) -> tuple[bytes, Written]:
+    """The label's file for a picture of the upright ``shape``, and what was found."""
+    where, orientation, data, own = Path(str(entry.label)), written.picture.orientation, b"", 1
+    if isinstance(entry.label, Drawing):
+        stored_shape = shape[::-1] if orientation >= 5 else shape
+        size = entry.label.size or (stored_shape if masks_as == "stored" else shape)
+        if size != stored_shape:
+            require_same_size(Path(str(entry.image)), shape, where, size, "annotation")
+        values = entry.label.draw(size)
+    else:
+        assert entry.label is not None
+        data = read_bytes(entry.label)
+        values, own = read(data, where), read_orientation(data)
+    values, taken_as, by_size = _upright(values, own, orientation, shape, masks_as)
     require_same_size(Path(str(entry.image)), shape, where, values.shape, "mask")
     reach = table[: int(values.max()) + 1]
     if len(reach) <= values.max() or INVALID in reach:
         _require_known(values, table, entry)
-    stored = _relabel(values, table, info.ignore)
+    stored = _relabel(values, table, ignore)
     # The first pixel tells most differing labels apart without a look at the others.
     same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
-    turned_now = taken_as == "stored" or read_orientation(data) != 1
+    turned_now = taken_as == "stored" or own != 1
     right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
-    (folder / "labels" / f"{entry.name}.png").write_bytes(data if right else encode_png(stored))
-    return Written([*sums, (hashlib.sha256(data).hexdigest(), str(entry.label))], facts, taken_as, by_size)
+    sums = [(hashlib.sha256(data).hexdigest(), str(entry.label))] if data else []
+    written = Written([*written.sums, *sums], written.picture, taken_as, by_size)
+    return data if right else encode_png(stored), written
 
 
 def _upright(
-    values: NDArray[Any], data: bytes, orientation: int, shape: tuple[int, int], masks_as: MasksAs
+    values: NDArray[Any], own: int, orientation: int, shape: tuple[int, int], masks_as: MasksAs
 ) -> tuple[NDArray[Any], MasksAs | None, bool]:
-    """The values of a mask, read upright from ``data``, as they lie on the upright picture; see :class:`Written`."""
-    own = read_orientation(data)
+    """The values of a mask, upright by its ``own`` orientation, as they lie on the upright picture."""
     if own == orientation:
         return values, None, False
     stored = turned(as_stored(values, own), orientation)

@@ -212,6 +212,11 @@ def _in_one_word(arguments: list[str], types_of: dict[str, Any]) -> tuple[list[s
         elif kind is bool:
             given = remaining.pop() if remaining and remaining[-1].lower() in ("true", "false") else "true"
             words.append(f"{word}={given}")
+        elif list[str] in (kind, *typing.get_args(kind)):
+            texts = []
+            while remaining and not remaining[-1].startswith("--"):
+                texts.append(remaining.pop())
+            words.append(f"{word}={json.dumps(texts)}" if texts else word)
         elif any(typing.get_origin(part) in (tuple, list) for part in (kind, *typing.get_args(kind))):
             values = []
             while remaining and _is_number(remaining[-1]):

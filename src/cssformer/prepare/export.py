@@ -1,0 +1,274 @@
+"""From what annotation tools export to a prepared folder: all that their formats have in common.
+
+A format's file only parses: its function ``read`` makes an ``Export`` of the files of a folder or an archive, whose
+pictures have their shapes drawn by :mod:`cssformer.prepare.shapes` when they are written.
+"""
+
+import json
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
+from cssformer.data.files import Readable, is_picture
+from cssformer.data.image_io import notes as picture_notes
+from cssformer.data.image_io import read_ids
+from cssformer.prepare.archives import Member, open_source
+from cssformer.prepare.class_file import Colour
+from cssformer.prepare.folder import Prepared
+from cssformer.prepare.pairing import read_folders
+from cssformer.prepare.shapes import Overlap, Shape, Size, draw
+from cssformer.prepare.splits import draw_validation
+from cssformer.prepare.writer import Drawing, Entry, Faults, MasksAs, fill, require_free, turned_notes
+from cssformer.utils.atomic import atomic_dir
+from cssformer.utils.errors import UserError
+
+MOST_ANNOTATIONS = 4 << 30
+"""Bytes of one annotation file; the largest official one, of COCO, has half a gigabyte."""
+UNLABELED = "unlabeled pixels"
+_SPLIT_WORD = re.compile(r"(?:^|[_\-. ])(train|val|test)(?:ing|id|idation)?(?:20\d\d)?(?=$|[_\-. ])", re.I)
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """One picture of an export."""
+
+    image: Readable
+    #: The path by which it is called, relative to the source.
+    path: str
+    #: Where its shapes stand, for messages.
+    place: str
+    #: Height and width, if the file tells them.
+    size: Size | None
+    #: Its shapes for a height and width; raises UserError.
+    shapes: Callable[[Size], Iterable[Shape]]
+    #: Train, val or test; None if the export does not say.
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an annotation tool wrote."""
+
+    pictures: Sequence[Annotated]
+    #: Names of the classes, in the order of the file.
+    classes: Sequence[str]
+    #: The annotation files.
+    sources: Sequence[Member]
+    #: Which of two shapes lies on top.
+    overlap: Overlap = "smaller"
+    #: What pixels without a shape are.
+    unlabeled: Literal["background", "ignore"] = "background"
+    colours: dict[str, Colour] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+class Pictures:
+    """The pictures among files, found by what annotations call them."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self._by_name: dict[str, list[Member]] = defaultdict(list)
+        for member in members:
+            if is_picture(Path(member.name)):
+                self._by_name[member.name.rpartition("/")[2]].append(member)
+
+    def find(self, name: str, beside: Member) -> Member:
+        """The picture called ``name`` in the file ``beside``: of that path from there, or whose path ends most alike.
+
+        Raises:
+            UserError: there is none, or several are as much alike.
+        """
+        path = str(name).replace("\\", "/")
+        folder = posixpath.dirname(beside.name)
+        from_there = posixpath.normpath(posixpath.join(folder, path))
+        wanted = [part for part in path.split("/") if part not in ("", ".", "..")]
+        there = self._by_name.get(wanted[-1], []) if wanted else []
+        best = [each for each in there if each.source == beside.source and each.name == from_there]
+        if not best and there:
+            # Of as many of the last folders, then of the split that the annotation file names.
+            splits = set(split_words(beside.name))
+            ranks = [(_common(each, wanted), bool(splits & set(split_words(str(each))))) for each in there]
+            best = [each for each, rank in zip(there, ranks, strict=True) if rank == max(ranks)]
+        if not best:
+            raise UserError(f"{beside} names the picture {name}, which is not there; give its folder as a source too.")
+        if len(best) > 1:
+            raise UserError(f"{beside} names the picture {name}, which may be {best[0]} or {best[1]}; leave one there.")
+        return best[0]
+
+
+def _common(member: Member, wanted: Sequence[str]) -> int:
+    parts = (member.source.name, *member.name.split("/"))
+    number = 0
+    while number < min(len(parts), len(wanted)) and parts[-1 - number] == wanted[-1 - number]:
+        number += 1
+    return number
+
+
+def split_words(path: str) -> list[str]:
+    """The splits that the names of a file and its folders speak of: train, val, test."""
+    return [found.lower() for part in path.split("/") for found in _SPLIT_WORD.findall(part)]
+
+
+def read_json(member: Member) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read or is not whole JSON.
+    """
+    try:
+        return json.loads(member.read_bytes(MOST_ANNOTATIONS))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{member} is not whole JSON: {str(error).rstrip('.')}.") from None
+
+
+@contextmanager
+def within(place: object) -> Iterator[None]:
+    """What is missing or of another kind in the data of ``place`` is one sentence."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{place} has no {error.args[0]!r}.") from None
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise UserError(f"{place} cannot be understood: {str(error).rstrip('.')}.") from None
+
+
+def prepare_export(
+    read: Callable[[Sequence[Member], Faults], Export],
+    source: Sequence[Path],
+    output: Path,
+    *,
+    map: list[str] | None = None,
+    ignore: list[str] | None = None,
+    unlabeled: Literal["background", "ignore"] | None = None,
+    overlap: Overlap | None = None,
+    val_share: float = 0.1,
+    seed: int = 0,
+    skip_broken: bool = False,
+    masks_as: MasksAs = "shown",
+) -> Prepared:
+    """Make a prepared folder of what an annotation tool exported.
+
+    Args:
+        read: That of the format.
+        source: The folders or archives of the export and of its pictures.
+        output: The prepared folder to be made; it must not exist, or be empty.
+        map: What classes become, as in car,truck=vehicle; car= leaves its shapes out.
+        ignore: Names of classes, or unlabeled, whose pixels are ignored.
+        unlabeled: Whether pixels without a shape are a class, background, or ignored; by default background, in
+            panoptic labels ignored.
+        overlap: Which of two shapes lies on top: the smaller, the first or the last in the file; by default the last
+            where the tool stacks them, else the smaller.
+        val_share: Share of the pictures that validation gets, where the export names no validation split.
+        seed: Of the draw of the validation split.
+        skip_broken: Leave out pictures that are missing, broken, or have broken shapes, instead of refusing them.
+        masks_as: Whether shapes on pictures with an EXIF orientation lie on the pictures as viewers show them or as
+            files store them; the size that the export tells decides where it can.
+
+    Raises:
+        UserError: anything about the source that is not as above; nothing is written then.
+    """
+    require_free(output)
+    faults = Faults(skip_broken)
+    with ExitStack() as opened:
+        members = [member for path in source for member in opened.enter_context(open_source(path))]
+        export = read(members, faults)
+        if not export.pictures:
+            raise UserError(faults.sentences[0] if faults.sentences else f"{source[0]} has no annotated pictures.")
+        overlap = overlap or export.overlap
+        without = unlabeled or export.unlabeled
+        info, value_of, index_of = _classes(
+            export, map or [], [*(ignore or []), *(["unlabeled"] if without == "ignore" else [])]
+        )
+        seen: set[str] = set()
+        bare: list[str] = []
+
+        def drawing(picture: Annotated) -> Drawing:
+            def values(size: Size) -> Any:
+                shapes = list(picture.shapes(size))
+                seen.update(shape.name for shape in shapes)
+                if not shapes:
+                    bare.append(picture.path)
+                return draw(shapes, value_of, size, len(export.classes), overlap)
+
+            return Drawing(picture.place, picture.size, values)
+
+        chosen, how = _split(export.pictures, val_share, seed)
+        entries = [Entry(split, _flat_name(picture.path), picture.image, drawing(picture)) for picture, split in chosen]
+        with atomic_dir(output) as folder:
+            info, found = fill(folder, info, entries, read_ids, index_of, masks_as, faults, export.sources)
+            if lacking := {"train", "val"} - info.counts.keys():
+                reason = faults.sentences[0] if faults.sentences else "give more pictures."
+                raise UserError(f"There are no pictures for the {max(lacking)} split: {reason}")
+            written = [(entry, each) for entry, each in zip(entries, found, strict=True) if each is not None]
+            notes = turned_notes([each for _, each in written], masks_as)
+    notes = [*export.notes, *notes, *picture_notes({entry.image: each.picture for entry, each in written})]
+    on_top = {"smaller": "that of fewer pixels", "first": "the first of the file", "last": "the last of the file"}
+    notes.append(f"Of shapes that overlap, {on_top[overlap]} lies on top.")
+    if bare:
+        notes.append(f"{len(bare)} pictures have no shape, {min(bare)} the first.")
+    if absent := [name for name in export.classes if name not in seen]:
+        notes.append(f"No shape is of the class {', '.join(absent)}.")
+    if faults.sentences:
+        notes.append(f"{len(faults.sentences)} broken ones were left out; the first: {faults.sentences[0]}")
+    return Prepared(output, info, (), how, tuple(notes))
+
+
+def _classes(
+    export: Export, map: Sequence[str], ignore: Sequence[str]
+) -> tuple[DatasetInfo, dict[str, int], dict[int, int | None]]:
+    """The description of the data set, the value that each of the export's classes is drawn with, and their meaning."""
+    known = list(export.classes)
+    renamed = {name: name for name in known}
+    for rule in map:
+        names, equals, new = rule.rpartition("=")
+        for name in [names] if names in renamed else [part.strip() for part in names.split(",")]:
+            if not equals or name not in renamed:
+                raise UserError(f"{rule!r} maps no class of the export, which has {', '.join(known)}; give OLD=NEW.")
+            renamed[name] = new.strip()
+    for name in ignore:
+        if name not in renamed and name not in renamed.values() and name != "unlabeled":
+            raise UserError(f"{name!r} cannot be ignored: the classes are {', '.join(known)}, and unlabeled pixels.")
+    # What has no label may have a class of its own name in the export.
+    background = "background" if "unlabeled" not in ignore or "unlabeled" in renamed else None
+    kept = [new for old, new in renamed.items() if new and old not in ignore and new not in ignore]
+    classes = list(dict.fromkeys(([background] if background else []) + kept))
+    if len(classes) < 1 + bool(background):
+        raise UserError("Every class is ignored or left out; no class is left.")
+    index = {name: number for number, name in enumerate(classes)}
+    target = {old: None if old in ignore else index.get(new) for old, new in renamed.items() if new}
+    value_of = {name: number for number, name in enumerate(known) if name in target}
+    empty = index[background] if background else None
+    own = {renamed[name]: colour for name, colour in reversed(export.colours.items())} | {"background": (0, 0, 0)}
+    palette = [own.get(name, colour) for name, colour in zip(classes, distinct_colours(len(classes)), strict=True)]
+    mapping = {UNLABELED: empty, **target}
+    info = DatasetInfo(tuple(classes), tuple(palette), 255 if len(classes) <= 255 else 65535, mapping)
+    return info, value_of, {len(known): empty} | {value: target[name] for name, value in value_of.items()}
+
+
+def _split(pictures: Sequence[Annotated], val_share: float, seed: int) -> tuple[list[tuple[Annotated, str]], str]:
+    """Give each picture its split, by the export or a draw; the second value says which."""
+    if not 0 < val_share < 1:
+        raise UserError(f"The share of the validation split must lie between 0 and 1; it is {val_share}.")
+    without = [picture for picture in pictures if picture.split is None]
+    if 0 < len(without) < len(pictures):
+        raise UserError(f"{without[0].place} is of no split, train, val or test, but other pictures are.")
+    chosen = [(picture, picture.split or "train") for picture in pictures]
+    how = "" if without else "by the export"
+    if not any(split == "val" for _, split in chosen):
+        labelled = [(posixpath.dirname(picture.path), picture.path) for picture, split in chosen if split == "train"]
+        drawn, groups = draw_validation(labelled, val_share, seed)
+        chosen = [(picture, "val" if picture.path in drawn else split) for picture, split in chosen]
+        how = f"{how + ', ' if how else ''}{val_share:.0%} drawn for validation, {groups}"
+    chosen.sort(key=lambda pair: (SPLITS.index(pair[1]), pair[0].path))
+    return chosen, how
+
+
+def _flat_name(path: str) -> str:
+    *parts, name = path.split("/")
+    folders, _, _ = read_folders(parts)
+    return "__".join((*folders, name.rpartition(".")[0] or name))
