@@ -275,7 +275,7 @@ def test_loading_tells_plainly_what_is_wrong(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"backbone": "swim_tiny"}, r"no backbone named 'swim_tiny'.*swin"),
-        ({"backbone": "vit_tiny_patch16_224"}, r"strides .*16.*needs 4, 8, 16 and 32"),
+        ({"backbone": "levit_128s"}, r"strides .*16.*needs 4, 8, 16 and 32"),
         ({"backbone": "resnet10t", "weights": "missing.safetensors"}, r"no weight file missing.safetensors"),
         ({"backbone": "resnet10t", "backbone_args": {"colour": "red"}}, r"cannot be built"),
     ],

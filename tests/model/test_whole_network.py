@@ -20,14 +20,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from cssformer import CSSFormer
 from cssformer.model import SegmentationOutput, segmentation_loss
 
-BACKBONES = ["resnet10t", "mobilenetv2_100", "swin_tiny_patch4_window7_224", "convnext_atto", "pvt_v2_b0"]
+SMALL_VIT = {"depth": 4, "embed_dim": 96}
+BACKBONES: dict[str, dict[str, int]] = {
+    "resnet10t": {},
+    "mobilenetv2_100": {},
+    "swin_tiny_patch4_window7_224": {},
+    "convnext_atto": {},
+    "pvt_v2_b0": {},
+    "vit_small_patch16_dinov3": SMALL_VIT,
+    "vit_small_patch14_reg4_dinov2": SMALL_VIT,
+}
 SMALL = {"num_classes": 5, "channels": 32, "heads": 4, "points": 2, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def model(request: pytest.FixtureRequest) -> CSSFormer:
     torch.manual_seed(0)
-    network = CSSFormer(request.param, **SMALL)
+    network = CSSFormer(request.param, **SMALL, backbone_args=BACKBONES[request.param])
     for parameter in network.parameters():
         if not parameter.abs().max():
             nn.init.normal_(parameter, std=0.05)

@@ -37,7 +37,7 @@ def imported(source: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("folder", ["model", "ops", "weights", "data", "visualize", "utils"])
+@pytest.mark.parametrize("folder", ["model", "backbones", "ops", "weights", "data", "visualize", "utils"])
 def test_none_of_these_imports_it(folder: str) -> None:
     sources = list((PACKAGE / folder).rglob("*.py"))
     assert sources

@@ -63,6 +63,17 @@ def test_a_backbone_of_rate_zero_is_frozen() -> None:
     assert moved == {id(parameter) for name, parameter in model.named_parameters() if "backbone." not in name}
 
 
+def test_the_pyramid_over_a_frozen_vit_learns() -> None:
+    small = {"depth": 4, "embed_dim": 48, "num_heads": 2}
+    model = CSSFormer("vit_tiny_patch16_224", 3, channels=32, heads=4, points=2, backbone_args=small)
+    task = SegmentationTask(model, Recipe(training=TrainingConfig(backbone_lr_factor=0.0)))
+    still = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert still == {name for name, _ in model.named_parameters() if name.startswith("backbone.body.vit.")}
+    groups = task.configure_optimizers()["optimizer"].param_groups
+    scales = set(model.backbone.body.scales.parameters())
+    assert scales <= {value for group in groups if group["initial_lr"] == 6e-3 for value in group["params"]}
+
+
 def test_warm_up_is_linear_and_decay_polynomial() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([parameter], lr=2.0)

@@ -6,9 +6,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from cssformer import CSSFormer
+from cssformer.backbones import create_body
 from cssformer.utils.errors import UserError
 from cssformer.weights import hub
-from cssformer.weights.backbone import create_body
 
 
 @pytest.fixture

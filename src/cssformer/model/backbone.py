@@ -1,12 +1,12 @@
-"""The feature pyramid (paper section 3.1): any timm backbone with strides 4, 8, 16 and 32."""
+"""The feature pyramid (paper section 3.1): any timm backbone with strides 4, 8, 16 and 32, or a plain ViT."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cssformer.backbones import create_body
 from cssformer.utils.errors import UserError
-from cssformer.weights.backbone import create_body
 
 STRIDES = (4, 8, 16, 32)
 
@@ -43,9 +43,7 @@ class Backbone(nn.Module):
         body: Any = create_body(name, pretrained, weights, **arguments)
         reductions = body.feature_info.reduction()
         if not set(STRIDES) <= set(reductions):
-            raise UserError(
-                f"Backbone {name} has strides {reductions}; CSSFormer needs 4, 8, 16 and 32: choose another one."
-            )
+            raise UserError(f"Backbone {name} has strides {reductions}; CSSFormer needs 4, 8, 16 and 32: take another.")
         self.body = body
         # Of several maps at one stride the last is the deepest.
         self.levels = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
@@ -58,12 +56,16 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in [0, 1], H and W multiples of 32 -> maps (B, H/s, W/s, channels[i]), s = 4 to 32."""
-        normalised = (images - self.pixel_mean) / self.pixel_std
+        normalised, (height, width) = (images - self.pixel_mean) / self.pixel_std, images.shape[2:]
         try:
             features = self.body(normalised.contiguous(memory_format=torch.channels_last))
-        except AssertionError as error:
-            # Of timm's, whose models of one size tell another one so.
-            height, width = images.shape[2:]
-            raise UserError(f"The backbone does not take pictures padded to {height}x{width}: {error}.") from error
-        maps = [features[level] for level in self.levels]
-        return maps if self.channels_last else [feature.permute(0, 2, 3, 1) for feature in maps]
+            maps = [features[i] if self.channels_last else features[i].permute(0, 2, 3, 1) for i in self.levels]
+            assert all((s * m.shape[1], s * m.shape[2]) == (height, width) for s, m in zip(STRIDES, maps, strict=True))
+        except (AssertionError, RuntimeError) as error:
+            fixed = isinstance(error, AssertionError) or self.body.pretrained_cfg.get("fixed_input_size")
+            if not fixed or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UserError(
+                f"The backbone takes no pictures padded to {height}x{width} ({error or 'maps'})."
+            ) from error
+        return maps

@@ -11,6 +11,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from cssformer.accelerate import accelerate_cpu
+from cssformer.backbones import trunk
 from cssformer.inference import predict
 from cssformer.losses import SegmentationLoss
 from cssformer.metrics import ConfusionMatrix
@@ -35,7 +36,7 @@ class SegmentationTask(L.LightningModule):
         model.backbone.to(memory_format=torch.channels_last)
         self.recipe = recipe
         if recipe.training.backbone_lr_factor == 0:
-            model.backbone.requires_grad_(False)
+            trunk(model.backbone).requires_grad_(False)
         if recipe.training.grad_checkpointing:
             _checkpoint_gradients(model)
 

@@ -4,6 +4,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from cssformer.backbones import trunk
 from cssformer.model import SegmentationNetwork
 
 # Of timm's backbones, whose feature extractors do not say so themselves.
@@ -13,17 +14,18 @@ POSITIONS = ("relative_position_bias_table", "pos_embed")
 def parameter_groups(
     model: SegmentationNetwork, lr: float, weight_decay: float, backbone_lr_factor: float, offsets_lr_factor: float
 ) -> list[dict[str, object]]:
-    """Up to six groups: backbone, sampling offsets and the rest of the decoder, each with and without weight decay.
+    """Up to six groups: backbone, sampling offsets and the rest, each with and without weight decay.
 
     Norms, biases (every vector or scalar) and embeddings (``model.no_weight_decay()``) are not decayed.
     """
     embeddings = model.no_weight_decay()
+    pretrained = set(trunk(model.backbone).parameters())
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and name not in embeddings and not name.endswith(POSITIONS)
             factor = 1.0
-            if name.startswith("backbone."):
+            if parameter in pretrained:
                 factor = backbone_lr_factor
             elif ".offsets." in name:
                 factor = offsets_lr_factor

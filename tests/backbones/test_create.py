@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from cssformer.weights.backbone import create_body
+from cssformer.backbones import create_body
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.", "module.model.backbone."])

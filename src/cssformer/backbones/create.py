@@ -1,6 +1,8 @@
 """Backbones with the weights they start from: timm's own from the hub, or a local file."""
 
+import inspect
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -9,8 +11,10 @@ from typing import Any
 
 import timm
 from timm.models import load_state_dict
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
+from cssformer.backbones.pyramid import SimpleFeaturePyramid
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import HubUnreachable, require_hub
 
@@ -19,14 +23,14 @@ WRAPPERS = ("module.", "model.", "backbone.")
 
 
 def create_body(name: str, pretrained: bool = False, weights: str | None = None, **arguments: Any) -> nn.Module:
-    """A timm feature extractor with all its maps.
+    """A timm feature extractor with all its maps; a plain Vision Transformer under a :class:`SimpleFeaturePyramid`.
 
     Args:
         name: a timm model name.
         pretrained: with timm's own weights, from the Hugging Face hub.
         weights: with those of a local file (``.safetensors``, or a ``.pth`` holding plain tensors) instead; names may
             begin with ``module.``, ``model.`` and ``backbone.``.
-        **arguments: passed on to ``timm.create_model``.
+        **arguments: passed on to ``timm.create_model``; of a plain ViT ``out_indices`` chooses the four blocks.
 
     Raises:
         UserError: no such model, no feature maps, or weights that cannot be had or do not fit.
@@ -35,9 +39,23 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
         near = get_close_matches(name, timm.list_models(), cutoff=0.6)
         alike = f"names alike: {', '.join(near)}" if near else "timm.list_models() tells their names"
         raise UserError(f"timm has no backbone named {name!r}; {alike}.")
+    body = _create(name, pretrained, weights, {**_any_size(name), **arguments, "features_only": True})
+    if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
+        return SimpleFeaturePyramid(body, "out_indices" in arguments)
+    return body
+
+
+def _any_size(name: str) -> dict[str, bool]:
+    """The arguments by which timm's model takes pictures of any size, where it has such."""
     if "swin" in name:
-        arguments = {"strict_img_size": False, **arguments}
-    arguments = {**arguments, "features_only": True}
+        return {"strict_img_size": False}
+    kinds = vars(sys.modules[timm.model_entrypoint(name).__module__]).values()
+    networks = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, nn.Module)]
+    dynamic = any("dynamic_img_size" in inspect.signature(network).parameters for network in networks)
+    return {"dynamic_img_size": True} if dynamic else {}
+
+
+def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[str, Any]) -> nn.Module:
     try:
         if weights is not None:
             return _create_from_file(name, Path(weights), arguments)
