@@ -3,30 +3,33 @@
 import csv
 import dataclasses
 import os
-import signal
+import queue
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, Recipe
-from cssformer.training.run_folder import LAST, METRICS, in_use
+from cssformer.training.run_folder import LAST, METRICS
+from cssformer.training.stop import Stop
 from cssformer.utils.errors import UserError
 from studies.variants import Variant
 
 LOG = "log.txt"
 """What a run printed, in its folder."""
 POLL_SECONDS = 0.5
+KILLED = -9
+"""The exit code of a process that SIGKILL ended, which Windows does not have."""
 
 
 @dataclass(frozen=True)
@@ -56,60 +59,51 @@ class Run:
         except FileNotFoundError:
             return []
 
+    def require_same_recipe(self) -> None:
+        """See that what its folder holds was trained by its recipe.
+
+        Raises:
+            UserError: it was trained by another one.
+        """
+        if not (self.finished or (self.folder / LAST).exists()):
+            return
+        begun, wanted = (dict(_keys(recipe)) for recipe in (Recipe.load(self.folder / RECIPE).located(), self.recipe))
+        # What decides how fast a run goes and what it prints, but not where it ends.
+        for key in begun.keys() - {"output", "training.workers", "training.log_every"}:
+            if begun[key] != wanted[key]:
+                raise UserError(
+                    f"The run {self.folder} was begun with {key} {begun[key]}, not {wanted[key]}; "
+                    "give the study another --output."
+                )
+
+
+def _keys(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(recipe).items():
+        if dataclasses.is_dataclass(value):
+            yield from ((f"{name}.{key}", item) for key, item in vars(value).items())
+        else:
+            yield name, value
+
 
 def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Run]:
     """The runs of a study, seed after seed, each in ``recipe.output/VARIANT/SEED``.
 
     Raises:
-        UserError: one of them was begun by another recipe, the recipe starts from a trained network, or a seed is
-            below 0.
+        UserError: one of them was begun by another recipe, or the recipe starts from a trained network.
     """
-    if any(seed < 0 for seed in seeds):
-        raise UserError(f"--seeds are 0 or more, not {min(seeds)}.")
     if recipe.model.init is not None:
         raise UserError(
             f"A study begins anew, but model.init is {recipe.model.init}: its weights would fit some decoders only; "
             "leave it out, or give its backbone's weights by model.weights."
         )
-    recipe = recipe.located()
     runs = []
     for seed in dict.fromkeys(seeds):
         for variant in variants:
-            model = dataclasses.replace(recipe.model, **variant.changes)
             output = str(Path(recipe.output) / variant.name / str(seed))
-            runs.append(Run(variant, dataclasses.replace(recipe, seed=seed, output=output, model=model)))
+            runs.append(Run(variant, dataclasses.replace(variant.of(recipe), seed=seed, output=output).located()))
     for run in runs:
-        _require_same_recipe(run)
+        run.require_same_recipe()
     return runs
-
-
-def _require_same_recipe(run: Run) -> None:
-    if not (run.finished or (run.folder / LAST).exists() or _trained_elsewhere(run)):
-        return
-    begun, wanted = (
-        _dotted(dataclasses.asdict(recipe)) for recipe in (Recipe.load(run.folder / RECIPE).located(), run.recipe)
-    )
-    # What decides how fast a run goes and what it prints, but not where it ends.
-    for key in begun.keys() - {"output", "training.workers", "training.log_every"}:
-        if begun[key] != wanted[key]:
-            raise UserError(
-                f"The run {run.folder} was begun with {key} {begun[key]}, not {wanted[key]}; "
-                "give the study another --output."
-            )
-
-
-def _trained_elsewhere(run: Run) -> bool:
-    return (run.folder / RECIPE).exists() and in_use(run.folder)
-
-
-def _dotted(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict) and key != "backbone_args":
-            values |= _dotted(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values
 
 
 def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
@@ -119,52 +113,45 @@ def execute(runs: Sequence[Run], parallel: int, console: Console) -> None:
 
     Raises:
         UserError: runs failed; the others were finished all the same.
-        KeyboardInterrupt: someone asked to stop.
+        Interrupted: someone asked to stop.
     """
     waiting = [run for run in runs if not run.finished]
     console.print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them finished already.")
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    active: list[Run] = []
-    places = list(range(parallel))
-    held: dict[str, int] = {}
-    failed: dict[str, list[str]] = {}
+    stopping = threading.Event()
+    places: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(parallel):
+        places.put(place)
 
-    def end(run: Run, why: str | None) -> None:
-        board.end(run, failed=why is not None)
-        if why is not None:
-            failed.setdefault(why, []).append(run.name)
-
-    with _Board(len(runs), len(runs) - len(waiting), console) as board, _termination_as_interrupt():
+    def train(run: Run) -> None:
+        place = places.get()
         try:
-            while waiting or active:
-                while waiting and len(active) < parallel:
-                    run = waiting.pop(0)
-                    board.begin(run)
-                    try:
-                        processes[run.name] = _start(run, environment(places[0], parallel))
-                    except UserError as error:
-                        end(run, str(error))
-                    else:
-                        held[run.name] = places.pop(0)
-                        active.append(run)
-                time.sleep(POLL_SECONDS)
-                for run in list(active):
-                    board.follow(run)
-                    if processes[run.name].poll() is not None:
-                        active.remove(run)
-                        places.append(held[run.name])
-                        end(run, _failure(run, processes[run.name].returncode))
-        except KeyboardInterrupt:
-            console.print("Stopping; the runs write where they stand. Once more to stop at once.")
-            for run in active:
-                processes[run.name].terminate()
-            for run in active:
-                processes[run.name].wait()
+            _train(run, environment(place, parallel), stopping, progress)
+        except UserError:
+            progress.print(f"{run.name}: failed")
             raise
         finally:
-            for run in active:
-                with suppress(ProcessLookupError):
-                    processes[run.name].kill()
+            places.put(place)
+
+    with Stop().listening(), Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        pool = ThreadPoolExecutor(parallel)
+        try:
+            results = [pool.submit(train, run) for run in waiting]
+            # Not without end: Windows tells of Ctrl-C in between.
+            while wait(results, POLL_SECONDS).not_done:
+                pass
+        except KeyboardInterrupt:
+            console.print("Stopping; the runs write where they stand.")
+            raise
+        finally:
+            stopping.set()
+            pool.shutdown(cancel_futures=True)
+    failed: dict[str, list[str]] = {}
+    for run, result in zip(waiting, results, strict=True):
+        error = result.exception()
+        if isinstance(error, UserError):
+            failed.setdefault(str(error), []).append(run.name)
+        elif error is not None:
+            raise error
     if failed:
         said = " ".join(f"{', '.join(names)}: {why}" for why, names in failed.items())
         raise UserError(f"{sum(map(len, failed.values()))} of {len(runs)} runs failed. {said}")
@@ -182,117 +169,60 @@ def environment(place: int, parallel: int) -> dict[str, str]:
     if parallel > 1 and count > 1:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
         own["CUDA_VISIBLE_DEVICES"] = ",".join(seen[place::parallel] or [seen[place % len(seen)]])
+    # Where a worker finds this folder.
+    clone = str(Path(__file__).resolve().parents[1])
+    own["PYTHONPATH"] = os.pathsep.join([clone, *filter(None, [os.environ.get("PYTHONPATH")])])
     return own
 
 
-def _start(run: Run, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    """Begin or continue a run in a process of its own.
+def _train(run: Run, environment: dict[str, str], stopping: threading.Event, progress: Progress) -> None:
+    """Begin or continue a run in a process of its own, and tell of each validation.
 
     Raises:
-        UserError: another study has begun it by another recipe meanwhile, or it cannot be begun.
+        UserError: another study has begun it by another recipe meanwhile, or it has failed.
     """
-    _require_same_recipe(run)
-    # What another study has finished, or trains, keeps the recipe that it has.
-    if not (run.finished or _trained_elsewhere(run)):
-        run.recipe.save(run.folder / RECIPE)
-    command = [sys.executable, "-m", "studies.worker", str(run.folder)]
-    command += [run.variant.peer] if run.variant.peer else []
+    run.require_same_recipe()
+    if run.finished:
+        return
+    rows = run.metrics()
+    progress.print(f"{run.name}: {'continued' if rows else 'begun'}")
+    task = progress.add_task(run.name, total=run.recipe.training.steps)
+    with TemporaryDirectory() as temporary:
+        # Not in the run folder, which another study may be training into.
+        recipe = Path(temporary) / RECIPE
+        run.recipe.save(recipe)
+        process = _start(run, recipe, environment)
+        ended = False
+        while not ended:
+            ended = process.poll() is not None or stopping.wait(POLL_SECONDS)
+            before, rows = len(rows), run.metrics()
+            progress.update(task, completed=int(rows[-1]["step"]) if rows else 0)
+            for row in rows[before:]:
+                if row["mIoU"]:
+                    progress.print(f"{run.name}: step {row['step']}  mIoU {100 * float(row['mIoU']):.2f} %")
+        if stopping.is_set() and os.name != "nt":
+            # On Windows a terminal's Ctrl-C has reached it already; all else would kill it.
+            process.terminate()
+        code = process.wait()
+    progress.remove_task(task)
+    if run.finished:
+        progress.print(f"{run.name}: finished")
+    elif code == KILLED:
+        raise UserError(
+            "It was killed; if not by you, the memory was full: let fewer runs go at one time (--parallel)."
+        )
+    elif not stopping.is_set():
+        lines = (run.folder / LOG).read_text(errors="replace").split("\n")
+        raise UserError(next((line.strip() for line in reversed(lines) if line.strip()), f"see {run.folder / LOG}"))
+
+
+def _start(run: Run, recipe: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "studies.worker", str(recipe), *filter(None, [run.variant.peer])]
     try:
+        run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / LOG).open("ab") as log:
             return subprocess.Popen(
-                command,
-                # Never written to: it ends when this process does, however that happens.
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**environment, "PYTHONPATH": _with_studies(environment.get("PYTHONPATH"))},
-                # The terminal's Ctrl-C is for this process, which passes it on once.
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
     except OSError as error:
         raise UserError(f"Cannot begin the run {run.folder}: {error.strerror or error}.") from error
-
-
-def _failure(run: Run, code: int) -> str | None:
-    """Why a run whose process has ended with an exit code has no score for this study; None if it has one."""
-    if not run.finished:
-        if code == -signal.SIGKILL:
-            return "It was killed; if not by you, the memory was full: let fewer runs go at one time (--parallel)."
-        return _last_line(run.folder / LOG)
-    try:
-        _require_same_recipe(run)
-    except UserError as error:
-        # Another study has trained it by another recipe meanwhile.
-        return str(error)
-    return None
-
-
-def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else f"see {path}"
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """A termination signal does what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Board:
-    """Shows how far the runs are: bars on a terminal, else a line per validation."""
-
-    def __init__(self, total: int, done: int, console: Console) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[score]}"),
-            TimeRemainingColumn(),
-        )
-        self.console = console
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self.all = self.progress.add_task("runs", total=total, completed=done, score="")
-        self.tasks: dict[str, TaskID] = {}
-        self.scores: dict[str, str] = {}
-
-    def __enter__(self) -> "_Board":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.progress.stop()
-
-    def begin(self, run: Run) -> None:
-        self.tasks[run.name] = self.progress.add_task(run.name, total=run.recipe.training.steps, score="")
-        self.console.print(f"{run.name}: {'continued' if run.metrics() else 'begun'}")
-
-    def follow(self, run: Run) -> None:
-        rows = run.metrics()
-        score = next((f"mIoU {100 * float(row['mIoU']):.2f} %" for row in reversed(rows) if row["mIoU"]), "")
-        step = int(rows[-1]["step"]) if rows else 0
-        self.progress.update(self.tasks[run.name], completed=step, score=score)
-        if score and score != self.scores.get(run.name) and not self.console.is_terminal:
-            self.console.print(f"{run.name}: step {step}/{run.recipe.training.steps}  {score}")
-        self.scores[run.name] = score
-
-    def end(self, run: Run, failed: bool) -> None:
-        self.progress.remove_task(self.tasks[run.name])
-        self.progress.advance(self.all)
-        self.console.print(f"{run.name}: {'failed' if failed else 'finished  ' + self.scores[run.name]}")
-
-
-def _with_studies(path: str | None) -> str:
-    """The search path of a worker, which must find this folder."""
-    own = str(Path(__file__).resolve().parents[1])
-    return own if path is None else f"{own}{os.pathsep}{path}"

@@ -3,11 +3,14 @@
 import csv
 import json
 import math
-import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_rel
 
 from cssformer.metrics.confusion import number, percent
 from cssformer.metrics.report import SCORES
@@ -17,7 +20,7 @@ from studies.grid import Run
 from studies.measure import Cost
 from studies.variants import BASELINE, Kind, Variant
 
-MEASURES = ("miou", "mean_boundary_iou", "pixel_accuracy")
+MEASURES = {"miou": "mIoU", "mean_boundary_iou": "Boundary IoU", "pixel_accuracy": "pixel accuracy"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Difference:
     """Mean over the seeds of the difference to the reference at the same seed, its deviation and 95 % interval.
 
     Attributes:
-        pairs: how many seeds both have.
+        pairs: how many seeds both have; with a single one, deviation and interval are NaN.
     """
 
     mean: float
@@ -52,16 +55,11 @@ class Difference:
 def outcome(run: Run) -> Outcome:
     """Read a finished run."""
     scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
-    numbers = {name: math.nan if scores[name] is None else scores[name] for name in MEASURES}
-    iou = tuple(math.nan if value is None else value for value in scores["iou"])
-    return Outcome(
-        run.variant,
-        run.recipe.seed,
-        tuple(scores["classes"]),
-        iou=iou,
-        training_seconds=_training_seconds(run),
-        **numbers,
+    miou, boundary, accuracy, *iou = (
+        math.nan if value is None else value for value in (*(scores[name] for name in MEASURES), *scores["iou"])
     )
+    classes, seconds = tuple(scores["classes"]), _training_seconds(run)
+    return Outcome(run.variant, run.recipe.seed, classes, miou, boundary, accuracy, tuple(iou), seconds)
 
 
 def _training_seconds(run: Run) -> float:
@@ -82,8 +80,8 @@ class Results:
         kind: which study.
         outcomes: of finished runs.
         costs: of each variant among them.
-        reference: name of the variant that differences are taken to; by default the baseline among the modules, the
-            best peer among the decoders (of those with the most seeds), 16 points (else the most) among the points.
+        reference: name of the variant that differences are taken to; by default the best peer (of those with the most
+            seeds), without peers the baseline or 16 points, without these the first.
 
     Raises:
         UserError: there is no finished run of the reference.
@@ -105,7 +103,7 @@ class Results:
 
     def mean(self, variant: Variant, measure: str = "miou") -> float:
         """Of a score over the seeds."""
-        return statistics.fmean(getattr(outcome, measure) for outcome in self.of(variant))
+        return float(np.mean([getattr(outcome, measure) for outcome in self.of(variant)]))
 
     def deviation(self, variant: Variant, measure: str = "miou") -> float:
         """Standard deviation of a score over the seeds, NaN for a single one."""
@@ -113,18 +111,30 @@ class Results:
 
     def class_iou(self, variant: Variant, index: int) -> float:
         """Mean IoU of a class over the seeds in which it has one."""
-        values = [outcome.iou[index] for outcome in self.of(variant) if not math.isnan(outcome.iou[index])]
-        return statistics.fmean(values) if values else math.nan
+        values = [outcome.iou[index] for outcome in self.of(variant)]
+        return math.nan if np.isnan(values).all() else float(np.nanmean(values))
 
     def difference(self, variant: Variant) -> Difference | None:
-        """Of the mIoU to the reference's, over the seeds that both have; None without such a seed."""
+        """Of the mIoU to the reference's, over the seeds that both have; None without such a seed.
+
+        The interval is that of the paired t-test.
+        """
         others = {outcome.seed: outcome.miou for outcome in self.of(self.reference)}
-        pairs = [outcome.miou - others[outcome.seed] for outcome in self.of(variant) if outcome.seed in others]
+        pairs = [(outcome.miou, others[outcome.seed]) for outcome in self.of(variant) if outcome.seed in others]
         if variant == self.reference or not pairs:
             return None
-        mean, deviation = statistics.fmean(pairs), _deviation(pairs)
-        margin = _student_t(len(pairs) - 1) * deviation / math.sqrt(len(pairs))
-        return Difference(mean, deviation, mean - margin, mean + margin, len(pairs))
+        own, theirs = np.transpose(pairs)
+        with warnings.catch_warnings():
+            # A single pair, or equal differences: the NaN or the empty interval tells it.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            interval = ttest_rel(own, theirs).confidence_interval()
+        return Difference(
+            float(np.mean(own - theirs)),
+            _deviation(own - theirs),
+            float(interval.low),
+            float(interval.high),
+            len(pairs),
+        )
 
     def _reference(self, name: str | None) -> Variant:
         if name is not None:
@@ -135,12 +145,11 @@ class Results:
                 f"There is no finished run of --reference {name!r}; there are "
                 f"{', '.join(variant.name for variant in self.variants)}."
             )
-        peers = [variant for variant in self.variants if variant.peer is not None]
-        if self.kind == "decoders" and peers:
+        if peers := [variant for variant in self.variants if variant.peer is not None]:
             # Seeds count first: a mean of few is uncertain, and few differences could be paired.
             return max(peers, key=lambda peer: (len(self.of(peer)), self.mean(peer)))
-        wanted = BASELINE.name if self.kind == "modules" else "points-16"
-        return next((variant for variant in self.variants if variant.name == wanted), self.variants[-1])
+        usual = (BASELINE.name, "points-16")
+        return next((variant for variant in self.variants if variant.name in usual), self.variants[0])
 
     def rows(self) -> list[tuple[str, ...]]:
         """Heading, then a row for each variant."""
@@ -149,27 +158,25 @@ class Results:
 
     def summary(self) -> list[tuple[str, ...]]:
         """The columns of :meth:`rows` that a terminal has room for."""
-        columns = [self._columns(variant) for variant in self.variants]
+        heading, *rows = self.rows()
         shown = ("network", "mIoU", self._minus_reference, "95 % interval", "GFLOPs", "latency ratio")
-        return [shown, *(tuple(row[name] for name in shown) for row in columns)]
+        places = [heading.index(name) for name in shown]
+        return [tuple(row[place] for place in places) for row in (heading, *rows)]
 
     @property
     def _minus_reference(self) -> str:
         return f"mIoU − {self.reference.title}"
 
     def _columns(self, variant: Variant) -> dict[str, str]:
-        cost = self.costs[variant.name]
-        found, seeds = self.difference(variant), len(self.of(variant))
-        difference, interval = _texts(found)
-        scores = {
-            title: _spread(self.mean(variant, name), self.deviation(variant, name))
-            for title, name in (
-                ("mIoU", "miou"),
-                ("Boundary IoU", "mean_boundary_iou"),
-                ("pixel accuracy", "pixel_accuracy"),
-            )
-        }
-        columns = {"network": variant.title, **scores, self._minus_reference: difference, "95 % interval": interval}
+        cost, found, seeds = self.costs[variant.name], self.difference(variant), len(self.of(variant))
+        columns = {"network": variant.title}
+        for name, title in MEASURES.items():
+            columns[title] = _spread(percent(self.mean(variant, name)), self.deviation(variant, name))
+        columns[self._minus_reference] = columns["95 % interval"] = ""
+        if found is not None:
+            columns[self._minus_reference] = _spread(f"{100 * found.mean:+.2f}", found.deviation)
+            low, high = 100 * found.low, 100 * found.high
+            columns["95 % interval"] = "–" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
         if self.kind == "modules" and self.reference == BASELINE:
             columns["in the paper"] = "" if variant.paper is None else f"{variant.paper:+.2f}"
         minutes = self.mean(variant, "training_seconds") / 60
@@ -195,45 +202,43 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; fractions from 0 to 1, None where there is no number."""
+        variants = {}
+        for variant in self.variants:
+            outcomes, found = self.of(variant), self.difference(variant)
+            variants[variant.name] = {
+                "seeds": [outcome.seed for outcome in outcomes],
+                **{name: [number(getattr(outcome, name)) for outcome in outcomes] for name in MEASURES},
+                "difference": found and {name: number(value) for name, value in asdict(found).items()},
+                "iou": [number(self.class_iou(variant, index)) for index in range(len(self.classes))],
+                "training_seconds": [number(outcome.training_seconds) for outcome in outcomes],
+                "cost": asdict(self.costs[variant.name]),
+            }
         return {
             "study": self.kind,
             "reference": self.reference.name,
-            "variants": {
-                variant.name: {
-                    "seeds": [outcome.seed for outcome in self.of(variant)],
-                    **{name: [number(getattr(outcome, name)) for outcome in self.of(variant)] for name in MEASURES},
-                    "difference": _numbers(self.difference(variant)),
-                    "iou": [number(self.class_iou(variant, index)) for index in range(len(self.classes))],
-                    "training_seconds": [number(outcome.training_seconds) for outcome in self.of(variant)],
-                    "cost": asdict(self.costs[variant.name]),
-                }
-                for variant in self.variants
-            },
+            "variants": variants,
             "classes": list(self.classes),
         }
 
     def write_csv(self, path: Path) -> None:
         """A row for each run: its scores as fractions, the difference to the reference, its cost."""
         reference = {outcome.seed: outcome.miou for outcome in self.of(self.reference)}
+        rows = []
+        for outcome in self.outcomes:
+            scores = {name: getattr(outcome, name) for name in MEASURES}
+            scores[f"miou_minus_{self.reference.name}"] = outcome.miou - reference.get(outcome.seed, math.nan)
+            scores["training_seconds"] = outcome.training_seconds
+            iou = {f"iou {name}": value for name, value in zip(self.classes, outcome.iou, strict=True)}
+            cost = {
+                name: f"{value:.6g}" if isinstance(value, float) else value
+                for name, value in asdict(self.costs[outcome.variant.name]).items()
+            }
+            who = {"variant": outcome.variant.name, "seed": outcome.seed}
+            rows.append(who | _plain(scores) | cost | _plain(iou))
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            costs = ("parameters", "decoder_multiply_adds", "multiply_adds", "milliseconds", "ratio")
-            difference = f"miou_minus_{self.reference.name}"
-            classes = (f"iou {name}" for name in self.classes)
-            writer.writerow(("variant", "seed", *MEASURES, difference, "training_seconds", *costs, *classes))
-            for outcome in self.outcomes:
-                cost = self.costs[outcome.variant.name]
-                writer.writerow(
-                    (
-                        outcome.variant.name,
-                        outcome.seed,
-                        *(_plain(getattr(outcome, name)) for name in MEASURES),
-                        _plain(outcome.miou - reference.get(outcome.seed, math.nan)),
-                        _plain(outcome.training_seconds),
-                        *(f"{getattr(cost, name):.6g}" if name in costs[3:] else getattr(cost, name) for name in costs),
-                        *(_plain(value) for value in outcome.iou),
-                    )
-                )
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
     def write_markdown(self, path: Path, note: str) -> None:
         """Both tables, with a note of how they came about."""
@@ -243,38 +248,15 @@ class Results:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else math.nan
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def _student_t(degrees: int) -> float:
-    """Student's t that 2.5 % of the draws exceed."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, degrees)) if degrees else math.nan
+def _spread(mean: str, deviation: float) -> str:
+    return mean if math.isnan(deviation) else f"{mean} ± {percent(deviation)}"
 
 
-def _spread(mean: float, deviation: float) -> str:
-    return percent(mean) if math.isnan(deviation) else f"{percent(mean)} ± {percent(deviation)}"
-
-
-def _numbers(difference: Difference | None) -> dict[str, float | None] | None:
-    return None if difference is None else {name: number(value) for name, value in asdict(difference).items()}
-
-
-def _texts(difference: Difference | None) -> tuple[str, str]:
-    """Mean with deviation, and the interval, in percent."""
-    if difference is None:
-        return "", ""
-    if math.isnan(difference.deviation):
-        return f"{100 * difference.mean:+.2f}", ""
-    return (
-        f"{100 * difference.mean:+.2f} ± {percent(difference.deviation)}",
-        f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}",
-    )
-
-
-def _plain(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6f}"
+def _plain(scores: dict[str, float]) -> dict[str, str]:
+    return {name: "" if math.isnan(value) else f"{value:.6f}" for name, value in scores.items()}
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -1,31 +1,34 @@
 """A whole study: its runs, then its tables and pictures."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from cssformer.training.datasets import datasets
 from cssformer.training.recipe import Recipe
+from cssformer.training.train import build_model
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
+from studies.baselines.networks import build_baseline
 from studies.grid import Run, execute, plan
 from studies.measure import load, measured
 from studies.pictures import write_sheet
 from studies.plots import plot
 from studies.results import Results, outcome
-from studies.variants import BASELINE, DECODERS, MODULES, POINTS, Kind, Variant, choose, points_variants
+from studies.variants import BASELINE, Kind, Variant, choose
 
 
 def study(
     kind: Kind,
+    variants: Sequence[Variant],
     recipe: Recipe,
     seeds: Sequence[int],
     *,
-    names: Sequence[str] | None = None,
-    points: Sequence[int] | None = None,
     parallel: int = 1,
     reference: str | None = None,
     console: Console | None = None,
@@ -36,33 +39,26 @@ def study(
     sheet of pictures. Studies of one recipe may share a folder: what one has trained the other takes.
 
     Args:
-        kind: which study.
+        kind: names the files.
+        variants: what is compared.
         recipe: of every run, but for what the study varies.
         seeds: each variant is trained with each.
-        names: only these variants; all of them by default. Not in the study of points.
-        points: numbers of points per head and scale, in the study of points; the paper's by default.
         parallel: runs at one time; 0 trains nothing and tells of what is finished.
         reference: see :class:`studies.results.Results`.
         console: where progress goes; the terminal by default.
 
     Raises:
-        UserError: the recipe, a name or a number asks for what cannot be; runs failed (what the others found is
+        UserError: the recipe, a variant or a name asks for what cannot be; runs failed (what the others found is
             written all the same); nothing is finished; or a package is missing.
-        KeyboardInterrupt: someone asked to stop; the same call goes on.
+        Interrupted: someone asked to stop; the same call goes on.
     """
-    if parallel < 0:
-        raise UserError(f"--parallel is {parallel}; it is a number of runs.")
-    _require_packages()
     console = console or plain_console()
-    if kind == "points":
-        variants = points_variants(points or POINTS)
-    else:
-        variants = choose(MODULES if kind == "modules" else DECODERS, names)
     if reference is not None:
         choose(variants, [reference])
     runs = plan(recipe, variants, seeds)
     failure = None
     if parallel:
+        _require_buildable(runs)
         try:
             execute(runs, parallel, console)
         except UserError as error:
@@ -77,6 +73,29 @@ def study(
     if failure:
         raise failure
     return results
+
+
+def _require_buildable(runs: Sequence[Run]) -> None:
+    """Build each network once, before hours of training, but for weights that would be downloaded.
+
+    Raises:
+        UserError: a network cannot be built, data are missing, or the variants' data have different classes.
+    """
+    built: list[tuple[str | None, Any]] = []
+    classes = None
+    for run in runs:
+        recipe = run.recipe
+        train_data, _ = datasets(recipe)
+        if train_data.info.classes != (classes := classes or train_data.info.classes):
+            raise UserError(f"A study compares networks of the same classes; those of {recipe.data} are others.")
+        if run.finished or (run.variant.peer, recipe.model) in built:
+            continue
+        built.append((run.variant.peer, recipe.model))
+        local = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False))
+        if run.variant.peer:
+            build_baseline(run.variant.peer, local, train_data)
+        else:
+            build_model(local, train_data)
 
 
 def _report(
@@ -96,13 +115,16 @@ def _report(
     ordered = sorted(runs, key=lambda run: (variants.index(run.variant), run.recipe.seed))
     results = Results(kind, [outcome(run) for run in ordered], costs, reference)
     results.write_csv(folder / f"{kind}.csv")
-    recipe = runs[0].recipe
-    height, width = recipe.augment.crop
+
+    recipes = [run.recipe for run in ordered]
+    crops = ("{1}×{0}".format(*recipe.augment.crop) for recipe in recipes)
     results.write_markdown(
         folder / f"{kind}.md",
-        f"Scores in percent, mean ± standard deviation over the seeds; {recipe.training.steps} steps of "
-        f"{recipe.training.batch_size} crops of {width}×{height}, {recipe.model.backbone}. Differences are paired by "
-        "seed, the interval is Student's. Costs on one picture of the crop's size without the auxiliary head; "
+        "Scores in percent, mean ± standard deviation over the seeds; "
+        f"{_all(recipe.training.steps for recipe in recipes)} steps of "
+        f"{_all(recipe.training.batch_size for recipe in recipes)} crops of {_all(crops)}, "
+        f"{_all(recipe.model.backbone for recipe in recipes)}. Differences are paired by seed, the interval is that of "
+        "the paired t-test. Costs on one picture of the crop's size without the auxiliary head; "
         f"1 GFLOP = 10⁹ multiply-adds; latency on {device_name(best_device())}, {torch.get_num_threads()} threads, all "
         f"networks in turns in one process; its ratio, to {order[0].title}, is the median over the rounds. Training "
         "time without validation.",
@@ -121,9 +143,5 @@ def _report(
     return results
 
 
-def _require_packages() -> None:
-    try:
-        import matplotlib  # noqa: F401
-        import scipy  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"Studies need {error.name}; install cssformer[study].") from error
+def _all(values: Iterable[Any]) -> str:
+    return " or ".join(dict.fromkeys(map(str, values)))

@@ -228,8 +228,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["trian"], "no command 'trian'; there is train"),
         (["export"], "no command 'export'; there are prepare folder, .*explain"),
         (["eval", "run"], "no command 'eval'; there is evaluate"),
-        (["prepare"], "`cssformer prepare` is no whole command; there are prepare folder, prepare coco,"),
-        (["study", "decoder"], "no whole command; there are study modules, study points, study decoders"),
         (["check"], "required.*data"),
         (["check", "a", "b"], "unrecognized arguments: b"),
         (["predict", "run"], "required.*inputs"),
@@ -279,6 +277,16 @@ def test_wrong_arguments(
     sentence = refused(*arguments)
     assert _matches(told, sentence)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["study"], ["study", "decoder"], ["study", "--help"]])
+def test_half_a_command_lists_its_kinds(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    asked = "--help" in words
+    assert main(words) == (0 if asked else 2)
+    said = capsys.readouterr()
+    listed = re.findall(r"^  (\w+ \w+) +[A-Z].*\.$", said.out if asked else said.err, re.MULTILINE)
+    assert listed == ["study modules", "study points", "study decoders", "study grid"]
+    assert asked or said.err.startswith("cssformer: `cssformer study` is no whole command; there are\n")
 
 
 def _matches(pattern: str, text: str) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,20 +87,24 @@ def _find_command(arguments: list[str]) -> tuple[list[str], Command | None]:
         if " ".join(words) in COMMANDS:
             return words, COMMANDS[" ".join(words)]
     asked = not arguments or arguments[0] in ("-h", "--help") or arguments[1:2] in (["-h"], ["--help"])
+    kinds = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")] if arguments else []
     if asked:
-        width = max(map(len, COMMANDS))
         print("usage: cssformer COMMAND ...\n\nSemantic segmentation with the Cross-Scale Sampling Transformer.\n")
-        for name, command in COMMANDS.items():
-            print(f"  {name:{width}}  {command.summary}")
+        print(_listed(kinds or COMMANDS))
         print("\n`cssformer COMMAND --help` tells a command's options.")
         return [], None
-    if kinds := [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]:
-        raise UserError(f"`cssformer {arguments[0]}` is no whole command; there are {', '.join(kinds)}.")
+    if kinds:
+        raise UserError(f"`cssformer {arguments[0]}` is no whole command; there are\n{_listed(kinds)}")
     word = INSTEAD.get(arguments[0], arguments[0])
     near = [name for name in COMMANDS if name == word] or nearest(word, COMMANDS) or list(COMMANDS)
     raise UserError(
         f"There is no command {arguments[0]!r}; there {'is' if len(near) == 1 else 'are'} {', '.join(near)}."
     )
+
+
+def _listed(names: Collection[str]) -> str:
+    width = max(map(len, names))
+    return "\n".join(f"  {name:{width}}  {COMMANDS[name].summary}" for name in names)
 
 
 def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":

@@ -265,7 +265,13 @@ def _know_baselines() -> None:
 
 def _study_command(kind: str, summary: str) -> Command:
     def run(options: "Namespace") -> int:
-        write_json(options, _from_studies("cli").run(options, kind))
+        from cssformer.training.stop import Interrupted
+
+        try:
+            write_json(options, _from_studies("cli").run(options, kind))
+        except Interrupted as interrupted:
+            print("Stopped; the same command goes on.", file=sys.stderr)
+            return interrupted.code
         return 0
 
     return Command(summary, lambda parser: _from_studies("cli").add_arguments(parser, kind), run)
@@ -309,6 +315,7 @@ COMMANDS: dict[str, Command] = {
     "study modules": _study_command("modules", "Train with and without the paper's modules."),
     "study points": _study_command("points", "Train with several numbers of points."),
     "study decoders": _study_command("decoders", "Train the decoder among its peers."),
+    "study grid": _study_command("grid", "Train with every combination of some options' values."),
     "profile": Command("Count and time each part of a network.", _add_profile, _profile),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
 }

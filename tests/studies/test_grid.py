@@ -1,4 +1,4 @@
-"""The grid of runs: what is skipped, continued, refused and told; a study killed and started again."""
+"""The grid of runs: what is skipped, continued, refused and told; a study interrupted and started again."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from cssformer.cli import main
 from cssformer.metrics.profile import untrained
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, ModelConfig, Recipe, TrainingConfig
-from cssformer.training.run_folder import LAST, LOCK, METRICS
+from cssformer.training.run_folder import LAST, LOCK
+from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
-from studies import grid
+from studies import grid, worker
 from studies.grid import LOG, Run, execute, plan
 from studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
 
@@ -44,25 +44,24 @@ def finish(run: Run) -> None:
 
 
 class Processes:
-    """In the workers' place: each process runs a line of Python in the run's folder."""
+    """In the workers' place: each process runs a line of Python in the run's folder, with the run's name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
         self.line = line
         self.started: list[str] = []
-        self.alive: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.most = 0
         self.popen = subprocess.Popen
         monkeypatch.setattr(subprocess, "Popen", self.start)
         monkeypatch.setattr(grid, "POLL_SECONDS", 0.02)
 
     def start(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
-        folder = Path(command[3])
+        folder = Path(Recipe.load(command[3]).output)
         name = f"{folder.parent.name}/{folder.name}"
         self.started.append(name)
-        self.alive = [process for process in self.alive if process.poll() is None]
         process = self.popen([sys.executable, "-S", "-c", self.line, name], cwd=folder, **options)
-        self.alive.append(process)
-        self.most = max(self.most, len(self.alive))
+        self.processes.append(process)
+        self.most = max(self.most, sum(each.poll() is None for each in self.processes))
         return process
 
 
@@ -101,9 +100,6 @@ def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_
     begun.recipe.save(begun.folder / RECIPE)
     other = dataclasses.replace(recipe(tmp_path), training=TrainingConfig(steps=5))
     assert plan(other, [WHOLE], [0])  # nothing of it is done yet
-    with FileLock(begun.folder / LOCK), pytest.raises(UserError, match=r"training.steps 4, not 5"):
-        plan(other, [WHOLE], [0])
-    assert plan(other, [WHOLE], [0])  # the lock that was left is nobody's
     (begun.folder / LAST).parent.mkdir()
     (begun.folder / LAST).touch()
     with pytest.raises(UserError, match=r"cssformer/0 was begun with training.steps 4, not 5; .*--output"):
@@ -116,9 +112,15 @@ def test_a_run_begun_by_another_recipe_is_refused_and_one_that_only_prints_more_
 def test_finished_runs_are_skipped_and_so_many_go_at_one_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = plan(recipe(tmp_path), MODULES, [0, 1])
     finish(runs[2])
-    processes = Processes(monkeypatch, f"import time; time.sleep(0.2); open({SCORES!r}, 'w').close()")
+    # None ends before three have begun.
+    line = (
+        "import glob, time\nopen('begun', 'w').close()\nuntil = time.monotonic() + 60\n"
+        "while len(glob.glob('../../*/*/begun')) < 3 and time.monotonic() < until: time.sleep(0.02)\n"
+        f"open({SCORES!r}, 'w').close()"
+    )
+    processes = Processes(monkeypatch, line)
     execute(runs, 3, QUIET)
-    assert processes.started == [run.name for run in runs if run != runs[2]]
+    assert sorted(processes.started) == sorted(run.name for run in runs if run != runs[2])
     assert processes.most == 3
     assert all(run.finished for run in runs)
     execute(runs, 3, QUIET)
@@ -163,20 +165,7 @@ def test_a_failed_run_is_told_when_the_others_are_done(tmp_path: Path, monkeypat
     assert runs[1].finished and runs[3].finished
 
 
-def test_a_worker_waits_for_another_one_and_does_not_train_what_that_has_finished(tmp_path: Path) -> None:
-    run = plan(recipe(tmp_path), [BASELINE], [0])[0]
-    run.folder.mkdir(parents=True)
-    with FileLock(run.folder / LOCK):
-        worker = grid._start(run, grid.environment(0, 1))
-        with pytest.raises(subprocess.TimeoutExpired):
-            worker.wait(timeout=15)
-        finish(run)
-    assert worker.wait(timeout=60) == 0
-    assert not (run.folder / METRICS).exists()
-    assert (run.folder / LOG).read_text() == ""
-
-
-@pytest.mark.parametrize("stands", ["under way", "left", "finished"])
+@pytest.mark.parametrize("stands", ["left", "finished"])
 def test_a_run_that_another_study_begins_by_another_recipe_meanwhile_fails_and_stays_as_it_is(
     stands: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,23 +180,11 @@ def test_a_run_that_another_study_begins_by_another_recipe_meanwhile_fails_and_s
         # After this study has looked at what is to be done.
         line += f"; open({str(other.folder / SCORES)!r}, 'w').close()"
     processes = Processes(monkeypatch, line)
-    another = FileLock(other.folder / LOCK) if stands == "under way" else nullcontext()
     told = r"1 of 3 runs failed. cia/0: .*cia/0 was begun with training.steps 5, not 4"
-    with another, pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=told):
         execute(runs, 1, QUIET)
     assert processes.started == ["baseline/0", "msfe-csf/0"]
     assert Recipe.load(other.folder / RECIPE) == other.recipe
-
-
-def test_a_run_whose_recipe_another_study_replaces_before_it_begins_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replaced = (
-        "text = open('recipe.yaml').read(); open('recipe.yaml', 'w').write(text.replace(' steps: 4', ' steps: 5'))"
-    )
-    Processes(monkeypatch, f"{replaced}; open({SCORES!r}, 'w').close()")
-    with pytest.raises(UserError, match=r"1 of 1 runs failed. cia/0: .*cia/0 was begun with training.steps 5, not 4"):
-        execute(plan(recipe(tmp_path), MODULES[1:2], [0]), 1, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +197,17 @@ def test_only_a_killed_run_is_told_as_killed(
     Processes(monkeypatch, line)
     with pytest.raises(UserError, match=rf"1 of 1 runs failed. cia/0: {told}"):
         execute(plan(recipe(tmp_path), MODULES[1:2], [0]), 1, QUIET)
+
+
+def test_a_worker_leaves_a_run_alone_that_another_study_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = plan(recipe(tmp_path / "study"), [BASELINE], [0])[0]
+    run.recipe.save(tmp_path / RECIPE)
+    with FileLock(run.folder / LOCK):
+        assert worker.main(tmp_path / RECIPE) == 2
+    assert "Another process trains into" in capsys.readouterr().err
+    assert not (run.folder / RECIPE).exists()
 
 
 def test_a_run_that_cannot_be_begun_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,11 +235,11 @@ def test_a_termination_signal_reaches_the_runs(tmp_path: Path, monkeypatch: pyte
 
     threading.Thread(target=terminate).start()
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         execute(runs, 2, QUIET)
     assert signal.getsignal(signal.SIGTERM) == handler
     assert [(run.folder / "stopped").exists() for run in runs] == [True, True, False, False]
-    assert all(process.poll() == 130 for process in processes.alive)
+    assert [process.poll() for process in processes.processes] == [130, 130]
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,6 +254,15 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         (["decoders", "--parallel", "0"], "No run of this study is finished"),
         (["modules", "--reference", "fpn"], "no variant 'fpn'"),
         (["decoders", "--training.step", "3"], "nearest one is 'training.steps'"),
+        (["grid"], "needs --vary"),
+        (["grid", "--vary", "training.lr"], "KEY=VALUE,VALUE, not 'training.lr'"),
+        (["grid", "--vary", "training.l=1"], "nearest one is 'training.lr'"),
+        (["grid", "--vary", "training.lr=1e-3,fast"], "training.lr cannot be 'fast'"),
+        (["grid", "--vary", "model=light"], "section of options"),
+        (["grid", "--vary", "model.backbone_args.depth=3"], "whole keys"),
+        (["grid", "--vary", "seed=1,2"], "any key of the recipe but seed"),
+        (["grid", "--vary", "model.heads=4,3"], "must be a multiple of heads (3)"),
+        (["grid", "--vary", "data=nowhere,anywhere"], "There is no folder"),
     ):
         assert main(["study", *words, "--output", str(tmp_path / "study")]) == 2
         assert sentence in capsys.readouterr().err
@@ -280,30 +277,22 @@ TINY = shlex.split(
 
 
 @pytest.mark.slow
-def test_a_study_killed_and_started_again_ends_with_the_same_table(tmp_path: Path) -> None:
+def test_a_study_interrupted_and_started_again_ends_with_the_same_table(tmp_path: Path) -> None:
     def start(name: str) -> "subprocess.Popen[bytes]":
         program = "import sys; from cssformer.cli import main; sys.exit(main(sys.argv[1:]))"
         words = ["study", "decoders", "--output", str(tmp_path / name), *TINY]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, "-c", program, *words], env=environment)
 
-    def wait_for(path: Path) -> None:
-        until = time.monotonic() + 200
-        while not path.exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        assert path.exists()
-
     assert start("whole").wait(300) == 0
     broken = tmp_path / "broken"
-    # Killed without a chance to do anything, then asked to stop, each time with runs under way.
-    killed = start("broken")
-    wait_for(broken / "cssformer" / "0" / LAST)
-    killed.kill()
-    killed.wait()
-    stopped = start("broken")
-    time.sleep(12)
-    stopped.terminate()
-    assert stopped.wait(100) in (0, 130, -signal.SIGTERM)
+    interrupted = start("broken")
+    until = time.monotonic() + 200
+    while not (broken / "cssformer" / "0" / LAST).exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    interrupted.send_signal(signal.SIGINT)
+    assert interrupted.wait(100) == 130
+    assert not (broken / "cssformer" / "0" / SCORES).exists()
     assert start("broken").wait(300) == 0
     whole = tmp_path / "whole"
     for variant in choose(DECODERS, ["cssformer", "fpn"]):

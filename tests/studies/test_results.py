@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from matplotlib import pyplot
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -24,14 +23,25 @@ from cssformer.training.recipe import ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run_folder import METRICS
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import WRONG
-from studies import pictures
+from studies import pictures, plots
 from studies.baselines.networks import BaselineNetwork
 from studies.grid import Run
 from studies.measure import Cost, measure
 from studies.pictures import TILE, disagreement, draw
 from studies.plots import plot
 from studies.results import Outcome, Results, _training_seconds
-from studies.variants import BASELINE, DECODERS, LIGHT, MODULES, WHOLE, Kind, Variant, choose, points_variants
+from studies.variants import (
+    BASELINE,
+    DECODERS,
+    LIGHT,
+    MODULES,
+    WHOLE,
+    Kind,
+    Variant,
+    choose,
+    grid_variants,
+    points_variants,
+)
 
 FPN, PSPNET = choose(DECODERS, ["fpn", "pspnet"])
 COST = Cost(parameters=2_000_000, decoder_multiply_adds=10**9, multiply_adds=3 * 10**9, milliseconds=20.0, ratio=1.5)
@@ -54,6 +64,8 @@ def test_differences_are_paired_by_seed() -> None:
     assert difference.deviation == pytest.approx(0.01)
     low, high = scipy.stats.t.interval(0.95, 2, loc=0.03, scale=0.01 / math.sqrt(3))
     assert (difference.low, difference.high) == pytest.approx((low, high))
+    same = results("modules", {BASELINE: {0: 0.5, 1: 0.25}, WHOLE: {0: 0.75, 1: 0.5}}).difference(WHOLE)
+    assert same is not None and (same.low, same.high) == (0.25, 0.25)
     assert found.mean(BASELINE) == pytest.approx(0.5)
     assert found.deviation(BASELINE) == pytest.approx(0.1)
     row = next(row for row in found.rows() if row[0] == WHOLE.title)
@@ -67,6 +79,7 @@ def test_a_single_seed_has_a_difference_but_no_deviation() -> None:
     found = results("modules", {BASELINE: {0: 0.5}, WHOLE: {0: 0.53}})
     assert "+3.00" in found.rows()[2]
     assert found.rows()[1][1] == "50.00"
+    assert "–" in found.rows()[2]  # no interval
     assert "nan" not in " ".join(map(str, found.rows()))
     assert found.as_dict()["variants"]["cssformer"]["difference"]["deviation"] is None
 
@@ -79,6 +92,8 @@ def test_the_reference_of_each_study() -> None:
     eight, sixteen = points_variants([16, 8])
     assert results("points", {eight: {0: 0.5}, sixteen: {0: 0.4}}).reference == sixteen
     assert results("points", {eight: {0: 0.5}}).reference == eight
+    fast, slow = grid_variants(["training.lr=1e-2,1e-3"])
+    assert results("grid", {fast: {0: 0.5}, slow: {0: 0.6}}).reference == fast
     # A peer with fewer seeds is none to compare with yet, however lucky it was.
     begun = {WHOLE: {0: 0.7, 1: 0.6, 2: 0.65}, FPN: {0: 0.5, 1: 0.55}, PSPNET: {2: 0.8}}
     assert results("decoders", begun).reference == FPN
@@ -106,32 +121,26 @@ def test_csv_holds_every_run(tmp_path: Path) -> None:
     assert "| b | – | – |" in text and "A note." in text
 
 
-@pytest.mark.parametrize("kind", ["decoders", "points"])
-def test_plot_shows_each_seed_and_the_mean(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    variants = points_variants([1, 4]) if kind == "points" else (WHOLE, FPN)
-    figures = []
-    monkeypatch.setattr(pyplot, "close", figures.append)
-    plot(results(kind, {variant: {0: 0.5, 1: 0.6} for variant in variants}), tmp_path / "plot.png")
-    monkeypatch.undo()
+@pytest.mark.parametrize("kind", ["decoders", "points", "grid"])
+def test_plot_shows_each_seed_and_the_mean(kind: Kind, tmp_path: Path) -> None:
+    variants, places = {
+        "decoders": ((WHOLE, FPN), [COST.milliseconds] * 2),
+        "points": (points_variants([1, 4]), [1, 4]),
+        "grid": (grid_variants(["training.lr=1e-3,3e-4"]), [1e-3, 3e-4]),
+    }[kind]
+    found = results(kind, {variant: {0: 0.5, 1: 0.6} for variant in variants})
+    plot(found, tmp_path / "plot.png")
     assert Image.open(tmp_path / "plot.png").size == (1200, 750)
-    axes = figures[0].axes[0]
-    places = [1, 4] if kind == "points" else [COST.milliseconds] * 2
+    axes = plots.draw(found).axes[0]
     for place, dots in zip(places, axes.collections[1::2], strict=True):
         np.testing.assert_allclose(dots.get_offsets(), [(place, 50), (place, 60)])
     means = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
     np.testing.assert_allclose(means, [(place, 55) for place in places])
-    pyplot.close(figures[0])
-
-
-def test_variants_that_do_not_exist() -> None:
-    with pytest.raises(UserError, match="no variant 'csf'; it has baseline, cia, msfe-csf, cssformer"):
-        choose(MODULES, ["csf"])
-    with pytest.raises(UserError, match="1 or more"):
-        points_variants([4, 0])
-
-
-def test_a_number_of_points_asked_for_twice_is_one_variant() -> None:
-    assert [variant.name for variant in points_variants([4, 1, 4])] == ["points-1", "points-4"]
+    label = axes.get_xlabel()
+    assert (
+        label
+        == {"decoders": "latency (ms a picture)", "points": "points per head and scale", "grid": "training.lr"}[kind]
+    )
 
 
 def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: Path) -> None:
@@ -143,7 +152,8 @@ def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: 
     assert _training_seconds(run) == pytest.approx((20 * 4 / 8 + 20 * 4 / 4 + 10 * 4 / 2) * 100 / 50)
 
 
-def test_costs_are_of_the_networks() -> None:
+def test_costs_are_of_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.measure.ROUNDS", 3)
     baseline, whole = (
         untrained(ModelConfig(channels=32, heads=4, points=2, cia=on, fusion=on), 5) for on in (False, True)
     )

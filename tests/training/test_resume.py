@@ -24,7 +24,7 @@ from cssformer.cli import main
 from cssformer.data import Sample, SyntheticScenes
 from cssformer.training import train as runs
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run_folder import LAST, LOCK, RunInUse, alone, read_checkpoint
+from cssformer.training.run_folder import LAST, LOCK, alone, read_checkpoint
 from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
 
@@ -125,7 +125,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path: Path) -
 
 
 def test_a_run_folder_belongs_to_one_process_and_a_start_that_fails_leaves_none(tmp_path: Path) -> None:
-    with FileLock(tmp_path / "run" / LOCK), pytest.raises(RunInUse, match=r"trains into .*run; wait"):
+    with FileLock(tmp_path / "run" / LOCK), pytest.raises(UserError, match=r"trains into .*run; wait"):
         runs.train(recipe(tmp_path / "run"))
     with pytest.raises(UserError, match="no run to resume"):
         runs.train(recipe(tmp_path / "new" / "run"), resume=True)

@@ -107,7 +107,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
     for name, indices in ((PICTURES, everywhere), (WORST, evaluation.worst(EXAMPLES) or everywhere)):
         rows = ((dataset[index], evaluation.examples[index], evaluation.caption(index)) for index in indices)
         write_image(folder / name, contact_sheet(rows, info))
-    # Last: it tells a study that the run is finished.
+    # Last: a folder that has scores has all of the report.
     with atomic_write(folder / SCORES) as path:
         path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n", encoding="utf-8")
 

@@ -23,10 +23,6 @@ LOCK = ".lock"
 """Held by the process that trains into the run folder."""
 
 
-class RunInUse(UserError):
-    """Another process trains into this run folder."""
-
-
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
     """Keep other processes out of the run folder, made if needed; if nothing is written to it, it is removed again."""
@@ -35,7 +31,7 @@ def alone(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
-        raise RunInUse(f"Another process trains into {run}; wait for it, or give another --output.") from error
+        raise UserError(f"Another process trains into {run}; wait for it, or give another --output.") from error
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
     # Nobody else writes checkpoints, so those under a temporary name are of processes that were killed.
@@ -52,20 +48,6 @@ def alone(run: Path) -> Iterator[None]:
                 for folder in made:
                     folder.rmdir()
         lock.release()
-
-
-def in_use(run: Path) -> bool:
-    """Whether a process trains into the run folder."""
-    if not (run / LOCK).exists():
-        return False
-    try:
-        with FileLock(run / LOCK).acquire(blocking=False):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        # Somebody else's folder, where nothing can be locked.
-        return False
 
 
 def read_checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:

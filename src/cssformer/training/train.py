@@ -57,8 +57,8 @@ def train(
         and in all processes but the first where several devices train.
 
     Raises:
-        UserError: the recipe asks for what cannot be, or files are missing, wrong or not writable.
-        RunInUse: another process trains into the run folder.
+        UserError: the recipe asks for what cannot be, files are missing, wrong or not writable, or another process
+            trains into the run folder.
         Interrupted: someone asked to stop; call again with ``resume``.
     """
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
