@@ -1,7 +1,8 @@
 """The two sampling functions, and the one place that chooses who computes them.
 
-Backends: ``reference`` (the definition), ``numba`` (CPU) and ``triton`` (CUDA). A fast backend is a module with
-``sum_forward``, ``sum_backward``, ``attend_forward`` and ``attend_backward``; see :mod:`cssformer.ops.numba`.
+Backends: ``reference`` (the definition) and ``gather`` (for exports), both in plain PyTorch, ``numba`` (CPU) and
+``triton`` (CUDA). A fast backend is a module with ``sum_forward``, ``sum_backward``, ``attend_forward`` and
+``attend_backward``; see :mod:`cssformer.ops.numba`.
 """
 
 import importlib
@@ -17,10 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cssformer.ops import reference
+from cssformer.ops import gather, reference
 from cssformer.utils.errors import UserError
 
-BACKENDS = ("auto", "reference", "numba", "triton")
+BACKENDS = ("auto", "reference", "gather", "numba", "triton")
+_PLAIN = {"reference": reference, "gather": gather}
 _BACKEND_OF_DEVICE = {"cpu": "numba", "cuda": "triton"}
 
 _choice = os.environ.get("CSSFORMER_SAMPLING", "auto")
@@ -33,8 +35,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Let ``name`` compute every sampling inside the block, in all threads; for tests and for debugging.
 
     The environment variable ``CSSFORMER_SAMPLING`` does the same for a whole process. ``auto``, the default, goes by
-    the tensor's device. A forward by ``reference`` is differentiated by autograd, any other by the fast backend chosen
-    when backward runs.
+    the tensor's device. A forward by ``reference`` or ``gather`` is differentiated by autograd, any other by the fast
+    backend chosen when backward runs.
 
     Raises:
         ValueError: ``name`` is not one of ``BACKENDS``.
@@ -81,7 +83,7 @@ def ms_deform_sample(
     if (recorded := _recorded.get()) is not None:
         recorded.append(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
     if by_definition(value_BSMD):
-        return reference.ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
+        return _plain().ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
     return _ms_deform_sample(value_BSMD, _flat(shapes), positions_BNMLK2, weights_BNMLK)
 
 
@@ -122,7 +124,7 @@ def ms_deform_attend(
     if (recorded := _recorded.get()) is not None:
         recorded.append(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
     if by_definition(value_BSMD):
-        return reference.ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
+        return _plain().ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
     return _ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
 
 
@@ -204,11 +206,15 @@ def by_definition(value: Tensor) -> bool:
     """Whether plain PyTorch samples the value: in exports, in float64, where no kernels are, or if that was chosen."""
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or value.dtype == torch.float64:
         return True
-    return _choice == "reference" or not _usable(_wanted(value.device.type))
+    return _choice in _PLAIN or not _usable(_wanted(value.device.type))
+
+
+def _plain() -> ModuleType:
+    return _PLAIN.get(_choice, reference)
 
 
 def _wanted(device: str) -> str:
-    return _BACKEND_OF_DEVICE.get(device, device) if _choice in ("auto", "reference") else _choice
+    return _BACKEND_OF_DEVICE.get(device, device) if _choice in ("auto", *_PLAIN) else _choice
 
 
 @torch.compiler.assume_constant_result
