@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cssformer.accelerate import accelerate_cpu
 from cssformer.data.dataset import distinct_colours
 from cssformer.data.image_io import read_image, to_rgb, write_label
 from cssformer.inference.views import predict, require_options
@@ -108,7 +107,7 @@ class Predictor:
             reason = str(error).splitlines()[0]
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
         self.network = model
-        self.model = accelerate_cpu(model) if next(model.parameters()).device.type == "cpu" else model
+        self.model = accelerated(model)
         known = list(signature(require_options).parameters)
         if unknown := options.keys() - known:
             raise UserError(f"There is no option {min(unknown)!r} of prediction; there are {', '.join(known)}.")
@@ -160,6 +159,19 @@ class Predictor:
         labels, probability = predict(self.model, picture, confidence=confidence, **self.options)
         certain = None if probability is None else probability.cpu().numpy()
         return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
+
+
+def accelerated(model: SegmentationNetwork) -> SegmentationNetwork:
+    """The network as its device predicts fastest: on a CPU a copy by :mod:`cssformer.accelerate`, where that exists."""
+    if next(model.parameters()).device.type != "cpu":
+        return model
+    try:
+        from cssformer.accelerate import accelerate_cpu
+    except ModuleNotFoundError as error:
+        if error.name != "cssformer.accelerate":
+            raise
+        return model
+    return accelerate_cpu(model)
 
 
 def read_pixels(image: Input) -> Picture:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from cssformer.accelerate import accelerate_cpu
 from cssformer.backbones import trunk
 from cssformer.inference import predict
+from cssformer.inference.predictor import accelerated
 from cssformer.losses import SegmentationLoss
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork
@@ -62,7 +62,7 @@ class SegmentationTask(L.LightningModule):
         self.finite: list[Tensor] = []
         self.losses: list[Tensor] = []
         # In a tuple, because Lightning would keep a module's weights a second time.
-        self.validated = (accelerate_cpu(self.model) if self.device.type == "cpu" else self.model,)
+        self.validated = (accelerated(self.model),)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""

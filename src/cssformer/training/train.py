@@ -10,10 +10,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
-from cssformer.accelerate import accelerate_cpu
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
 from cssformer.data.dataset import raw_ids
+from cssformer.inference.predictor import accelerated
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
@@ -145,8 +145,7 @@ def _train(
         # A loader's process hands its traceback over as the message; the sentence stands at its end.
         raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
     # Lightning leaves the model on the CPU.
-    device = best_device()
-    model = model.to(device) if device != "cpu" else accelerate_cpu(model)
+    model = accelerated(model.to(best_device()))
     with _full_memory_told(recipe):
         evaluation = evaluate(model, val_data, **model.metadata.inference)
     write_report(evaluation, val_data, run)
