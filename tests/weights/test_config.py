@@ -156,6 +156,12 @@ MALFORMED: dict[str, list[Any]] = {
         {"x": [{}]},
         {"x": "y" * 65},
         {"x": [0] * 65},
+        {"x": [["y" * 65]]},
+        {"x": [[{}]]},
+        {"x": [[[[1]]]]},
+        {"x": 10**9},
+        {"x": [[NAN]]},
+        {"x": [-INF]},
     ],
     "network.weights": ["weights.pth", None],
     "network.pretrained": [True, False],
@@ -230,7 +236,7 @@ def test_what_is_no_table_of_json(folder: Path, text: str) -> None:
 
 def test_bytes_that_are_no_text(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is no JSON"):
         CSSFormer.from_pretrained(folder)
 
 

@@ -76,7 +76,10 @@ def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[st
                 f"The pretrained weights of {name} could not be had ({reason}); give a local file as weights, or set "
                 "pretrained to false."
             ) from error
-        raise UserError(f"Backbone {name} cannot be built as a feature pyramid with {arguments}: {reason}.") from error
+        given = {key: value for key, value in arguments.items() if key != "features_only"}
+        raise UserError(
+            f"Backbone {name} cannot be built as a feature pyramid with {str(given)[:200]}: {reason[:200]}."
+        ) from error
 
 
 def _create_from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:

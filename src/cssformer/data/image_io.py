@@ -271,7 +271,7 @@ def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_write(path) as temporary:
+    with atomic_write(path, sync=False) as temporary:
         Image.fromarray(pixels).save(temporary, quality=92)
 
 
@@ -281,7 +281,7 @@ def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, i
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_write(path) as temporary:
+    with atomic_write(path, sync=False) as temporary:
         if len(colours) > 255:
             temporary.write_bytes(encode_png(labels.astype(np.uint16)))
             return

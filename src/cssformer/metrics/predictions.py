@@ -103,7 +103,7 @@ class Submission:
         Raises:
             UserError: the file cannot be written.
         """
-        with atomic_write(self.folder / f"{name}.png") as path:
+        with atomic_write(self.folder / f"{name}.png", sync=False) as path:
             path.write_bytes(encode_png(np.take(self.ids, labels)))
 
 

@@ -115,6 +115,8 @@ def _train(
     pixels = class_pixels(train_data) if wants_counts(recipe) else None
     loss = build_loss(recipe, info, pixels)
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference())
+    # Not only when the first network is to be saved.
+    model.saved_config()
     if checkpoint:
         require_same_network(checkpoint, model, run)
     if weights is not None:

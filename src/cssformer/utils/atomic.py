@@ -17,10 +17,15 @@ TEMPORARY = ".cssformer-"
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` when the block ends well, delete it otherwise.
 
     The temporary name keeps the suffix of ``path``, because encoders choose the format by it.
+
+    Args:
+        path: the file.
+        sync: have it on the disk before it gets its name, so that a power cut leaves the old file or the new one. That
+            takes some milliseconds; False is for files of which there are many and which are soon made again.
 
     Raises:
         UserError: the file cannot be written (read-only, full disk), or ``path`` is a folder.
@@ -33,6 +38,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             raise UserError(f"{path} is a folder; give a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if sync:
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
@@ -67,6 +75,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         yield working
         if target.is_dir():
             target.rmdir()
+        if hasattr(os, "sync"):
+            # All its files at once, which takes far less time than one by one.
+            os.sync()
         os.replace(working, target)
     except Timeout as error:
         raise UserError(f"Cannot write {path}: its folder takes no files.") from error

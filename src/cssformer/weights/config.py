@@ -13,18 +13,19 @@ Rule = tuple[Callable[[Any], bool], str]
 
 
 def _whole(low: int, high: int) -> Rule:
-    return lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high}"
+    wanted = f"a whole number from {low} to {high}" if low < high else str(low)
+    return lambda value: type(value) is int and low <= value <= high, wanted
 
 
 def _number(low: float, high: float) -> Rule:
-    return lambda value: type(value) in (int, float) and low <= value <= high, f"a number from {low} to {high}"
+    return lambda value: type(value) in (int, float) and low <= value <= high, f"a number from {low:g} to {high:g}"
 
 
 def _listed(rule: Rule, count: int | None = None) -> Rule:
     holds, wanted = rule
     return (
         lambda value: isinstance(value, list) and all(map(holds, value)) and count in (None, len(value)),
-        f"a list of {'' if count is None else f'{count}, each '}{wanted}",
+        f"a list{'' if count is None else f' of {count}'}, each entry {wanted}",
     )
 
 
@@ -36,38 +37,40 @@ def _text(pattern: str, wanted: str) -> Rule:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, wanted
 
 
-def _plain(value: Any) -> bool:
-    """Whether it is what timm's arguments are: a number, a word, or a short list of these."""
+def _plain(value: Any, nested: int = 3) -> bool:
+    """Whether it is what timm's arguments are: a number, a word, or a short list of these or of such lists."""
     if isinstance(value, list):
-        return len(value) <= 64 and all(_plain(item) for item in value if not isinstance(item, list))
-    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 64)
+        return nested > 0 and len(value) <= 64 and all(_plain(item, nested - 1) for item in value)
+    if isinstance(value, int | float):
+        return abs(value) <= 65536
+    return value is None or (isinstance(value, str) and len(value) <= 64)
 
 
 _BOOLEAN: Rule = (lambda value: isinstance(value, bool), "true or false")
 _NAME = _text(r"[\w.-]{1,100}", "a name")
-_CLASS = _text(r"[^\x00-\x1f\ud800-\udfff]{1,200}", "a name of a line")
+_CLASS = _text(r"[^\x00-\x1f\ud800-\udfff]{1,200}", "a name of one line of at most 200 characters")
 # Nothing may make timm load or fetch a file.
 _FILES = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 _ARGUMENTS: Rule = (
     lambda value: isinstance(value, dict) and all(key not in _FILES and _plain(item) for key, item in value.items()),
-    f"arguments of timm's, none of {', '.join(sorted(_FILES))}",
+    f"timm's arguments, numbers up to 65536, words and short lists, without {', '.join(sorted(_FILES))}",
 )
 _SIDES = _listed(_whole(1, 65536), 2)
 _OPTIONAL_ARGUMENTS = _optional(_ARGUMENTS)
 _NETWORK: dict[str, Rule] = {
     "backbone": _NAME,
     "num_classes": _whole(1, 65535),
-    "mean": _listed(_number(-10, 10), 3),
+    "mean": _listed(_number(-1e6, 1e6), 3),
     "std": _listed(_number(1e-6, 1e6), 3),
     "backbone_args": _OPTIONAL_ARGUMENTS,
     "channels": _whole(8, 8192),
-    "heads": _whole(1, 256),
+    "heads": _whole(1, 1024),
     "points": _whole(1, 1024),
     "cia": _BOOLEAN,
     "fusion": _BOOLEAN,
     "fusion_stride": (lambda value: value in (4, 8, 16, 32) and type(value) is int, "4, 8, 16 or 32"),
-    "msfe_depth": _whole(0, 32),
-    "csf_depth": _whole(0, 32),
+    "msfe_depth": _whole(0, 64),
+    "csf_depth": _whole(0, 64),
     "aux": _BOOLEAN,
     "dropout": _number(0, 1),
     "decoder": _NAME,
@@ -82,6 +85,7 @@ _CONFIG: dict[str, Rule] = {
     "format": _whole(FORMAT, FORMAT),
     "architecture": _NAME,
     "version": _NAME,
+    "id": _text(r"[0-9a-f]{64}", "64 hexadecimal digits"),
     "network": (lambda value: isinstance(value, dict), "a table"),
     "classes": _optional(_listed(_CLASS)),
     "colours": _optional(_listed(_listed(_whole(0, 255), 3))),
@@ -97,7 +101,7 @@ def check_config(config: Any, where: str) -> None:
         UserError: it is not, or is of another format; the key is named.
     """
     found = config.get("format", 1) if isinstance(config, dict) else None
-    if type(found) is int and found != FORMAT:
+    if type(found) is int and found != FORMAT and 0 < found < 1000:
         advice = "train the model again" if found < FORMAT else "update cssformer"
         raise UserError(f"{where} is of format {found}, this version reads format {FORMAT}; {advice}.")
     tables = [("", config, _CONFIG)]
@@ -110,9 +114,11 @@ def check_config(config: Any, where: str) -> None:
         if not isinstance(table, dict):
             raise UserError(f"{where} does not hold a model's configuration.")
         for key, value in table.items():
-            holds, wanted = rules.get(key, (lambda _: False, "left out: there is no such key"))
+            if key not in rules:
+                raise UserError(f"{where} has an unknown key {prefix}{repr(key)[1:-1][:60]}; leave it out.")
+            holds, wanted = rules[key]
             if not holds(value):
-                raise UserError(f"{where}: {prefix}{str(key)[:60]} must be {wanted}, not {repr(value)[:60]}.")
+                raise UserError(f"{where}: {prefix}{key} must be {wanted}, not {repr(value)[:60]}.")
     required = {"format", "architecture", "network"} - config.keys() or {"backbone", "num_classes"} - config[
         "network"
     ].keys()
