@@ -54,6 +54,16 @@ def recipe(output: Path, **training: Any) -> Recipe:
     )
 
 
+def test_a_network_that_could_not_be_saved_is_told_before_the_first_step(tmp_path: Path, prepared: Path) -> None:
+    described = prepared / "dataset.yaml"
+    described.write_text(described.read_text().replace("tree", "t" * 201))
+    asked = recipe(tmp_path / "run")
+    asked.data = str(prepared)
+    with pytest.raises(UserError, match="The network to be saved: classes must be .* at most 200 characters"):
+        runs.train(asked, console=quiet())
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))

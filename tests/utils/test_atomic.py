@@ -1,5 +1,6 @@
 """Whole or not there, whatever happens meanwhile."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -34,6 +35,24 @@ def test_a_failure_keeps_what_was_there(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_what_is_to_outlast_a_power_cut_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def record(file: int) -> None:
+        assert not (tmp_path / "a").exists()
+        synced.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with atomic_write(tmp_path / "a", sync=sync) as temporary:
+        temporary.write_text("1")
+    assert synced == ([(tmp_path / "a").stat().st_ino] if sync else [])
 
 
 @pytest.mark.parametrize("there", [False, True])

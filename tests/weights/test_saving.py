@@ -1,4 +1,4 @@
-"""Saving leaves the old network or the new one; what is loaded is the network that was saved, or refused in a sentence."""
+"""Saving leaves the old network or the new one; loading gives the network that was saved, or a sentence."""
 
 import json
 import os

@@ -43,7 +43,7 @@ def _plain(value: Any, nested: int = 3) -> bool:
         return nested > 0 and len(value) <= 64 and all(_plain(item, nested - 1) for item in value)
     if isinstance(value, int | float):
         return abs(value) <= 65536
-    return value is None or (isinstance(value, str) and len(value) <= 64)
+    return value is None or (isinstance(value, str) and len(value) <= 64 and value.isascii() and value.isprintable())
 
 
 _BOOLEAN: Rule = (lambda value: isinstance(value, bool), "true or false")
@@ -52,7 +52,12 @@ _CLASS = _text(r"[^\x00-\x1f\ud800-\udfff]{1,200}", "a name of one line of at mo
 # Nothing may make timm load or fetch a file.
 _FILES = {"pretrained", "weights", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 _ARGUMENTS: Rule = (
-    lambda value: isinstance(value, dict) and all(key not in _FILES and _plain(item) for key, item in value.items()),
+    lambda value: (
+        isinstance(value, dict)
+        and all(
+            key not in _FILES and key.isidentifier() and _plain(key) and _plain(item) for key, item in value.items()
+        )
+    ),
     f"timm's arguments, numbers up to 65536, words and short lists, without {', '.join(sorted(_FILES))}",
 )
 _SIDES = _listed(_whole(1, 65536), 2)
