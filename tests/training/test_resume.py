@@ -314,3 +314,20 @@ def test_checkpoints_that_a_killed_training_left_half_written_go(tmp_path: Path)
     left.write_bytes(b"whole")
     with alone(tmp_path):
         assert [path.name for path in left.parent.iterdir()] == [left.name]
+
+
+def test_data_may_move_but_not_change(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    begun = recipe(run)
+    begun.data, begun.training.steps = str(prepared), 1
+    runs.train(begun)
+    prepared.rename(moved)
+    words = ["train", "--output", str(run), "--resume", "--training.steps", "2"]
+    assert main(words) == 2
+    assert f"no folder {prepared}, the data of the run; tell their place with --data." in capsys.readouterr().err
+    assert main([*words, "--data", str(moved)]) == 0
+    assert Recipe.load(run / "recipe.yaml").data == str(moved)
+    label = moved / "train/labels/0.png"
+    label.write_bytes(label.read_bytes() + b"one byte more, which no decoder reads")
+    assert main(words) == 2
+    assert f"The data in {moved} are not those that the run in {run} was begun with" in capsys.readouterr().err

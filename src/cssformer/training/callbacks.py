@@ -41,10 +41,14 @@ class ResumePoint(Checkpoint):
     whose state it keeps.
     """
 
-    def __init__(self, path: Path, validate_every: int, stop: Stop) -> None:
+    def __init__(self, path: Path, validate_every: int, stop: Stop, data: str) -> None:
         self.path = path
         self.validate_every = validate_every
         self.stop = stop
+        self.data = data
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["data"] = self.data
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # Of a run that was finished and is to take more steps.

@@ -22,11 +22,12 @@ from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
 
 from cssformer.data.sampler import ResumableBatchSampler
-from cssformer.data.stream import Samples, TrainingStream, ValidationSet
+from cssformer.data.stream import TrainingStream, ValidationSet
 from cssformer.data.transforms import Augment
 from cssformer.losses import SegmentationLoss
 from cssformer.model import SegmentationNetwork
 from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
+from cssformer.training.datasets import Dataset, fingerprint
 from cssformer.training.module import SegmentationTask
 from cssformer.training.rare_classes import told_weights
 from cssformer.training.recipe import Recipe
@@ -44,15 +45,16 @@ def fit(
     recipe: Recipe,
     model: SegmentationNetwork,
     loss: SegmentationLoss,
-    train_data: Samples,
-    val_data: Samples,
+    train_data: Dataset,
+    val_data: Dataset,
     start: int,
     console: Console,
     stop: Stop,
 ) -> None:
     """Take the steps from ``start`` on and leave checkpoints, metrics and the best model in the run folder."""
     training, run = recipe.training, Path(recipe.output)
-    resume_point = ResumePoint(run / LAST, training.validate_every, stop)
+    data = fingerprint(train_data, val_data)
+    resume_point = ResumePoint(run / LAST, training.validate_every, stop, data)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
     callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL, train_data.info), resume_point]
     if training.ema is not None:

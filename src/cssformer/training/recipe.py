@@ -244,23 +244,25 @@ class Recipe:
         return recipe
 
     def resumed(self) -> "Recipe":
-        """The recipe of the run in ``output``, to be continued, if need be to another number of steps.
+        """The recipe of the run in ``output``, to be continued, if need be to other steps or with data that were moved.
 
         Raises:
-            UserError: there is no such run, or other options than it was begun with are given.
+            UserError: there is no such run, its data are not there, or other options than it was begun with are given.
         """
         saved = Path(self.output) / RECIPE
         if not saved.is_file():
             raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
         before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
-        changed = [key for key in asked if asked[key] != before.get(key) and key != "training.steps"]
+        changed = [key for key in asked if asked[key] != before.get(key) and key not in ("data", "training.steps")]
         if changed:
             raise UserError(
                 f"--resume goes on by the run's own recipe, whose {changed[0]} is {written(before.get(changed[0]))}; "
-                "of a run's options only --training.steps may change."
+                "of a run's options only --data and --training.steps may change."
             )
-        recipe.training.steps = self.training.steps
+        if self.data is not None and not Path(self.data).is_dir():
+            raise UserError(f"There is no folder {self.data}, the data of the run; tell their place with --data.")
+        recipe.data, recipe.training.steps = self.data, self.training.steps
         return recipe
 
     def located(self) -> "Recipe":

@@ -17,7 +17,7 @@ from cssformer.inference.predictor import accelerated
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
-from cssformer.training.datasets import Dataset, datasets
+from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.rare_classes import build_loss, wants_counts
@@ -103,6 +103,11 @@ def _train(
     if first and recipe.data is not None and not checkpoint:
         verify_labels(recipe.data)
     train_data, val_data = datasets(recipe)
+    if checkpoint and checkpoint.get("data") != fingerprint(train_data, val_data):
+        raise UserError(
+            f"The data in {recipe.data} are not those that the run in {run} was begun with: classes, names or sizes of "
+            f"files differ; give theirs with --data, or go on with --model.init {run} in another --output."
+        )
     weights: dict[str, Tensor] | None = None
     if recipe.model.init is not None and not checkpoint:
         recipe, weights = starting_point(recipe, recipe.model.init)
