@@ -3,6 +3,9 @@
 import io
 import itertools
 import os
+import struct
+import sys
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,13 +16,11 @@ from PIL import Image
 
 from cssformer.data.files import files_under, is_picture, read_bytes
 from cssformer.data.image_io import (
-    PictureFacts,
     as_stored,
     decode_image,
     decode_mask,
     encode_png,
     inspect_image,
-    notes,
     read_ids,
     read_image,
     read_size,
@@ -28,6 +29,7 @@ from cssformer.data.image_io import (
     write_image,
     write_label,
 )
+from cssformer.data.picture_facts import PictureFacts, notes
 from cssformer.utils.errors import UserError
 from tests.data.drawn import CONTENTS, FORMS, drawn_mask, saved, upright
 from tests.data.encoders import bmp, png, tiff
@@ -258,8 +260,10 @@ def test_orientations_that_do_not_exist_turn_nothing(value):
         (tiff(GREY, 32), "1 band of 32-bit grey values"),
         (tiff(GREY, 64, kind=3), "1 band of 64-bit floating-point grey values"),
         (tiff(GREY, 16, kind=2), "1 band of 16-bit signed grey values"),
-        # Pillow 13.0 reads other pixels.
-        (tiff(WIDE[..., :3], 16, 2, planar=True), "3 bands of 16-bit values stored one after the other"),
+        (
+            tiff(WIDE[..., :3], 16, planar=True),
+            "3 bands of 16-bit grey values stored .* with photometric RGB, if these",
+        ),
         (b"no picture at all", "cannot be read as a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as a picture"),
     ],
@@ -306,7 +310,9 @@ def test_what_is_told_of_pictures():
     pages, dark = notes(facts)
     assert "a.tif" in pages and pages.startswith("1 picture has several pages")
     assert "no value above 4095 of 65535" in dark
-    assert notes({**facts, "d": decode_image(png(WIDE, 16), FILE).facts}) == [pages]
+    bright = decode_image(png(WIDE, 16), FILE).facts
+    assert notes({**facts, "d": bright})[1].startswith("1 of 2 pictures of 16 bits use no value above 4095")
+    assert notes({**facts, "d": bright, "e": bright}) == [pages]
 
 
 def test_a_picture_in_pillow_is_read_as_its_file():
@@ -314,6 +320,43 @@ def test_a_picture_in_pillow_is_read_as_its_file():
         assert np.array_equal(to_rgb(Image.open(io.BytesIO(data))), decode_image(data, FILE).pixels)
     with pytest.raises(UserError, match="floating-point values"):
         to_rgb(Image.fromarray(GREY.astype(np.float32)))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("bands", [3, 4])
+def test_bands_of_16_bits_one_after_the_other(monkeypatch, bands, orientation):
+    """Pillow 13.0 and OpenCV 5.0 take them for pixels."""
+    pytest.importorskip("tifffile", reason="tifffile reads these files")
+    extra = None if bands == 3 else 2
+    data = tiff(WIDE[..., :bands], 16, 2, planar=True, extra=extra, orientation=orientation)
+    assert np.array_equal(decode_image(data, FILE).pixels, upright(WIDE[..., :3] >> 8, orientation))
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(
+        UserError, match=r'bands of 16-bit values stored one .*pip install "cssformer\[geo\]" \(tifffile'
+    ):
+        decode_image(data, FILE)
+
+
+@pytest.mark.parametrize("bits", [10, 14])
+def test_odd_depths_are_told(bits):
+    data = bytearray(tiff(GREY, 16))
+    tag = next(at for at in range(10, 200, 12) if data[at : at + 2] == (258).to_bytes(2, "little"))
+    data[tag + 8] = bits
+    for read in (decode_image, decode_mask):
+        with pytest.raises(UserError, match=f"some/file has 1 band of {bits}-bit grey values; give grey or RGB of 8"):
+            read(bytes(data), FILE)
+
+
+def test_pictures_beyond_the_limit_are_told_with_a_way_out(tmp_path):
+    path = tmp_path / "aerial.png"
+    whole = png(GREY, 1)
+    header = struct.pack(">II", 20_000, 20_000) + whole[24:29]
+    path.write_bytes(whole[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + whole[33:])
+    for read in (read_image, read_size):
+        with pytest.raises(
+            UserError, match=r"aerial\.png cannot be read: it has over 178 million pixels; cut it into pi"
+        ):
+            read(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes among files")

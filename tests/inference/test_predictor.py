@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -190,6 +191,34 @@ def test_output_inside_the_folder_is_not_predicted_again(model_folder: Path, pic
     for _ in range(2):
         result = predict_files(str(model_folder), [pictures], pictures / "out", overlay=True, device="cpu")
     assert result["pictures"] == 3
+
+
+def test_predictions_of_two_models_are_not_mixed(
+    model_folder: Path, pictures: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    output = tmp_path / "out"
+    predict_files(str(model_folder), [pictures / "a.png"], output, device="cpu")
+    # The same model goes on.
+    predict_files(str(shutil.copytree(model_folder, tmp_path / "copy")), [pictures], output, overlay=True, device="cpu")
+    written = {name: (output / name).read_bytes() for name in files_below(output)}
+    other = CSSFormer.from_pretrained(model_folder)
+    other.head.classify.bias.data[0] += 0.001
+    other.save_pretrained(tmp_path / "other")
+    other.metadata = replace(other.metadata, raw_ids=(1, 2, 3))
+    other.save_pretrained(tmp_path / "copy")
+    for model, options in (
+        (tmp_path / "other", {}),
+        (model_folder, {"flip": True}),
+        (tmp_path / "copy", {"raw": True}),
+    ):
+        with pytest.raises(
+            UserError, match=r"out holds predictions of another model or of other options, as its legend"
+        ):
+            predict_files(str(model), [pictures], output, device="cpu", **options)
+    assert written == {name: (output / name).read_bytes() for name in files_below(output)}
+    (output / "legend.png").write_bytes(b"of somebody else")
+    with pytest.raises(UserError, match="holds predictions of another model"):
+        predict_files(str(model_folder), [pictures], output, device="cpu")
 
 
 def test_video(model_folder: Path, tmp_path: Path) -> None:

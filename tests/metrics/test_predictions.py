@@ -11,7 +11,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.data.dataset import look_up, raw_ids
+from cssformer.inference import predict_files
 from cssformer.metrics import PredictionFolder, Submission, evaluate_predictions
+from cssformer.model import CSSFormer, Metadata
 from cssformer.prepare import ade20k, cityscapes
 from cssformer.prepare.benchmark import Benchmark
 from cssformer.prepare.writer import class_table
@@ -118,6 +120,20 @@ def test_raw_ids_that_are_ignored_are_no_prediction(data: SegmentationFolder, tm
         save(tmp_path / "predictions" / f"{name}.png", np.zeros((20, 30), np.uint8))
     evaluation = evaluate_predictions(PredictionFolder(tmp_path / "predictions", data, raw=True), data)
     assert evaluation.scores.miou == 0 and evaluation.matrix[:, -1].sum() == 1780
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_predictions_tell_whether_they_hold_raw_ids(data: SegmentationFolder, tmp_path: Path, raw: bool) -> None:
+    """Ids of the source may all be class indices too, so that the score alone would be wrong."""
+    model = CSSFormer("resnet10t", 3, channels=16, heads=2, points=1)
+    model.metadata = Metadata(INFO.classes, INFO.colours, (1, 2, 0))
+    model.save_pretrained(tmp_path / "model")
+    pictures = [data.root / "val/images"]
+    predict_files(str(tmp_path / "model"), pictures, tmp_path / "out", raw=raw, device="cpu")
+    for folder in (tmp_path / "out", tmp_path / "out/labels"):
+        PredictionFolder(folder, data, raw)
+        with pytest.raises(UserError, match=f"was predicted {'with' if raw else 'without'} --raw"):
+            PredictionFolder(folder, data, not raw)
 
 
 def test_ids_of_classes() -> None:

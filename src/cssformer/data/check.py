@@ -20,7 +20,8 @@ from cssformer.data.dataset import (
     to_classes,
 )
 from cssformer.data.files import read_bytes, require_whole_file
-from cssformer.data.image_io import PictureFacts, decode_image, decode_mask, notes, read_ids, read_size
+from cssformer.data.image_io import decode_image, decode_mask, read_ids, read_size
+from cssformer.data.picture_facts import PictureFacts, notes
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 

@@ -65,9 +65,14 @@ class TiffPage:
         more = self.bands - _OWN_BANDS.get(self.colours, 0)
         # Grey with a band of unknown meaning would be read without it, with alpha of 16 bits not at all.
         known = more == 0 or (more == 1 and (self.colours == 2 or (self.bits <= 8 and self.extra > 0)))
-        # Of bands that stand one after the other Pillow reads wrong pixels where they have 16 bits.
         together = self.layout == 1 or self.bands == 1 or (self.bits <= 8 and (more == 0 or self.extra == 2))
-        return known and together and self.bits <= 16 and self.kind == 1
+        depth = self.bits in (1, 2, 4, 8, 16) or (self.bits == 12 and self.bands == 1)
+        return self.kind == 1 and depth and known and (together or self.is_planar)
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether it is RGB of 16 bits, each band whole before the next: Pillow and OpenCV read wrong pixels."""
+        return self.layout == 2 and self.colours == 2 and self.bits == 16 and self.bands in (3, 4)
 
 
 def tiff_pages(data: bytes) -> list[TiffPage]:
@@ -91,6 +96,17 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
     """A tag's value; of several, one for each band, the largest."""
     value = tags.get(tag, default)
     return max(map(int, value)) if isinstance(value, tuple) else int(value)
+
+
+def planar_rgb(data: bytes) -> NDArray[np.uint16]:
+    """The first page, (H, W, 3) as stored, of a TIFF that ``is_planar``.
+
+    Raises:
+        ModuleNotFoundError: tifffile is not installed.
+    """
+    from tifffile import imread
+
+    return np.moveaxis(imread(io.BytesIO(data), key=0)[:3], 0, -1)
 
 
 def black_is_zero(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ Everything is read upright, as viewers show it: turned as its EXIF orientation s
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from cssformer.data.files import read_bytes, require_file, require_whole
-from cssformer.data.formats import TiffPage, black_is_zero, bmp_indices, is_lossy, tiff_pages
+from cssformer.data.formats import TiffPage, black_is_zero, bmp_indices, is_lossy, planar_rgb, tiff_pages
+from cssformer.data.picture_facts import PictureFacts
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
@@ -25,17 +27,6 @@ _FORMATS = ["JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM"]
 _FORMATS += ["AVIF"] if find_spec("PIL.AvifImagePlugin") else []
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 _MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP")
-
-
-class PictureFacts(NamedTuple):
-    """What is worth telling of a picture's file."""
-
-    #: The EXIF orientation by which the file's pixels were turned upright, 1 to 8; 1 is upright already.
-    orientation: int
-    #: Pages or frames; only the first is read.
-    pages: int
-    #: A value of 0 to 65535 that no pixel of a picture of 16 bits exceeds, at most 255 too high; None for 8 bits.
-    largest: int | None
 
 
 class Picture(NamedTuple):
@@ -121,7 +112,10 @@ def decode_image(data: bytes, path: Path) -> Picture:
         _require_picture(page, path)
         orientation, bits = _orientation(picture, data), _bits(data, picture, page)
         indexed = bmp_indices(data) if picture.format == "BMP" else None
-        pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
+        if page and page.is_planar:
+            pixels = turned((planar_rgb(data) >> 8).astype(np.uint8), orientation)
+        else:
+            pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
         if page and page.white_is_zero:
             pixels = 255 - pixels
         largest = int(pixels.max()) * 256 + 255 if bits == 16 else None
@@ -240,24 +234,6 @@ def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
-def notes(facts: Mapping[Any, PictureFacts]) -> list[str]:
-    """What is to be told of pictures, path -> facts, that are read, but perhaps not as people expect."""
-    found = []
-    several = [path for path, each in facts.items() if each.pages > 1]
-    if several:
-        found.append(
-            f"{len(several)} {'picture has' if len(several) == 1 else 'pictures have'} several pages or frames, of "
-            f"which the first is read: {several[0]} is the first."
-        )
-    largest = [each.largest for each in facts.values() if each.largest is not None]
-    if largest and max(largest) < 32768:
-        found.append(
-            f"The pictures of 16 bits use no value above {max(largest)} of 65535, so they are read nearly black; "
-            "multiply their values or save them with 8 bits, here and for prediction alike."
-        )
-    return found
-
-
 def encode_png(pixels: NDArray[Any]) -> bytes:
     """Encode ids or grey values, uint8 or uint16 (H, W), or a picture, RGB uint8 (H, W, 3), as PNG."""
     if pixels.ndim == 3:
@@ -265,14 +241,28 @@ def encode_png(pixels: NDArray[Any]) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
+def write_image(path: Path, pixels: NDArray[np.uint8], note: str = "") -> None:
     """Write a picture, RGB (H, W, 3) or grey (H, W), in the format that the suffix of ``path`` names.
+
+    Args:
+        path: the file.
+        pixels: the picture.
+        note: kept in a PNG, for :func:`read_note`.
 
     Raises:
         UserError: the file cannot be written.
     """
+    kept = PngInfo()
+    kept.add_text("cssformer", note)
     with atomic_write(path, sync=False) as temporary:
-        Image.fromarray(pixels).save(temporary, quality=92)
+        Image.fromarray(pixels).save(temporary, quality=92, **({"pnginfo": kept} if note else {}))
+
+
+def read_note(path: Path) -> str:
+    """The note that :func:`write_image` left in a PNG; empty without one."""
+    with suppress(Exception), Image.open(path, formats=["PNG"]) as picture:
+        return str(picture.info.get("cssformer", ""))
+    return ""
 
 
 def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, int, int]]) -> None:
@@ -311,7 +301,12 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPag
         raise
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"{path} cannot be read: it has over {limit} million pixels; cut it into pieces.") from None
+        raise UserError(
+            f"{path} cannot be read: it has over {limit} million pixels; cut it into pieces, for instance by GDAL's "
+            "gdal_retile.py -ps 8192 8192 -targetDir PIECES FILE."
+        ) from None
+    except ModuleNotFoundError as error:
+        raise UserError(f'{path} has {page}; to read it: pip install "cssformer[geo]" ({error.name}).') from None
     except UnidentifiedImageError:
         _require_picture(page, path)
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.") from None
@@ -323,7 +318,8 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPag
 
 def _require_picture(page: TiffPage | None, path: Path) -> None:
     if page and not page.is_picture:
-        raise UserError(f"{path} has {page}; give grey or RGB of 8 or 16 bits, with or without alpha, pixel by pixel.")
+        rgb = " (written with photometric RGB, if these bands are it)" if page.colours == 1 and page.bands > 2 else ""
+        raise UserError(f"{path} has {page}; give grey or RGB{rgb} of 8 or 16 bits, with or without alpha.")
 
 
 def _mask_pixels(

@@ -1,6 +1,7 @@
 """Pictures, folders of pictures and videos, labelled and written out."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, read_bytes, require_file
-from cssformer.data.image_io import PictureFacts, decode_image, notes, write_image
+from cssformer.data.image_io import decode_image, read_note, write_image
+from cssformer.data.picture_facts import PictureFacts, notes
 from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import Mode
 from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.console import progress
+from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
@@ -61,7 +64,8 @@ def predict_files(
     Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg`` and
     ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
     Folders are searched to the bottom, links too, and keep their layout; hidden files are left out. A file that cannot
-    be read or written does not stop the others.
+    be read or written does not stop the others. A folder of predictions is added to, if they are of the same model and
+    options: the legend keeps these.
 
     Args:
         model: A model folder or a model id of the Hugging Face hub.
@@ -87,7 +91,8 @@ def predict_files(
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
-            left clear or the raw ids are unknown, or the output cannot be written. Files written before that are whole.
+            left clear or the raw ids are unknown, or the output cannot be written or holds predictions of another
+            model. Files written before that are whole.
     """
     sources, left_out = _find(inputs, output)
     require_writable(output / LEGEND)
@@ -96,10 +101,20 @@ def predict_files(
     )
     ids = predictor.raw_ids if raw else None
     if raw and ids is None:
-        raise UserError("The model does not know the ids of its training data's source; leave out raw.")
+        raise UserError(
+            "The model does not know the ids of its training masks: they had colours, or it was saved without; leave "
+            "out raw."
+        )
     if unknown := set(clear or ()) - set(predictor.classes):
         raise UserError(
             f"The model has no class {min(unknown)!r} to leave clear; it has {', '.join(predictor.classes)}."
+        )
+    made = {"weights": digest(dict(predictor.network.state_dict())), "options": predictor.options, "raw": raw}
+    note = json.dumps({"classes": predictor.classes, **made}, sort_keys=True)
+    if (output / LEGEND).exists() and read_note(output / LEGEND) != note:
+        raise UserError(
+            f"{output} holds predictions of another model or of other options, as its {LEGEND} tells; give another "
+            "output or remove it."
         )
     uncoloured = ["background"] if clear is None else clear
     rows: list[dict[str, Any]] = []
@@ -124,6 +139,9 @@ def predict_files(
                     predictor.raw_ids if raw else None,
                 )
             rows.append({"input": str(source.path), **row})
+            if len(rows) == 1:
+                entries = list(zip(predictor.classes, predictor.colours, strict=True))
+                write_image(output / LEGEND, drawing.legend(entries, 900), note)
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in FULL:
                 raise
@@ -132,7 +150,6 @@ def predict_files(
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
         raise UserError(next(iter(failed.values())) + more)
-    write_image(output / LEGEND, drawing.legend(list(zip(predictor.classes, predictor.colours, strict=True)), 900))
     videos = sum("frames" in row for row in rows)
     return {
         "output": str(output),

@@ -1,5 +1,6 @@
 """Label files as other programs know them: predictions that anybody wrote, and submissions to test servers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.data.dataset import INVALID, label_table, look_up, raw_ids, source_ids
 from cssformer.data.files import files_under, read_bytes
-from cssformer.data.image_io import encode_png, read_ids
+from cssformer.data.image_io import encode_png, read_ids, read_note
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
@@ -32,6 +33,10 @@ class PredictionFolder:
     def __init__(self, folder: Path, dataset: SegmentationFolder, raw: bool = False) -> None:
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.")
+        for legend in (folder / "legend.png", folder.resolve().parent / "legend.png"):
+            if f'"raw": {json.dumps(not raw)}' in read_note(legend):
+                told = "without --raw; leave it out" if raw else "with --raw; give it"
+                raise UserError(f"{folder} was predicted {told} here too, as {legend} tells.")
         self.info, self.raw = dataset.info, raw
         self.table = np.append(_classes_of_raw_ids(dataset.info) if raw else label_table(dataset.info), INVALID)
         exact: dict[str, list[Path]] = {name: [] for name in dataset.names}

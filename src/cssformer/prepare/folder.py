@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cssformer.data.dataset import SPLITS, DatasetInfo
-from cssformer.data.image_io import notes as picture_notes
+from cssformer.data.picture_facts import notes as picture_notes
 from cssformer.prepare.class_file import read_class_file
 from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs

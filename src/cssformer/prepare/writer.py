@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
 from cssformer.data.files import Readable, read_bytes
 from cssformer.data.image_io import (
-    PictureFacts,
     as_stored,
     decode_image,
     encode_png,
@@ -24,6 +23,7 @@ from cssformer.data.image_io import (
     read_orientation,
     turned,
 )
+from cssformer.data.picture_facts import PictureFacts
 from cssformer.prepare.archives import Member
 from cssformer.prepare.masks import Reader
 from cssformer.utils.atomic import remove_abandoned

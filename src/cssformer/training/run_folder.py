@@ -1,6 +1,5 @@
 """The run folder: who may write to it, the checkpoint that a run continues from."""
 
-import hashlib
 import io
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.atomic import TEMPORARY, atomic_write
+from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import RUN_CHECKPOINTS
 
@@ -67,7 +67,7 @@ def read_checkpoint(run: Path, resume: bool) -> dict[str, Any] | None:
         raise UserError(f"The checkpoint {last} is no file; start the run again into another --output.")
     try:
         checkpoint = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-        whole = checkpoint.pop(DIGEST) == _digest(checkpoint)
+        whole = checkpoint.pop(DIGEST) == digest(checkpoint)
     except OSError as error:
         raise UserError(f"Cannot read the checkpoint {last}: {error.strerror or error}.") from error
     except Exception:
@@ -87,32 +87,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         # By way of memory, because torch tells a full disk by the name of a line of its own.
         buffer = io.BytesIO()
-        torch.save({**checkpoint, DIGEST: _digest(checkpoint)}, buffer)
+        torch.save({**checkpoint, DIGEST: digest(checkpoint)}, buffer)
         with atomic_write(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
-
-
-def _digest(value: Any) -> str:
-    """Of nested containers of tensors, numbers and strings, whatever file they come from."""
-    hasher = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        elif isinstance(value, dict):
-            hasher.update(f"dict {len(value)}".encode())
-            for pair in value.items():
-                add(pair)
-        elif isinstance(value, list | tuple):
-            hasher.update(f"list {len(value)}".encode())
-            for item in value:
-                add(item)
-        else:
-            hasher.update(f"{type(value).__name__} {value!r};".encode())
-
-    add(value)
-    return hasher.hexdigest()
 
 
 def require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork, run: Path) -> None:
