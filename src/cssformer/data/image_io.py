@@ -255,7 +255,7 @@ def write_image(path: Path, pixels: NDArray[np.uint8], note: str = "") -> None:
     kept = PngInfo()
     kept.add_text("cssformer", note)
     with atomic_write(path, sync=False) as temporary:
-        Image.fromarray(pixels).save(temporary, quality=92, **({"pnginfo": kept} if note else {}))
+        Image.fromarray(pixels).save(temporary, quality=92, pnginfo=kept if note else None)
 
 
 def read_note(path: Path) -> str:

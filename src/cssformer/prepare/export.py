@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
 from cssformer.data.files import Readable, is_picture
-from cssformer.data.image_io import notes as picture_notes
 from cssformer.data.image_io import read_ids
+from cssformer.data.picture_facts import notes as picture_notes
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.folder import Prepared
