@@ -23,8 +23,8 @@ from studies.baselines.networks import DECODERS, BaselineNetwork, build_baseline
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("size", [(64, 64), (97, 130)])
-def test_any_size_forward_and_backward(decoder: str, size: tuple[int, int]) -> None:
+def test_any_size_forward_and_backward(decoder: str) -> None:
+    size = (65, 97)
     torch.manual_seed(0)
     model = BaselineNetwork(decoder, "resnet10t", 5, channels=16)
     images = torch.rand(2, 3, *size)

@@ -23,6 +23,11 @@ from studies.variants import DECODERS, choose
 QUIET = Console(quiet=True)
 
 
+@pytest.fixture(autouse=True)
+def quickly_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.measure.ROUNDS", 1)
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Of two finished runs, trained as the workers train them."""
