@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import load_state_dict
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
+from cssformer.backbones.checkpoint import load_weights
 from cssformer.backbones.pyramid import SimpleFeaturePyramid
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import HubUnreachable, require_hub
-
-WRAPPERS = ("module.", "model.", "backbone.")
-"""How other programs' files name what they wrap a backbone in, from the outside in."""
 
 
 def create_body(name: str, pretrained: bool = False, weights: str | None = None, **arguments: Any) -> nn.Module:
@@ -28,8 +25,7 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     Args:
         name: a timm model name.
         pretrained: with timm's own weights, from the Hugging Face hub.
-        weights: with those of a local file (``.safetensors``, or a ``.pth`` holding plain tensors) instead; names may
-            begin with ``module.``, ``model.`` and ``backbone.``.
+        weights: with those of a local file instead, see :func:`cssformer.backbones.checkpoint.load_weights`.
         **arguments: passed on to ``timm.create_model``; of a plain ViT ``out_indices`` chooses the four blocks.
 
     Raises:
@@ -39,7 +35,14 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
         near = get_close_matches(name, timm.list_models(), cutoff=0.6)
         alike = f"names alike: {', '.join(near)}" if near else "timm.list_models() tells their names"
         raise UserError(f"timm has no backbone named {name!r}; {alike}.")
-    body = _create(name, pretrained, weights, {**_any_size(name), **arguments, "features_only": True})
+    arguments = {**_any_size(name), **arguments}
+    body: Any = _create(name, pretrained and weights is None, {**arguments, "features_only": True})
+    if weights is not None:
+        body.origin = load_weights(body, Path(weights), name, arguments)
+    elif pretrained:
+        config = body.pretrained_cfg
+        body.licence = config.get("license") or "not stated"
+        body.origin = f"the backbone's weights are timm's {name}"
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
         return SimpleFeaturePyramid(body, "out_indices" in arguments)
     return body
@@ -55,10 +58,8 @@ def _any_size(name: str) -> dict[str, bool]:
     return {"dynamic_img_size": True} if dynamic else {}
 
 
-def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[str, Any]) -> nn.Module:
+def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     try:
-        if weights is not None:
-            return _create_from_file(name, Path(weights), arguments)
         config = timm.get_pretrained_cfg(name)
         if pretrained and config is not None and config.hf_hub_id:
             require_hub(config.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
@@ -80,38 +81,6 @@ def _create(name: str, pretrained: bool, weights: str | None, arguments: dict[st
         raise UserError(
             f"Backbone {name} cannot be built as a feature pyramid with {str(given)[:200]}: {reason[:200]}."
         ) from error
-
-
-def _create_from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:
-    if not path.is_file():
-        raise UserError(f"There is no weight file {path} for backbone {name}.")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:
-        # The loaders' own words advise to load pickles without a check.
-        raise UserError(
-            f"The weight file {path} cannot be read: it is damaged, or neither .safetensors nor a file of torch with "
-            "nothing but tensors."
-        ) from error
-    try:
-        for prefix in WRAPPERS:
-            inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            state = inner or state
-        known = {key.replace(".", "_") for key in state}
-        overlay = {"state_dict": state}
-        with _quiet():
-            body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
-    except Exception as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"The weight file {path} does not fit backbone {name}: {message[:300]}") from error
-    # timm loads some feature extractors without asking that any name agrees.
-    own = [key for key in body.state_dict() if not key.endswith("num_batches_tracked")]
-    if known.isdisjoint(key.replace(".", "_") for key in own):
-        raise UserError(
-            f"The weight file {path} holds no weight of backbone {name}: it has {', '.join(list(state)[:3])}, ...; "
-            f"the backbone {', '.join(own[:3])}, ..."
-        )
-    return body
 
 
 @contextmanager

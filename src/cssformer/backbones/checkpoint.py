@@ -1,0 +1,121 @@
+"""Weight files of backbones as people have them, under timm's names."""
+
+import inspect
+import io
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from cssformer.backbones.names import State, official_names
+from cssformer.utils.errors import UserError
+
+LEAST_SHARE = 0.9
+"""Of a backbone's parameters that a file must hold."""
+
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "state_dict.",
+    "teacher.",
+    "student.",
+    "model.",
+    "network.",
+    "backbone.",
+    "encoder.",
+)
+"""How other programs' files name what they wrap a backbone in."""
+
+CONTAINERS = ("teacher", "student", "model_state_dict")
+"""Beside those that timm knows, under which a checkpoint may hold its weights."""
+
+
+def load_weights(body: nn.Module, path: Path, name: str, arguments: dict[str, Any]) -> str:
+    """Load a weight file into a timm feature extractor; returns a sentence that tells how much fitted.
+
+    The file may be timm's, or hold the names of the official Swin Transformer, ConvNeXt, DINO, DINOv2 and DINOv3, of
+    torchvision, mmsegmentation, mmpretrain or EfficientNet-PyTorch, under any of ``WRAPPERS``, beside a decoder or
+    none. Position tables of other sizes are interpolated, a first layer for grey pictures is repeated.
+
+    Args:
+        body: of ``timm.create_model(name, features_only=True)``.
+        path: ``.safetensors``, or a file of torch that holds nothing but tensors and plain values.
+        name: timm's name of the network.
+        arguments: others that the network was created with.
+
+    Raises:
+        UserError: no such file, an unreadable one, or less than ``LEAST_SHARE`` of the parameters are in it.
+    """
+    state = _read(path, name)
+    with torch.device("meta"):
+        network = timm.create_model(name, **{key: arguments[key] for key in arguments.keys() - {"out_indices"}})
+    examples = ", ".join(list(state)[:3])
+    try:
+        state = _timm_names(state, network, name)
+    except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError, TypeError) as error:
+        raise UserError(f"The weight file {path} does not fit backbone {name}: {str(error)[:200]}") from error
+    # Feature extractors join the first parts of a name by a low line, or stand before all names.
+    flat = {key.replace(".", "_"): value for key, value in state.items()}
+    own = {key: value for key, value in body.state_dict().items() if value.is_floating_point()}
+    prefix = "model." if hasattr(body, "model") else ""
+    found = {key: flat[flat_key] for key in own if (flat_key := key.removeprefix(prefix).replace(".", "_")) in flat}
+    other = next((key for key, value in found.items() if value.shape != own[key].shape), None)
+    share = sum(own[key].numel() for key in found) / sum(value.numel() for value in own.values())
+    if other is not None or share < LEAST_SHARE:
+        reason = f"{share:.0%} of its parameters are there, {LEAST_SHARE:.0%} are asked for"
+        if other is not None:
+            reason = f"{other} is {tuple(found[other].shape)}, not {tuple(own[other].shape)}"
+        raise UserError(
+            f"The weight file {path} does not fit backbone {name}: {reason}. The file has {examples}, ...; the "
+            f"backbone {', '.join(list(own)[:3])}, ...."
+        )
+    body.load_state_dict(found, strict=False)
+    missing = [key for key in own if key not in found]
+    anew = f"; anew begin {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}" if missing else ""
+    return f"{len(found)} of {len(own)} tensors of the backbone ({share:.1%} of its parameters) are {path}'s{anew}"
+
+
+def _read(path: Path, name: str) -> State:
+    if not path.is_file():
+        raise UserError(f"There is no weight file {path} for backbone {name}.")
+    try:
+        state: Any = load_state_dict(str(path), weights_only=True)
+        for container in CONTAINERS:
+            state = state[container] if isinstance(state.get(container), dict) else state
+        tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:
+        # The loaders' own words advise to load pickles without a check.
+        raise UserError(
+            f"The weight file {path} cannot be read: it is damaged, or neither .safetensors nor a file of torch with "
+            "nothing but tensors."
+        ) from error
+    return tensors
+
+
+def _timm_names(state: State, network: nn.Module, name: str) -> State:
+    """The weights of a backbone under the names, and in the order of channels, of timm's network."""
+    state = official_names(state, network, name)
+    known = network.state_dict().keys()
+    while not known & state.keys() and (inner := next((found for p in WRAPPERS if (found := _under(state, p))), None)):
+        state = inner
+    module = sys.modules[timm.model_entrypoint(name).__module__]
+    names = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
+    convert: Any = next((vars(module)[key] for key in names if key in vars(module)), None)
+    if convert is not None:
+        # Some take the weights alone; some print what they leave out.
+        given = (state, network)[: len(inspect.signature(convert).parameters)]
+        with redirect_stdout(io.StringIO()):
+            state = convert(*given)
+    first = f"{cast('Any', network).pretrained_cfg.get('first_conv')}.weight"
+    if first in state and state[first].ndim == 4 and state[first].shape[1] == 1:
+        state[first] = state[first].repeat(1, 3, 1, 1) / 3
+    return state
+
+
+def _under(state: State, prefix: str) -> State:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
