@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cssformer import CSSFormer
 from cssformer.training import train as runs
@@ -99,3 +100,28 @@ def test_what_changes_the_meaning_of_weights_is_refused(tmp_path: Path, key: str
         UserError, match=rf"has {key} .*model\.{key} is .*mean something else; give --model\.{key} [^\[]+, or"
     ):
         starting_point(Recipe(model=dataclasses.replace(same, **{key: value})), str(tmp_path / "model"))
+
+
+def test_the_licence_of_pretrained_weights_is_told_and_goes_with_every_network_after(
+    run: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "timm.safetensors")
+    # What would be fetched.
+    monkeypatch.setattr("cssformer.backbones.create.require_hub", lambda *_: None)
+    overlay = {"file": str(tmp_path / "timm.safetensors"), "license": "cc-by-nc-4.0"}
+    model = dataclasses.replace(run.model, pretrained=True, backbone_args={"pretrained_cfg_overlay": overlay})
+    monkeypatch.setattr("cssformer.weights.config._FILES", set())
+    monkeypatch.setattr("cssformer.weights.config._plain", lambda _: True)
+    out = io.StringIO()
+    first = dataclasses.replace(run, output=str(tmp_path / "licensed"), model=model)
+    runs.train(first, console=Console(file=out, width=1000))
+    assert "weights are timm's test_resnet; their licence: cc-by-nc-4.0." in out.getvalue()
+    second = dataclasses.replace(
+        first,
+        output=str(tmp_path / "after"),
+        model=dataclasses.replace(model, pretrained=False, init=first.output),
+    )
+    runs.train(second, console=Console(file=out, width=1000))
+    more = dataclasses.replace(run.training, steps=2)
+    runs.train(dataclasses.replace(second, training=more), resume=True, console=Console(file=out, width=1000))
+    assert CSSFormer.from_pretrained(second.output).metadata.backbone_licence == "cc-by-nc-4.0"

@@ -43,3 +43,16 @@ def test_what_is_in_the_cache_needs_no_hub(asked: list[str], monkeypatch: pytest
     monkeypatch.setattr(hub, "hf_hub_download", lambda _, name, **__: str(tmp_path / name))
     assert CSSFormer.from_pretrained("me/mine").num_classes == 3
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("licence", "data"), [(None, "apache-2.0"), ("apache-2.0", "apache-2.0"), ("dinov3-license", "other")]
+)
+def test_the_card_has_the_licence_of_the_weights_begun_with(tmp_path: Path, licence: str | None, data: str) -> None:
+    model = CSSFormer("test_resnet", 3, channels=16, heads=2, points=2)
+    model.metadata = hub.Metadata(backbone_licence=licence)
+    model.save_pretrained(tmp_path)
+    found = CSSFormer.from_pretrained(tmp_path)
+    assert found.metadata.backbone_licence == licence
+    card = found.generate_model_card().data.to_dict()
+    assert (card["license"], card.get("license_name")) == (data, licence if data == "other" else None)

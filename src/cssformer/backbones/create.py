@@ -22,6 +22,9 @@ from cssformer.weights.hub import HubUnreachable, require_hub
 def create_body(name: str, pretrained: bool = False, weights: str | None = None, **arguments: Any) -> nn.Module:
     """A timm feature extractor with all its maps; a plain Vision Transformer under a :class:`SimpleFeaturePyramid`.
 
+    What :func:`cssformer.backbones.trunk` gives of it has an attribute ``origin``, a sentence about the weights, and
+    ``licence`` of timm's own, if there are any.
+
     Args:
         name: a timm model name.
         pretrained: with timm's own weights, from the Hugging Face hub.
@@ -40,9 +43,8 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     if weights is not None:
         body.origin = load_weights(body, Path(weights), name, arguments)
     elif pretrained:
-        config = body.pretrained_cfg
-        body.licence = config.get("license") or "not stated"
-        body.origin = f"the backbone's weights are timm's {name}"
+        body.licence = str(body.pretrained_cfg.get("license") or "not stated")
+        body.origin = f"The backbone's weights are timm's {name}; their licence: {body.licence}"
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
         return SimpleFeaturePyramid(body, "out_indices" in arguments)
     return body

@@ -48,7 +48,7 @@ class ModelConfig:
     pretrained: bool = False
     """Load timm's weights for the backbone from the Hugging Face hub."""
     weights: str | None = None
-    """A local weight file for the backbone (.safetensors) instead of the hub's."""
+    """A local weight file for the backbone (.safetensors, .pth) instead of the hub's, by timm or other programs."""
     init: str | None = None
     """A trained network to start from: a model or run folder or a Hugging Face id. What does not fit begins anew."""
     mean: tuple[NonNegative, NonNegative, NonNegative] | None = None

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
+from cssformer.backbones import trunk
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
 from cssformer.data.dataset import raw_ids
@@ -109,9 +110,13 @@ def _train(
             f"files differ; give theirs with --data, or go on with --model.init {run} in another --output."
         )
     weights: dict[str, Tensor] | None = None
+    earlier = (run if (run / RUN_MODEL).is_dir() else None) if checkpoint else recipe.model.init
+    licence = load(earlier)[0].get("backbone_licence") if earlier is not None else None
     if recipe.model.init is not None and not checkpoint:
         recipe, weights = starting_point(recipe, recipe.model.init)
     model = build(recipe, train_data)
+    if first and not checkpoint and (origin := getattr(trunk(model.backbone), "origin", None)):
+        console.print(f"{origin}.", markup=False)
     info = train_data.info
     try:
         ids = tuple(raw_ids(info.classes, info.mapping).tolist())
@@ -119,7 +124,8 @@ def _train(
         ids = None
     pixels = class_pixels(train_data) if wants_counts(recipe) else None
     loss = build_loss(recipe, info, pixels)
-    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference())
+    licence = getattr(trunk(model.backbone), "licence", licence)
+    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
     # Not only when the first network is to be saved.
     model.saved_config()
     if checkpoint:

@@ -96,6 +96,7 @@ _CONFIG: dict[str, Rule] = {
     "colours": _optional(_listed(_listed(_whole(0, 255), 3))),
     "raw_ids": _optional(_listed(_whole(0, 2**31 - 1))),
     "inference": (lambda value: isinstance(value, dict), "a table"),
+    "backbone_licence": _optional(_CLASS),
 }
 
 

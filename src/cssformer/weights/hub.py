@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import HfApi, ModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -45,12 +45,14 @@ class Metadata:
         colours: an RGB triple, 0 to 255, per class.
         raw_ids: the id that each class has in the user's own labels.
         inference: how pictures are to be predicted, options of :func:`cssformer.inference.predict`.
+        backbone_licence: of the pretrained weights that the backbone began with, as timm states it.
     """
 
     classes: tuple[str, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     raw_ids: tuple[int, ...] | None = None
     inference: dict[str, Any] = field(default_factory=dict)
+    backbone_licence: str | None = None
 
 
 class HubModel(
@@ -117,6 +119,14 @@ class HubModel(
                 raise UserError(f"Cannot write {folder / WEIGHTS}: {error}.") from error
             # safetensors leaves a file that only its owner may read.
             shutil.copymode(config_path, weights_path)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The hub's card, under the licence of the backbone's first weights where that is another one."""
+        card = super().generate_model_card(*args, **kwargs)
+        data, licence = cast("Any", card.data), self.metadata.backbone_licence
+        if licence not in (None, data.license):
+            data.license, data.license_name = "other", licence
+        return card
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "Self":  # type: ignore[override]
@@ -276,4 +286,5 @@ def _metadata(config: dict[str, Any]) -> Metadata:
         colours=None if colours is None else tuple((r, g, b) for r, g, b in colours),
         raw_ids=None if raw_ids is None else tuple(raw_ids),
         inference=config.get("inference", {}),
+        backbone_licence=config.get("backbone_licence"),
     )
