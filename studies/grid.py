@@ -21,8 +21,8 @@ from rich.progress import Progress
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import LAST, METRICS
-from cssformer.training.stop import Stop
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import Stop
 from studies.variants import Variant
 
 LOG = "log.txt"

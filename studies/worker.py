@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 
 from cssformer.training.recipe import Recipe
-from cssformer.training.stop import Interrupted, Stop, signals_later
 from cssformer.utils.errors import UserError
 from cssformer.utils.malloc import keep_freed_memory
+from cssformer.utils.stop import Interrupted, Stop, signals_later
 
 
 def main(path: Path, peer: str | None = None) -> int:

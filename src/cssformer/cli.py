@@ -1,4 +1,4 @@
-"""The command line: argument parsing only. Nothing heavy is imported before a command is known."""
+"""The command line: which command, its options, and how it ends. What takes time to import is imported within."""
 
 import io
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cssformer import __version__
-from cssformer.commands import COMMANDS, Command
-from cssformer.utils.atomic import require_writable
 from cssformer.utils.errors import UserError
 from cssformer.utils.malloc import keep_freed_memory
-from cssformer.utils.options import make_parser, nearest, parse
+from cssformer.utils.stop import Interrupted, Stop
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
+
+    from cssformer.commands import Command
 
 INSTEAD = {
     **dict.fromkeys(("test", "eval", "val", "validate", "benchmark"), "evaluate"),
@@ -40,7 +40,12 @@ EXTRAS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 well, 1 wrong data found, 2 a user's mistake, 130 interrupted."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0 well, 1 wrong data found, 2 a user's mistake, 130 after Ctrl-C, 141 if nobody reads what is
+        printed, 143 after SIGTERM or SIGHUP.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show is no reason to stop.
@@ -49,11 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     # Pillow's words on odd files would stand beside our sentences.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        words, command = _find_command(arguments)
-        if command is None:
-            return 0
-        keep_freed_memory()
-        return command.run(_parse(command, " ".join(words), arguments[len(words) :]))
+        with Stop().listening():
+            words, command = _find_command(arguments)
+            if command is None:
+                return 0
+            keep_freed_memory()
+            return command.run(_parse(command, " ".join(words), arguments[len(words) :]))
     except UserError as error:
         print(f"cssformer: {error}", file=sys.stderr)
         return 2
@@ -70,15 +76,22 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("cssformer: The memory is full; take smaller crops, batches or networks.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except Interrupted as interrupted:
         # Of several processes that train, the first one speaks.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print("cssformer: interrupted.", file=sys.stderr)
-        return 130
+        return interrupted.code
+    except BrokenPipeError:
+        # As after `| head`; Python would try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
-def _find_command(arguments: list[str]) -> tuple[list[str], Command | None]:
+def _find_command(arguments: list[str]) -> tuple[list[str], "Command | None"]:
     """The command that the first words name, or None after help or the version was printed."""
+    from cssformer.commands import COMMANDS
+    from cssformer.utils.options import nearest
+
     if arguments[:1] == ["--version"]:
         print(f"cssformer {__version__}")
         return [], None
@@ -102,12 +115,15 @@ def _find_command(arguments: list[str]) -> tuple[list[str], Command | None]:
     )
 
 
-def _listed(names: Collection[str]) -> str:
+def _listed(commands: "dict[str, Command]", names: Collection[str]) -> str:
     width = max(map(len, names))
-    return "\n".join(f"  {name:{width}}  {COMMANDS[name].summary}" for name in names)
+    return "\n".join(f"  {name:{width}}  {commands[name].summary}" for name in names)
 
 
-def _parse(command: Command, name: str, arguments: list[str]) -> "Namespace":
+def _parse(command: "Command", name: str, arguments: list[str]) -> "Namespace":
+    from cssformer.utils.atomic import require_writable
+    from cssformer.utils.options import make_parser, parse
+
     parser = make_parser(f"cssformer {name}", command.summary)
     command.add_arguments(parser)
     parser.add_argument("--json", type=Path | None, default=None, help="Also write the result to this JSON file.")

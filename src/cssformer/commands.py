@@ -76,7 +76,7 @@ def _presets(options: "Namespace") -> list[str]:
 
 
 def _train(options: "Namespace") -> int:
-    from cssformer.training.stop import Interrupted, Stop, signals_later
+    from cssformer.utils.stop import Interrupted, Stop, signals_later
 
     recipe = Recipe.from_options(options)
     if options.resume:
@@ -265,7 +265,7 @@ def _know_baselines() -> None:
 
 def _study_command(kind: str, summary: str) -> Command:
     def run(options: "Namespace") -> int:
-        from cssformer.training.stop import Interrupted
+        from cssformer.utils.stop import Interrupted
 
         try:
             write_json(options, _from_studies("cli").run(options, kind))

@@ -23,8 +23,8 @@ from cssformer.metrics.profile import untrained
 from cssformer.metrics.report import SCORES
 from cssformer.training.recipe import RECIPE, ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run_folder import LAST, LOCK
-from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import Interrupted
 from studies import grid, worker
 from studies.grid import LOG, Run, execute, plan
 from studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose

@@ -25,8 +25,8 @@ from cssformer.data import Sample, SyntheticScenes
 from cssformer.training import train as runs
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST, LOCK, alone, read_checkpoint
-from cssformer.training.stop import Interrupted
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import Interrupted
 
 STEPS, BATCH = 7, 4
 

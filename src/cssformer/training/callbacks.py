@@ -16,9 +16,9 @@ from rich.console import Console
 
 from cssformer.data import DatasetInfo
 from cssformer.training.module import SegmentationTask
-from cssformer.training.stop import Interrupted, Stop
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import Interrupted, Stop
 from cssformer.visualize.drawing import colourise
 
 

@@ -28,13 +28,14 @@ from cssformer.losses import SegmentationLoss
 from cssformer.model import SegmentationNetwork
 from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import Dataset, fingerprint
+from cssformer.training.estimate import require_memory
 from cssformer.training.module import SegmentationTask
 from cssformer.training.rare_classes import told_weights
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
-from cssformer.training.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
 from cssformer.weights.hub import RUN_MODEL
 
 CHILD_SECONDS = 10.0
@@ -123,12 +124,15 @@ def fit(
         )
         if loss.class_weights is not None:
             console.print(told_weights(loss.class_weights, train_data.info))
+    task = SegmentationTask(model, recipe, loss)
+    if trainer.is_global_zero:
+        require_memory(task, trainer.strategy.root_device, device_batch)
     assert trainer.logger is not None
     trainer.logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     with _told(training.workers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(
-            SegmentationTask(model, recipe, loss),
+            task,
             loader(stream, batch_sampler=batches),
             loader(ValidationSet(val_data), sampler=own),
             ckpt_path=run / LAST if start else None,

@@ -28,10 +28,10 @@ from cssformer.training.run_folder import (
     read_checkpoint,
     require_same_network,
 )
-from cssformer.training.stop import Interrupted, Stop
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import Interrupted, Stop
 from cssformer.weights.hub import RUN_MODEL, load
 
 

@@ -1,4 +1,4 @@
-"""Stopping a training from outside: Ctrl-C and termination signals, to one of its processes or to all at once."""
+"""Stopping from outside: Ctrl-C and termination signals, to one process or to all of a training at once."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ GRACE_SECONDS = 60.0
 
 
 class Interrupted(Exception):
-    """Training stopped at someone's wish; the run can be resumed."""
+    """Somebody asked to stop; a training can be resumed."""
 
     def __init__(self, number: int | None, step: int = 0) -> None:
-        super().__init__("The training was interrupted.")
+        super().__init__("Interrupted.")
         self.code = 130 if number == signal.SIGINT else 143
         """The exit code that shells know for it."""
         self.step = step
@@ -101,7 +101,7 @@ class Stop:
                 timer.daemon = True
                 timer.start()
         # The two signals of a program and its group, or of an impatient shell, are one wish.
-        elif number != signal.SIGINT or time.monotonic() - self.since < 1:
+        elif time.monotonic() - self.since < 1 or (self.patient and number != signal.SIGINT):
             return
         if again or not self.patient:
             raise KeyboardInterrupt

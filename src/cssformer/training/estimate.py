@@ -1,0 +1,77 @@
+"""What a pass of training takes, told before the first step instead of by a full memory."""
+
+import copy
+import math
+
+import torch
+
+from cssformer.training.module import SegmentationTask
+from cssformer.utils.errors import UserError
+from cssformer.utils.memory import total_memory
+
+SMALL_PASS = 2**19
+"""Pixels of a pass up to which nothing is estimated."""
+PROBE = 128
+"""Side of the crop that is measured."""
+GIB = 2**30
+
+
+def kept_bytes(task: SegmentationTask, height: int, width: int) -> float:
+    """What one crop keeps for its gradients in float32, by the pass of a small one on the CPU.
+
+    Autograd's saved tensors are counted, but for parameters; all of them grow with the crop's area.
+
+    Args:
+        task: a network and its loss, on the CPU; it is left as it is.
+        height, width: of the crop, in pixels.
+    """
+    task = copy.deepcopy(task).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in task.parameters()}
+    sides = min(height, PROBE), min(width, PROBE)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # The tensor is held, so that its place is nobody else's meanwhile.
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # Two, which BatchNorm takes however small the coarsest map is.
+        task.loss(task.model(torch.rand(2, 3, *sides)), torch.zeros(2, *sides, dtype=torch.long))
+    total = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    return total / 2 * (height * width) / math.prod(sides)
+
+
+def require_memory(task: SegmentationTask, device: torch.device, device_batch: int) -> None:
+    """Refuse a pass that cannot fit.
+
+    Args:
+        task: what is trained, on the CPU.
+        device: to train on.
+        device_batch: crops of a pass.
+
+    Raises:
+        UserError: the tensors of a pass alone are larger than the device's memory; what to lower is named.
+    """
+    recipe = task.recipe
+    height, width = recipe.augment.crop
+    if device_batch * height * width <= SMALL_PASS:
+        return
+    parameters = sum(parameter.nbytes for parameter in task.parameters())
+    # Weights, gradients, the two moments of AdamW and a moving average.
+    fixed = (4 + (recipe.training.ema is not None)) * parameters
+    each = kept_bytes(task, height, width) * (1 if recipe.training.precision == "32" else 0.5)
+    memory = total_memory(device)
+    if fixed + device_batch * each <= memory:
+        return
+    fitting = int((memory - fixed) / each)
+    if fitting > 0:
+        remedy = f"give a training.device_batch of at most {fitting} (training.batch_size may stay as it is)"
+    elif fixed < memory:
+        remedy = "not even one fits: give a smaller augment.crop"
+    else:
+        remedy = "the network alone does not fit: give a smaller model.backbone or model.channels"
+    raise UserError(
+        f"A pass of {device_batch} crops of {height}x{width} takes about {(fixed + device_batch * each) / GIB:,.0f} GiB "
+        f"of memory, but {device.type} has {memory / GIB:,.0f}; {remedy}."
+    )
