@@ -103,11 +103,11 @@ def _find_command(arguments: list[str]) -> tuple[list[str], "Command | None"]:
     kinds = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")] if arguments else []
     if asked:
         print("usage: cssformer COMMAND ...\n\nSemantic segmentation with the Cross-Scale Sampling Transformer.\n")
-        print(_listed(kinds or COMMANDS))
+        print(_listed(COMMANDS, kinds or COMMANDS))
         print("\n`cssformer COMMAND --help` tells a command's options.")
         return [], None
     if kinds:
-        raise UserError(f"`cssformer {arguments[0]}` is no whole command; there are\n{_listed(kinds)}")
+        raise UserError(f"`cssformer {arguments[0]}` is no whole command; there are\n{_listed(COMMANDS, kinds)}")
     word = INSTEAD.get(arguments[0], arguments[0])
     near = [name for name in COMMANDS if name == word] or nearest(word, COMMANDS) or list(COMMANDS)
     raise UserError(

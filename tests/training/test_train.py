@@ -24,6 +24,8 @@ from torch.utils.data import get_worker_info
 
 from cssformer import CSSFormer
 from cssformer.data import Sample, SyntheticScenes
+from cssformer.data.stream import TrainingStream
+from cssformer.data.transforms import Augment
 from cssformer.training import train as runs
 from cssformer.training.fit import accelerator
 from cssformer.training.module import SegmentationTask
@@ -99,13 +101,34 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
     asked = recipe(tmp_path, steps=6, log_every=10, device_batch=2, lr=0.5, ema=ema)
     kept = (at - 1) // 2 * 2
     told = f"checkpoint of step {kept} stays" if kept else "no checkpoint yet"
-    with pytest.raises(UserError, match=rf"loss at step {at} is -?(nan|inf) with training\.lr 0\.5, .*{told}.*lower"):
+    with pytest.raises(
+        UserError, match=rf"loss at step {at} .* is -?(nan|inf) with training\.lr 0\.5, .*{told}.*lower"
+    ) as e:
         runs.train(asked, console=quiet())
+    # The first pass of the step, of two pictures.
+    batch, scenes = asked.training.batch_size, SyntheticScenes(8, (32, 32), asked.seed)
+    stream = TrainingStream(scenes, Augment(**vars(asked.augment)), asked.seed, 6 * batch)
+    names = [scenes[stream.source((at - 1) * batch + item)].name for item in range(2)]
+    assert f"step {at} (of {', '.join(names)}) is" in str(caught.value)
     assert (tmp_path / LAST).exists() == (tmp_path / "model").exists() == bool(kept)
     if kept:
         assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == kept
         weights = [*read_checkpoint(tmp_path, True)["state_dict"].values(), *load(tmp_path)[1].values()]
         assert all(value.isfinite().all() for value in weights)
+
+
+def test_a_first_row_that_comes_late_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "a step, .* in all; fewer training.steps"
+    for name, patience in (("slow", 0.0), ("fast", 1e6)):
+        monkeypatch.setattr("cssformer.training.callbacks.PATIENCE_SECONDS", patience)
+        console = quiet()
+        runs.train(recipe(tmp_path / name, steps=2, batch_size=4, device_batch=1), console=console)
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert len([line for line in lines if re.search(told, line)]) == (name == "slow")
+        if name == "slow":
+            # After two passes of four of the first step.
+            assert re.match(r"About \d", lines[3]) and lines[4].startswith("step 1/2")
 
 
 def test_weights_that_the_last_step_spoils_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,13 +41,17 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         if not 0 <= index < self.length:
             raise IndexError(f"item {index} of {self.length}")
         _leave_cores_to_other_workers()
-        epoch, place = divmod(index, len(self.dataset))
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dataset))
-        sample = self.dataset[int(self._order[1][place])]
+        sample = self.dataset[self.source(index)]
         return _tensors(
             self.augment(sample, np.random.default_rng((self.seed, 1, index))), len(self.dataset.info.classes)
         )
+
+    def source(self, index: int) -> int:
+        """The picture of the data set that item ``index`` shows."""
+        epoch, place = divmod(index, len(self.dataset))
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dataset))
+        return int(self._order[1][place])
 
 
 class ValidationSet(Dataset[dict[str, Tensor | str]]):

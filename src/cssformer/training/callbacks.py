@@ -21,6 +21,11 @@ from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
 from cssformer.visualize.drawing import colourise
 
+NAMED = 4
+"""Pictures that an error names."""
+PATIENCE_SECONDS = 60.0
+"""A first row of the metrics that comes later is announced."""
+
 
 def not_finite(what: str, trainer: L.Trainer) -> UserError:
     """The error that ends a training with numbers that overflowed."""
@@ -151,8 +156,10 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.since, self.step_since = time.monotonic(), trainer.global_step
+        self.passes = 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._tell_duration(trainer)
         # Lightning has divided the loss, for the gradients of one step to be summed.
         self.losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         step = trainer.global_step
@@ -170,6 +177,21 @@ class Progress(Callback):
         if not self.console.is_terminal and trainer.is_global_zero:
             self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left")
 
+    def _tell_duration(self, trainer: L.Trainer) -> None:
+        """By the second pass, the first one being slower, where the first row would come late."""
+        self.passes += 1
+        if self.passes == 1:
+            self.first_pass = time.monotonic()
+        elif self.passes == 2:
+            step = (time.monotonic() - self.first_pass) * trainer.accumulate_grad_batches
+            total = step * (self.steps - trainer.global_step)
+            if step * min(self.every, self.steps) > PATIENCE_SECONDS and trainer.is_global_zero:
+                each, together = (timedelta(seconds=math.ceil(seconds)) for seconds in (step, total))
+                self.console.print(
+                    f"About {each} a step, {together} in all; fewer training.steps, a smaller training.batch_size or "
+                    "augment.crop take less."
+                )
+
     def _mean_loss(self, trainer: L.Trainer) -> float:
         """Over the passes since the last row and over all devices."""
         losses: torch.Tensor = trainer.strategy.reduce(torch.stack(self.losses), reduce_op="mean")
@@ -177,8 +199,16 @@ class Progress(Callback):
         if not finite.all():
             passes = int(finite.logical_not().nonzero()[0])
             step = self.step_since + passes // trainer.accumulate_grad_batches + 1
-            raise not_finite(f"The loss at step {step} is {losses[passes].item()}", trainer)
+            names = self._names(trainer, self.step_since * trainer.accumulate_grad_batches + passes)
+            raise not_finite(f"The loss at step {step} ({names}) is {losses[passes].item()}", trainer)
         return losses.mean().item()
+
+    def _names(self, trainer: L.Trainer, number: int) -> str:
+        """The pictures of a pass, all devices together."""
+        assert trainer.train_dataloader is not None
+        stream, size = trainer.train_dataloader.dataset, self.batch_size // trainer.accumulate_grad_batches
+        shown = [stream.dataset[stream.source(number * size + item)].name for item in range(min(size, NAMED))]
+        return f"of {', '.join(shown)}{f' and {size - NAMED} more' if size > NAMED else ''}"
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._require_finite(trainer)

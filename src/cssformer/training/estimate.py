@@ -71,7 +71,8 @@ def require_memory(task: SegmentationTask, device: torch.device, device_batch: i
         remedy = "not even one fits: give a smaller augment.crop"
     else:
         remedy = "the network alone does not fit: give a smaller model.backbone or model.channels"
+    needed, there = (f"{size / GIB:,.0f} GiB" for size in (fixed + device_batch * each, memory))
     raise UserError(
-        f"A pass of {device_batch} crops of {height}x{width} takes about {(fixed + device_batch * each) / GIB:,.0f} GiB "
-        f"of memory, but {device.type} has {memory / GIB:,.0f}; {remedy}."
+        f"A pass of {device_batch} crops of {height}x{width} takes about {needed} of memory, but {device.type} has "
+        f"{there}; {remedy}."
     )

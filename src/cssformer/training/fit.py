@@ -33,6 +33,7 @@ from cssformer.training.module import SegmentationTask
 from cssformer.training.rare_classes import told_weights
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
+from cssformer.training.watch import Watch
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
@@ -57,7 +58,7 @@ def fit(
     data = fingerprint(train_data, val_data)
     resume_point = ResumePoint(run / LAST, training.validate_every, stop, data)
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    callbacks: list[Callback] = [progress, BestModel(run / RUN_MODEL, train_data.info), resume_point]
+    callbacks: list[Callback] = [progress, Watch(progress), BestModel(run / RUN_MODEL, train_data.info), resume_point]
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:

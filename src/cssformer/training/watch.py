@@ -1,0 +1,74 @@
+"""What goes wrong in a training without stopping it, said while it runs."""
+
+import math
+from statistics import fmean
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+
+from cssformer.training.callbacks import Progress
+from cssformer.training.module import SegmentationTask
+
+ROWS = 10
+"""Rows of the metrics after which the loss should have fallen."""
+
+
+class Watch(Callback):
+    """Warns, of each thing once, of gradients that are all zero, a loss that does not fall and one class everywhere.
+
+    Args:
+        progress: comes before this among the callbacks; its rows are looked at when they are written.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.told: set[str] = set()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        if trainer.global_step % self.progress.every:
+            return
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        if not gradients or not torch.stack(torch._foreach_norm(gradients)).any():
+            self._warn(
+                trainer,
+                "gradients",
+                f"all gradients of step {trainer.global_step + 1} are zero, so nothing is learned from it; perhaps all "
+                "labels of its crops are ignored, or the loss has a weight of 0",
+            )
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if trainer.global_step % self.progress.every:
+            return
+        losses = [float(row["loss"]) for row in self.progress.rows if row.get("loss")]
+        late = fmean(losses[-ROWS // 2 :]) if len(losses) >= ROWS else -math.inf
+        if losses and late >= losses[0]:
+            rate = max(group["initial_lr"] for group in trainer.optimizers[0].param_groups)
+            self._warn(
+                trainer,
+                "loss",
+                f"the loss has not fallen: {losses[0]:.3f} at first, {late:.3f} at step {trainer.global_step}; perhaps "
+                f"training.lr {rate:g} is too high or too low, or the labels are not those of the pictures",
+            )
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SegmentationTask)
+        matrix = pl_module.confusion.reduce()
+        predicted, true = matrix.sum(dim=0).nonzero(), matrix.sum(dim=1).nonzero()
+        if len(predicted) == 1 and len(true) > 1:
+            names = pl_module.model.metadata.classes
+            index = int(predicted[0])
+            self._warn(
+                trainer,
+                "class",
+                f"every pixel of the validation after step {trainer.global_step} is called "
+                f"{names[index] if names else index}; if later ones are too, perhaps training.lr is too high, or the "
+                "other classes are too rare for a loss without class weights",
+            )
+
+    def _warn(self, trainer: L.Trainer, what: str, sentence: str) -> None:
+        if what not in self.told and trainer.is_global_zero:
+            self.progress.console.print(f"warning: {sentence}.", markup=False)
+        self.told.add(what)

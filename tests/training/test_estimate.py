@@ -1,0 +1,77 @@
+"""What a pass takes, against what PyTorch is found to hold, and what is refused for it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cssformer.cli import main
+from cssformer.training.estimate import kept_bytes, require_memory
+from cssformer.training.module import SegmentationTask
+from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, TrainingConfig
+from cssformer.training.train import build_model
+from cssformer.utils.errors import UserError
+from cssformer.utils.memory import total_memory
+
+
+class Classes:
+    def __init__(self, count: int) -> None:
+        self.classes = tuple(map(str, range(count)))
+        self.info = self
+
+
+def task(**training: object) -> SegmentationTask:
+    model = ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)
+    recipe = Recipe(model=model, augment=AugmentConfig(crop=(1024, 2048)), training=TrainingConfig(**training))
+    return SegmentationTask(build_model(recipe, Classes(5)), recipe)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 96), (256, 320)])
+def test_what_is_counted_is_what_autograd_holds(height: int, width: int) -> None:
+    asked = task()
+    before = {name: value.clone() for name, value in asked.state_dict().items()}
+    random = torch.get_rng_state()
+    estimate = kept_bytes(asked, height, width)
+    assert all(torch.equal(value, before[name]) for name, value in asked.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random) and asked.model.training
+    held: dict[int, torch.Tensor] = {}
+    own = {parameter.data_ptr() for parameter in asked.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        asked.loss(asked.model(torch.rand(2, 3, height, width)), torch.zeros(2, height, width, dtype=torch.long))
+    found = sum(tensor.untyped_storage().nbytes() for tensor in held.values()) / 2
+    assert estimate == pytest.approx(found, rel=0.1)
+
+
+def test_what_cannot_fit_is_refused_with_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, asked = torch.device("cpu"), task()
+    parameters = 4 * sum(value.numel() for value in asked.parameters())
+    each = kept_bytes(asked, 1024, 2048)
+
+    def with_memory(size: float, batch: int = 8) -> None:
+        monkeypatch.setattr("cssformer.training.estimate.total_memory", lambda _: size)
+        require_memory(asked, cpu, batch)
+
+    with_memory(4 * parameters + 8.01 * each)
+    with pytest.raises(UserError, match=r"pass of 8 crops of 1024x2048 .*GiB.*device_batch of at most 3 "):
+        with_memory(4 * parameters + 3.5 * each)
+    with pytest.raises(UserError, match=r"not even one fits: give a smaller augment\.crop"):
+        with_memory(4 * parameters + 0.5 * each)
+    with pytest.raises(UserError, match=r"network alone does not fit"):
+        with_memory(parameters)
+    asked.recipe.augment.crop = (128, 128)
+    with_memory(1)
+
+
+def test_large_numbers_are_told_before_the_first_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert total_memory(torch.device("cpu")) > 2**28
+    words = ["--augment.crop", "8192", "8192", "--training.device_batch", "65536", "--training.batch_size", "65536"]
+    small = ["--model.backbone", "test_resnet", "--training.devices", "1", "--training.workers", "0"]
+    assert main(["train", "--output", str(tmp_path / "run"), *words, *small]) == 2
+    assert "65536 crops of 8192x8192 takes about" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
