@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
     told = f"checkpoint of step {kept} stays" if kept else "no checkpoint yet"
     with pytest.raises(
         UserError, match=rf"loss at step {at} .* is -?(nan|inf) with training\.lr 0\.5, .*{told}.*lower"
-    ) as e:
+    ) as caught:
         runs.train(asked, console=quiet())
     # The first pass of the step, of two pictures.
     batch, scenes = asked.training.batch_size, SyntheticScenes(8, (32, 32), asked.seed)
