@@ -7,9 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from types import CodeType, ModuleType
 
+import cv2
+import numpy as np
 import pytest
+import yaml
 
-from cssformer.cli import _find_command, _parse
+from cssformer import CSSFormer
+from cssformer.cli import _find_command, _parse, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -68,6 +72,32 @@ def test_python_compiles_and_its_imports_exist(page: str, body: str) -> None:
         for name in names.split(","):
             home = import_module(module)
             assert isinstance(home, ModuleType) and hasattr(home, name.split(" as ")[0].strip()), f"{module}.{name}"
+
+
+def test_the_loop_of_ones_own_trains_a_model_that_the_command_line_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind, channels in (("images", (3,)), ("labels", ())):
+            (tmp_path / "data/mine" / split / kind).mkdir(parents=True)
+            for number in range(2):
+                pixels = rng.integers(0, 3, (40, 50, *channels), np.uint8) * (80 if channels else 1)
+                cv2.imwrite(str(tmp_path / "data/mine" / split / kind / f"{number}.png"), pixels)
+    classes = {index: {"name": name, "colour": [index, 0, 9]} for index, name in enumerate("abc")}
+    (tmp_path / "data/mine/dataset.yaml").write_text(yaml.safe_dump({"classes": classes}))
+    (body,) = [body for page, body in python_blocks() if page == "docs/training.md" and "save_pretrained" in body]
+    small = {"(256, 256)": "(32, 32)", "1000": "2", '"resnet10t"': '"test_resnet"'}
+    for word, less in small.items():
+        assert word in body
+        body = body.replace(word, less)
+    exec(compile(body, "docs/training.md", "exec"), {})
+    model = CSSFormer.from_pretrained("models/mine")
+    assert model.metadata.classes == ("a", "b", "c") and model.metadata.inference == {"mode": "slide", "crop": [32, 32]}
+    assert main(["evaluate", "models/mine", "--data", "data/mine"]) == 0
+    assert re.search(r"^a .*\nb .*\nc ", capsys.readouterr().out, re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cssformer.inference import Predictor
-    from cssformer.model import CSSFormer
+    from cssformer.model import CSSFormer, Metadata
 
-__all__ = ["CSSFormer", "Predictor"]
+__all__ = ["CSSFormer", "Metadata", "Predictor"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import the heavy parts only when they are first asked for."""
-    homes = {"CSSFormer": "cssformer.model", "Predictor": "cssformer.inference"}
+    homes = {"CSSFormer": "cssformer.model", "Metadata": "cssformer.model", "Predictor": "cssformer.inference"}
     if name in homes:
         return getattr(import_module(homes[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

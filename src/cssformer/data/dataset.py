@@ -76,7 +76,7 @@ class DatasetInfo:
             raise UserError(f"Cannot read {path}: {' '.join(str(error).split())}.") from None
         try:
             entries = content["classes"]
-            if sorted(entries) != list(range(len(entries))) or not entries:
+            if not isinstance(entries, dict) or sorted(entries) != list(range(len(entries))) or not entries:
                 raise ValueError("the classes must be numbered 0, 1, 2, ... without gaps")
             ordered = [entries[index] for index in range(len(entries))]
             palette = distinct_colours(len(ordered))
