@@ -105,6 +105,11 @@ def _prepare_export(module: str, what: str) -> Command:
 PREPARE: dict[str, Command] = {
     "prepare folder": Command("Make a data folder of pictures and masks.", _add_prepare_folder, _prepare_folder),
     "prepare coco": _prepare_export("coco", "COCO's JSON: instances, stuff or panoptic"),
+    "prepare yolo": _prepare_export("yolo", "YOLO's polygons (data.yaml, labels/*.txt)"),
+    "prepare voc": _prepare_export("voc", "PASCAL VOC's layout, as CVAT's segmentation masks"),
+    "prepare labelme": _prepare_export("labelme", "labelme's JSON files"),
+    "prepare cvat": _prepare_export("cvat", "CVAT's XML (CVAT for images 1.1)"),
+    "prepare label-studio": _prepare_export("label_studio", "Label Studio's JSON"),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
     "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
     "prepare pascal-context": _prepare_benchmark(

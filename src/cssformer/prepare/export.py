@@ -65,6 +65,8 @@ class Export:
     #: What pixels without a shape are.
     unlabeled: Literal["background", "ignore"] = "background"
     colours: dict[str, Colour] = field(default_factory=dict)
+    #: Names that mean no class.
+    ignored: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
@@ -74,11 +76,14 @@ class Pictures:
     def __init__(self, members: Iterable[Member]) -> None:
         self._by_name: dict[str, list[Member]] = defaultdict(list)
         for member in members:
-            if is_picture(Path(member.name)):
-                self._by_name[member.name.rpartition("/")[2]].append(member)
+            if is_picture(path := Path(member.name)):
+                for name in {path.name, path.stem}:
+                    self._by_name[name].append(member)
 
     def find(self, name: str, beside: Member) -> Member:
         """The picture called ``name`` in the file ``beside``: of that path from there, or whose path ends most alike.
+
+        The name may be without its suffix.
 
         Raises:
             UserError: there is none, or several are as much alike.
@@ -102,8 +107,9 @@ class Pictures:
 
 
 def _common(member: Member, wanted: Sequence[str]) -> int:
+    """How many of the last parts of the paths are the same, the name aside."""
     parts = (member.source.name, *member.name.split("/"))
-    number = 0
+    number = 1
     while number < min(len(parts), len(wanted)) and parts[-1 - number] == wanted[-1 - number]:
         number += 1
     return number
@@ -124,6 +130,18 @@ def read_json(member: Member) -> Any:
         return json.loads(member.read_bytes(MOST_ANNOTATIONS))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{member} is not whole JSON: {str(error).rstrip('.')}.") from None
+
+
+def read_text(member: Member) -> str:
+    """What a text file holds.
+
+    Raises:
+        UserError: it cannot be read or is not UTF-8.
+    """
+    try:
+        return member.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{member} is no text: byte {error.start} is not UTF-8.") from None
 
 
 @contextmanager
@@ -179,6 +197,10 @@ def prepare_export(
         export = read(members, faults)
         if not export.pictures:
             raise UserError(faults.sentences[0] if faults.sentences else f"{source[0]} has no annotated pictures.")
+        first: dict[Readable, Annotated] = {}
+        for picture in export.pictures:
+            if (other := first.setdefault(picture.image, picture)) is not picture:
+                raise UserError(f"{other.place} and {picture.place} both annotate {picture.path}; leave one there.")
         overlap = overlap or export.overlap
         without = unlabeled or export.unlabeled
         info, value_of, index_of = _classes(
@@ -211,7 +233,7 @@ def prepare_export(
     notes.append(f"Of shapes that overlap, {on_top[overlap]} lies on top.")
     if bare:
         notes.append(f"{len(bare)} pictures have no shape, {min(bare)} the first.")
-    if absent := [name for name in export.classes if name not in seen]:
+    if absent := [name for name in export.classes if name not in seen and name not in export.ignored]:
         notes.append(f"No shape is of the class {', '.join(absent)}.")
     if faults.sentences:
         notes.append(f"{len(faults.sentences)} broken ones were left out; the first: {faults.sentences[0]}")
@@ -222,7 +244,7 @@ def _classes(
     export: Export, map: Sequence[str], ignore: Sequence[str]
 ) -> tuple[DatasetInfo, dict[str, int], dict[int, int | None]]:
     """The description of the data set, the value that each of the export's classes is drawn with, and their meaning."""
-    known = list(export.classes)
+    known, ignore = list(export.classes), [*ignore, *(name for name in export.ignored if name in export.classes)]
     renamed = {name: name for name in known}
     for rule in map:
         names, equals, new = rule.rpartition("=")

@@ -37,9 +37,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file; an empty one has none.
 
     Raises:
-        UserError: as :func:`read_text`, or it is not YAML of keys and values, refers to itself or is nested too deep.
+        UserError: as :func:`read_text` and :func:`parse_yaml`.
     """
-    text = read_text(path)
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, path: object) -> dict[str, Any]:
+    """The keys and values of a YAML text of the file ``path``.
+
+    Raises:
+        UserError: it is not YAML of keys and values, refers to itself or is nested too deep.
+    """
     try:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):

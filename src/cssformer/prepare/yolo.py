@@ -1,0 +1,106 @@
+"""YOLO's segmentation labels, as Ultralytics documents them: ``data.yaml`` and a text file for each picture.
+
+``data.yaml`` has ``names``, a list or a mapping, and for ``train``, ``val`` and ``test`` folders or lists of pictures.
+The labels of ``images/a.jpg`` are ``labels/a.txt``: a line for each polygon, the class's number and x y x y ... as
+shares of width and height. A picture without a file of labels has no shape.
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cssformer.data.dataset import SPLITS
+from cssformer.data.files import is_picture
+from cssformer.prepare.archives import Member
+from cssformer.prepare.benchmark import full_name
+from cssformer.prepare.export import Annotated, Export, Pictures, read_text, within
+from cssformer.prepare.shapes import Polygons, Shape, Size
+from cssformer.prepare.writer import Faults
+from cssformer.utils.errors import UserError
+from cssformer.utils.text import parse_yaml
+
+
+def read(members: Sequence[Member], faults: Faults) -> Export:
+    """Find the pictures that ``data.yaml`` names and their polygons.
+
+    Raises:
+        UserError: there is no ``data.yaml``, or not one alone, or it or a list is broken; no picture has labels.
+    """
+    described = {member: parse_yaml(read_text(member), member) for member in members if _is_yaml(member.name)}
+    described = {member: content for member, content in described.items() if "names" in content}
+    if len(described) != 1:
+        raise UserError(f"The source has {len(described)} YAML files with names of classes; give one data.yaml.")
+    ((member, content),) = described.items()
+    with within(member):
+        names = content["names"]
+        numbered = names.items() if isinstance(names, dict) else enumerate(names)
+        class_of = {int(key): str(name) for key, name in numbered}
+    texts = {(each.source, each.name): each for each in members if each.name.lower().endswith(".txt")}
+    found: dict[Member, Annotated] = {}
+    sources = [member]
+    for split in SPLITS:
+        for picture in _pictures(content.get(split), member, members, faults):
+            labels = next((texts[key] for key in _label_names(picture) if key in texts), None)
+            place = str(labels or picture)
+            sources += [labels] if labels else []
+            shapes = partial(_shapes, labels, class_of)
+            other = found.setdefault(picture, Annotated(picture, picture.name, place, None, shapes, split))
+            if other.split != split:
+                raise UserError(f"{picture} is in two splits, {other.split} and {split}; leave it in one.")
+    if found and len(sources) == 1:
+        raise UserError(f"No picture of {member} has labels; those of images/a.jpg are labels/a.txt.")
+    return Export(list(found.values()), [class_of[key] for key in sorted(class_of)], sources)
+
+
+def _is_yaml(name: str) -> bool:
+    return name.lower().endswith((".yaml", ".yml"))
+
+
+def _pictures(entry: Any, member: Member, members: Sequence[Member], faults: Faults) -> Iterator[Member]:
+    """The pictures of a split: of folders and lists, one or several."""
+    pictures = Pictures(members)
+    for each in entry if isinstance(entry, list) else [entry] if entry else []:
+        parts = [part for part in str(each).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        # Paths are often of another machine, or begin above the folder: their ends tell.
+        ends = ["/".join(parts[number:]) for number in range(len(parts))]
+        if str(each).endswith(".txt"):
+            lists = [found for end in ends for found in members if full_name(found).endswith(f"/{end}")]
+            if not lists:
+                raise UserError(f"{member} names the list {each}, which is not there.")
+            for line in filter(None, map(str.strip, read_text(lists[0]).splitlines())):
+                with faults.caught():
+                    yield pictures.find(line, lists[0])
+            continue
+        inside = ([found for found in members if f"/{end}/" in full_name(found)] for end in ends)
+        there = next((found for found in inside if found), [])
+        chosen = [found for found in there if is_picture(Path(found.name))]
+        if not chosen:
+            raise UserError(f"{member} names the folder {each}, which is not there or holds no pictures.")
+        yield from chosen
+
+
+def _label_names(picture: Member) -> Iterable[tuple[Path, str]]:
+    """Where the labels of a picture may stand: the last folder images is labels there, else beside it."""
+    stem = posixpath.splitext(picture.name)[0] + ".txt"
+    head, images, tail = f"/{stem}".rpartition("/images/")
+    if images:
+        yield picture.source, f"{head}/labels/{tail}".lstrip("/")
+    yield picture.source, stem
+
+
+def _shapes(labels: Member | None, class_of: dict[int, str], size: Size) -> Iterable[Shape]:
+    for number, line in enumerate(read_text(labels).splitlines() if labels else (), 1):
+        place = f"{labels}, line {number},"
+        with within(place):
+            words = line.split()
+            if not words:
+                continue
+            if len(words) == 5:
+                raise ValueError("it is a box, not a polygon; export segmentation labels")
+            if float(words[0]) not in class_of:
+                raise UserError(f"{place} has the class {words[0]}, which data.yaml does not name.")
+            shares = [float(word) for word in words[1:]]
+            points = [share * size[1 - index % 2] for index, share in enumerate(shares)]
+            yield Shape(class_of[int(float(words[0]))], Polygons([points]), place)

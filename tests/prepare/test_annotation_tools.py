@@ -1,0 +1,258 @@
+"""What each annotation format has of its own, by labels computed by hand."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cssformer.cli import main
+from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.prepare.export import prepare_export
+from cssformer.prepare.label_studio import decode_brush
+from cssformer.prepare.pascal_context import colour
+
+SIZE = (20, 30)
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", SIZE[::-1], (9, 9, 9)).save(path)
+
+
+def labels(folder: Path) -> dict[str, np.ndarray]:
+    return {sample.name: sample.label for split in ("train", "val") for sample in SegmentationFolder(folder, split)}
+
+
+def prepared(kind: str, folder: Path, **options) -> tuple[dict[str, np.ndarray], list[str], str]:
+    """The labels of the folder's export, the classes, and the notes."""
+    told = prepare_export(
+        importlib.import_module(f"cssformer.prepare.{kind}").read, [folder], folder / "out", **options
+    )
+    return labels(folder / "out"), list(told.info.classes), " ".join(told.notes)
+
+
+def box(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    inside = np.zeros(SIZE, bool)
+    inside[top:bottom, left:right] = True
+    return inside
+
+
+def circle(x: float, y: float, across: float, down: float) -> np.ndarray:
+    rows, columns = np.indices(SIZE) + 0.5
+    return ((columns - x) / across) ** 2 + ((rows - y) / down) ** 2 <= 1
+
+
+def cvat(folder: Path, shapes: str, name: str = "images/{}.png") -> None:
+    images = ""
+    for number, key in enumerate("ab"):
+        picture(folder / name.format(key))
+        images += f'<image id="{number}" name="{key}.png" width="30" height="20">{shapes}</image>'
+    listed = "".join(
+        f"<label><name>{each}</name><color>#0{n}0000</color></label>" for n, each in enumerate(("car", "tree"))
+    )
+    meta = f"<meta><task><labels>{listed}</labels></task></meta>"
+    (folder / "annotations.xml").write_text(f"<annotations><version>1.1</version>{meta}{images}</annotations>")
+
+
+def test_cvat_shapes_and_their_order(tmp_path):
+    cvat(
+        tmp_path,
+        '<box label="car" xtl="2" ytl="2" xbr="12" ybr="8" z_order="1"><attribute name="x">1</attribute></box>'
+        '<ellipse label="tree" cx="12" cy="8" rx="6" ry="4" z_order="0"/>'
+        '<box label="tree" xtl="18" ytl="6" xbr="28" ybr="12" rotation="90.0" z_order="0"/>'
+        '<mask label="car" rle="3, 2, 1" left="20" top="17" width="3" height="2" z_order="2"/>'
+        '<polyline label="car" points="1,1;2,2" z_order="0"/><tag label="car"/>',
+    )
+    found, classes, notes = prepared("cvat", tmp_path)
+    expected = np.zeros(SIZE, int)
+    expected[circle(12, 8, 6, 4)] = 2
+    expected[box(20, 4, 26, 14)] = 2
+    expected[box(2, 2, 12, 8)] = 1
+    expected[18, 20:22] = 1
+    assert classes == ["background", "car", "tree"] and (found["a"] == expected).all()
+    assert "1 shapes of the kind polyline" not in notes and "2 shapes of the kind polyline have no area" in notes
+    assert DatasetInfo.load(tmp_path / "out").colours[1:] == ((0, 0, 0), (1, 0, 0))
+
+
+def test_cvat_ellipses_turn_clockwise(tmp_path):
+    cvat(tmp_path, '<ellipse label="tree" cx="15" cy="10" rx="8" ry="2" rotation="45" z_order="0"/>')
+    found, *_ = prepared("cvat", tmp_path)
+    assert found["a"][14, 19] == 2 and found["a"][5, 19] == 0
+
+
+def labelme(folder: Path, shapes: list[dict], **more) -> None:
+    for key in "ab":
+        picture(folder / f"{key}.png")
+        content = {"imagePath": f"{key}.png", "imageData": None, "imageHeight": 20, "imageWidth": 30, "shapes": shapes}
+        (folder / f"{key}.json").write_text(json.dumps(content | more))
+
+
+def shape(label: str, kind: str, *points: tuple[float, float]) -> dict:
+    return {"label": label, "shape_type": kind, "points": points, "flags": {}}
+
+
+def test_labelme_shapes_and_their_order(tmp_path):
+    labelme(
+        tmp_path,
+        [
+            shape("tree", "line", (4, 10), (16, 10)),
+            shape("car", "oriented_rectangle", (14, 2), (20, 2), (20, 8), (14, 8)),
+            shape("__ignore__", "circle", (20, 10), (23, 14)),
+            shape("tree", "points", (1, 1), (2, 2)),
+            {"label": "car", "points": [(0, 18), (5, 18), (5, 20), (0, 20)]},
+        ],
+    )
+    found, classes, notes = prepared("labelme", tmp_path, unlabeled="background")
+    rows, columns = np.indices(SIZE) + 0.5
+    along = np.clip(columns, 4, 16)
+    expected = np.where((columns - along) ** 2 + (rows - 10) ** 2 <= 25, 2, 0)
+    expected[box(14, 2, 20, 8)] = 1
+    expected[circle(20, 10, 5, 5)] = IGNORE
+    expected[18:, :5] = 1
+    assert classes == ["background", "car", "tree"] and (found["a"] == expected).all()
+    assert "2 points were left out" in notes and "the last of the file lies on top" in notes
+
+
+def test_labelme_lines_have_a_width(tmp_path, capsys):
+    labelme(tmp_path, [shape("tree", "line", (0, 10), (30, 10))])
+    words = ["prepare", "labelme", "--source", str(tmp_path), "--output", str(tmp_path / "out"), "--line_width"]
+    assert main([*words, "4"]) == 0
+    assert (labels(tmp_path / "out")["a"] == box(0, 8, 30, 12)).all()
+    assert main([*words[:-2], str(tmp_path / "out2"), "--line_width", "0"]) == 2
+    assert "line_width must be above 0" in capsys.readouterr().err
+
+
+def test_labelme_pictures_in_another_folder(tmp_path):
+    labelme(tmp_path / "json", [shape("car", "rectangle", (0, 0), (3, 3))], imagePath="..\\pictures\\x.jpg")
+    picture(tmp_path / "pictures/x.jpg")
+    (tmp_path / "json/b.json").unlink()
+    picture(tmp_path / "pictures/y.jpg")
+    content = json.loads((tmp_path / "json/a.json").read_text()) | {"imagePath": "/home/me/pictures/y.jpg"}
+    (tmp_path / "json/b.json").write_text(json.dumps(content))
+    found, *_ = prepared("labelme", tmp_path)
+    assert set(found) == {"json__a", "json__b"} and (found["json__a"] == box(0, 0, 3, 3)).all()
+
+
+def studio(folder: Path, results: list[dict], image: str = "/data/upload/1/0123abcd-{}.png") -> None:
+    size = {"original_width": 30, "original_height": 20}
+    tasks = []
+    for number, key in enumerate("ab"):
+        picture(folder / f"pictures/{key}.png")
+        done = {"was_cancelled": False, "result": [size | each for each in results]}
+        other = {"was_cancelled": False, "result": []}
+        annotations = [{"was_cancelled": True, "result": "broken"}, done, other]
+        tasks.append({"id": number, "data": {"text": "a.b", "image": image.format(key)}, "annotations": annotations})
+    tasks.append({"id": 9, "data": {"image": "none.png"}, "annotations": []})
+    (folder / "export.json").write_text(json.dumps(tasks))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "/data/upload/1/0123abcd-{}.png",
+        "/data/local-files/?d=some/pictures/{}.png",
+        "s3://bucket/pictures/{}.png",
+        "https://a.b/c/{}.png?token=1.2/3",
+        "{}.png",
+    ],
+)
+def test_label_studio_shapes_and_pictures(tmp_path, image):
+    upper = {"x": 10, "y": 10, "width": 40, "height": 30, "rotation": 0}
+    round_one = {"x": 50, "y": 50, "radiusX": 20, "radiusY": 20, "rotation": 0}
+    turned = {"x": 90, "y": 75, "width": 20, "height": 30, "rotation": 90.0}
+    studio(
+        tmp_path,
+        [
+            {"type": "rectanglelabels", "id": "1", "value": {**upper, "rectanglelabels": ["car"]}},
+            {"type": "ellipse", "id": "2", "value": round_one},
+            {"type": "labels", "id": "2", "value": {**round_one, "labels": ["tree"]}},
+            {"type": "rectanglelabels", "id": "3", "value": {**turned, "rectanglelabels": ["car"]}},
+            {"type": "choices", "id": "4", "value": {"choices": ["good"]}},
+            {"type": "keypointlabels", "id": "5", "value": {"x": 1, "y": 1, "keypointlabels": ["car"]}},
+        ],
+        image,
+    )
+    found, classes, notes = prepared("label_studio", tmp_path)
+    expected = np.zeros(SIZE, int)
+    expected[circle(15, 10, 6, 4)] = 2
+    expected[box(3, 2, 15, 8)] = 1
+    # The box's upper left corner (27, 15) stays in place while it turns clockwise by a quarter.
+    expected[15:20, 21:27] = 1
+    assert classes == ["background", "car", "tree"]
+    assert (circle(15, 10, 6, 4).sum(), box(3, 2, 15, 8).sum()) == (80, 72)
+    assert (found["a"] == expected).all()
+    assert "2 tasks have several annotations" in notes and "1 tasks without annotation were left out" in notes
+
+
+def test_label_studio_brushes_of_any_parameters():
+    """The bits of lengths and values are told by the file: here one run of 5 zeros, then 3 values of their own."""
+    bits = f"{8:032b}" + f"{2 - 1:05b}" + "".join(f"{count - 1:04b}" for count in (3, 4, 8, 16))
+    bits += "1" + "00" + f"{5 - 1:03b}" + "00"
+    bits += "0" + "01" + f"{3 - 1:04b}" + "01" + "00" + "10"
+    data = [int(bits[place : place + 8].ljust(8, "0"), 2) for place in range(0, len(bits), 8)]
+    assert decode_brush(data, (1, 2)).tolist() == [[False, True]]
+
+
+def yolo(folder: Path, yaml: str) -> None:
+    for split, key in (("train", "a"), ("train", "b"), ("val", "c")):
+        picture(folder / f"images/{split}/{key}.png")
+        path = folder / f"labels/{split}/{key}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1 0 0 0.5 0 0.5 0.5 0 0.5\n\n0 0.0 0.0 0.2 0.0 0.2 0.2 0.0 0.2\n")
+    (folder / "labels/train/b.txt").unlink()
+    (folder / "data.yaml").write_text(yaml)
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "train: images/train\nval: images/val\nnames: [car, tree]\nnc: 2",
+        "path: /home/me/mine\ntrain: ../images/train\nval: [images/val]\nnames: {1: tree, 0: car}",
+        "train: train.txt\nval: /home/me/mine/images/val/\nnames:\n- car\n- tree",
+    ],
+)
+def test_yolo_lists_and_folders(tmp_path, yaml):
+    yolo(tmp_path, yaml)
+    (tmp_path / "train.txt").write_text("data/images/train/a.png\n./images/train/b.png\n")
+    found, classes, notes = prepared("yolo", tmp_path)
+    expected = np.where(box(0, 0, 15, 10), 2, 0)
+    expected[box(0, 0, 6, 4)] = 1
+    assert classes == ["background", "car", "tree"] and set(found) == {"a", "b", "c"}
+    assert (found["a"] == expected).all() and (found["c"] == expected).all() and not found["b"].any()
+    assert "1 pictures have no shape, images/train/b.png the first" in notes
+
+
+def voc(folder: Path, values: np.ndarray, lists: dict[str, str], labelmap: str | None) -> None:
+    for key in "abc":
+        picture(folder / f"JPEGImages/{key}.jpg")
+        path = folder / f"SegmentationClass/{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.astype(np.uint8)).save(path)
+    for name, text in lists.items():
+        path = folder / f"ImageSets/Segmentation/{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if labelmap:
+        (folder / "labelmap.txt").write_text(labelmap)
+
+
+def test_voc_colours_of_its_own(tmp_path):
+    values = np.array([(0, 0, 0), colour(11), colour(20), (224, 224, 192)])
+    index = np.arange(600).reshape(SIZE) % 4
+    voc(tmp_path, values[index], {"train": "a\nb", "val": "c\n", "trainval": "a\nb\nc"}, None)
+    found, classes, _ = prepared("voc", tmp_path)
+    assert (len(classes), classes[11], classes[20]) == (21, "diningtable", "tvmonitor")
+    assert all((label == np.array([0, 11, 20, IGNORE])[index]).all() for label in found.values())
+
+
+def test_voc_of_cvat(tmp_path):
+    text = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nmy: car:9,8,7::\n"
+    index = np.arange(600).reshape(SIZE) % 2
+    voc(tmp_path, np.array([(0, 0, 0), (9, 8, 7)])[index], {"default": "a\nb\nc"}, text)
+    found, classes, _ = prepared("voc", tmp_path, map=["my: car=vehicle"])
+    assert classes == ["background", "vehicle"] and all((label == index).all() for label in found.values())
+    assert re.search(r'"my: car": 1', (tmp_path / "out/dataset.yaml").read_text())
