@@ -87,9 +87,8 @@ def main() -> None:
         pixels = np.mean([each.sum() for each in differs])
         furthest = max(distance[each].max(initial=0) for each, distance in zip(differs, away, strict=True))
         share = 100 * (sum(mask.sum() for mask in drawn) / area - 1)
-        print(
-            f"{name:30} {version(package):10} {pixels:6.1f} pixels differ, at most {furthest:.2f} away; area {share:+.1f} %"
-        )
+        what = f"{pixels:6.1f} pixels differ, at most {furthest:.2f} away; area {share:+.1f} %"
+        print(f"{name:30} {version(package):10} {what}")
 
 
 if __name__ == "__main__":

@@ -175,9 +175,8 @@ def draw(
     # Columns first, as run-length masks have their pixels.
     values = np.full(size[::-1], empty, np.uint8 if max(empty, *value_of.values()) < 256 else np.uint16)
     for value, runs in drawn:
-        left, top, width, height = map(int, coco.toBbox(runs))
-        box = slice(left, left + width), slice(top, top + height)
-        np.copyto(values[box], np.array(value, values.dtype), where=coco.decode(runs).T[box].view(bool))
+        columns, inside = _columns(runs)
+        np.copyto(values[columns], np.array(value, values.dtype), where=inside)
     return np.ascontiguousarray(values.T)
 
 
@@ -211,6 +210,21 @@ def _at_centres(
         across, down = np.arange(left, right) + 0.5, np.arange(top, bottom)[:, None] + 0.5
         whole[top:bottom, left:right] = inside(across, down)
     return coco.encode(whole)
+
+
+def _columns(runs: RunLengths) -> tuple[slice, NDArray[np.bool_]]:
+    """The columns from the first to the last pixel of a mask, and which of their pixels are in it (columns, H).
+
+    Decoding these alone is several times as fast as pycocotools' decoding of the whole picture.
+    """
+    height, edges = runs["size"][0], _unpacked(runs["counts"]).cumsum()
+    # Runs outside and inside alternate, from outside on.
+    edges = edges[: len(edges) // 2 * 2]
+    if not len(edges):
+        return slice(0), np.zeros((0, height), bool)
+    left, right = int(edges[0]) // height, -(-int(edges[-1]) // height)
+    counts = np.diff(edges, prepend=left * height, append=right * height)
+    return slice(left, right), np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(-1, height)
 
 
 def _unpacked(packed: bytes) -> NDArray[np.int64]:
