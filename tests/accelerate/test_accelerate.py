@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from timm.layers import Mlp
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import spectral_norm
 
 from cssformer import CSSFormer
 from cssformer.accelerate import accelerate_cpu, modules
@@ -20,8 +23,9 @@ from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastResize
 from cssformer.model import segmentation_loss
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
+from cssformer.model.layers import FeedForward
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
-from cssformer.model.positions import reference_points
+from cssformer.model.positions import Shapes, reference_points
 
 SMALL = {"backbone": "resnet10t", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
 
@@ -143,6 +147,20 @@ def edited(kind: str, model: CSSFormer, monkeypatch: pytest.MonkeyPatch) -> None
     elif kind == "patched class":
         forward = MultiScaleFeatureEnhancement.forward
         monkeypatch.setattr(MultiScaleFeatureEnhancement, "forward", lambda *given: 1.5 * forward(*given))
+    elif kind == "picky class":
+        forward = MultiScaleFeatureEnhancement.forward
+
+        def picky(self: nn.Module, tokens: Tensor, pos_embed: Tensor, shapes: Shapes, reference: Tensor) -> Tensor:
+            assert shapes[0] == (16, 16), "another size"
+            return 1.5 * forward(self, tokens, pos_embed, shapes, reference)
+
+        monkeypatch.setattr(MultiScaleFeatureEnhancement, "forward", picky)
+    elif kind == "other activation":
+
+        def smooth(self: FeedForward, tokens: Tensor) -> Tensor:
+            return self[3](F.silu(self[1](self[0](tokens))))
+
+        monkeypatch.setattr(FeedForward, "forward", smooth)
     else:
 
         class Doubled(nn.Linear):
@@ -152,7 +170,18 @@ def edited(kind: str, model: CSSFormer, monkeypatch: pytest.MonkeyPatch) -> None
         block.output.__class__ = Doubled
 
 
-@pytest.mark.parametrize("kind", ["subclass", "own forward", "hooks", "patched class", "part of another class"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "subclass",
+        "own forward",
+        "hooks",
+        "patched class",
+        "picky class",
+        "other activation",
+        "part of another class",
+    ],
+)
 def test_an_edited_module_is_never_scored_by_the_old_formula(
     kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,9 +198,82 @@ def test_an_edited_module_is_never_scored_by_the_old_formula(
     assert largest_difference(found, expected) < 1e-5
     if kind != "subclass":
         assert largest_difference(before, expected) > 1e-3
-    if kind in ("own forward", "hooks", "patched class"):
+    if kind in ("own forward", "hooks", "patched class", "picky class"):
         assert any("msfe.0" in record.getMessage() for record in caplog.records)
         assert type(fast.msfe[0]) is MultiScaleFeatureEnhancement
+
+
+@pytest.mark.parametrize("change", ["pruned", "weight norm", "spectral norm"])
+def test_networks_that_torch_has_changed(change: str) -> None:
+    """Pruning and the older norms keep what they compute as attributes, which cannot be copied."""
+    torch.manual_seed(0)
+    model = randomised(CSSFormer(**SMALL)).eval()
+    for layer in (model.msfe[0].output, model.cia[1].fuse, model.head.classify):
+        if change == "pruned":
+            prune.l1_unstructured(layer, "weight", 0.5)
+        elif change == "weight norm":
+            torch.nn.utils.weight_norm(layer)
+        else:
+            spectral_norm(layer)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, found = model(images), accelerate_cpu(model)(images)
+    assert largest_difference(found, expected) < 1e-5
+
+
+def test_the_object_of_a_hook_hears_of_the_copy() -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def hook(self, *_: object) -> None:
+            self.calls += 1
+
+    model, recorder = CSSFormer(**SMALL).eval(), Recorder()
+    model.head.register_forward_hook(recorder.hook)
+    with torch.no_grad():
+        accelerate_cpu(model)(torch.rand(1, 3, 64, 64))
+    assert recorder.calls == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fusion": False, "cia": False},
+        {"fusion_stride": 8},
+        {"fusion_stride": 32, "heads": 1, "points": 1},
+        {"msfe_depth": 0, "csf_depth": 2},
+        {"msfe_depth": 2, "csf_depth": 0, "num_classes": 1},
+    ],
+    ids=str,
+)
+def test_odd_networks_in_every_precision(options: dict) -> None:
+    model = randomised(CSSFormer(**{**SMALL, "backbone": "test_resnet", **options})).eval()
+    bounds = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 0.05}
+    for size in ((32, 32), (33, 47)):
+        for dtype, bound in bounds.items():
+            lowered, images = copy.deepcopy(model).to(dtype), torch.rand(2, 3, *size, dtype=dtype)
+            with torch.inference_mode():
+                expected, found = lowered(images), accelerate_cpu(lowered)(images)
+            assert found.dtype == dtype and largest_difference(found, expected) <= bound
+
+
+def test_weights_loaded_later_and_calls_of_several_threads() -> None:
+    model = randomised(CSSFormer(**SMALL)).eval()
+    fast, other = accelerate_cpu(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.copy_(1.1 * tensor)
+        model.load_state_dict(other.state_dict())
+        pictures = [torch.rand(1, 3, 64 + 8 * number, 96) for number in range(4)]
+        expected = [other(images) for images in pictures]
+
+    @torch.no_grad()
+    def difference(call: int) -> float:
+        return largest_difference(fast(pictures[call % 4]), expected[call % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(difference, range(16))) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -255,11 +255,26 @@ def test_mistakes_are_one_sentence(untrained: CSSFormer, tmp_path: Path) -> None
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="broken.png"):
         explain(predictor, tmp_path / "broken.png", 0, 0)
-    with pytest.raises(UserError, match="fusion=False"):
-        explain(Predictor(CSSFormer(**TINY, fusion=False), "cpu"), picture(40, 50), 0, 0)
+    for none in ({"fusion": False}, {"msfe_depth": 0, "csf_depth": 0}):
+        with pytest.raises(UserError, match="no MSFE and no CSF"):
+            explain(Predictor(CSSFormer(**TINY, **none), "cpu"), picture(40, 50), 0, 0)
     with pytest.raises(UserError, match="ends in .png"):
         made_by_hand().save(tmp_path / "picture.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
+
+
+def test_a_network_in_training_mode_is_looked_at_in_evaluation_mode() -> None:
+    model = CSSFormer(**TINY)
+    predictor = Predictor(model, "cpu")
+    expected = explain(predictor, picture(40, 50), 3, 4)
+    model.train()
+    model.backbone.eval()
+    modes, state = [part.training for part in model.modules()], copy.deepcopy(model.state_dict())
+    found = explain(predictor, picture(40, 50), 3, 4)
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    for one, other in zip(found.maps, expected.maps, strict=True):
+        assert np.array_equal(one.places, other.places) and np.array_equal(one.weights, other.weights)
 
 
 def test_command(trained: CSSFormer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What a training reports of itself, and that it learns."""
 
+import copy
 import csv
 import io
 import logging
@@ -84,6 +85,34 @@ def test_the_reported_loss_does_not_depend_on_how_a_batch_is_split(tmp_path: Pat
         runs.train(asked, console=quiet())
         losses.append(float(rows(tmp_path / str(size))[0]["loss"]))
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_validation_sees_the_weights_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float | None
+) -> None:
+    """By way of the accelerated copy, whose parameters are the network's; with an average, those of the average."""
+    seen: list[tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]] = []
+    forward = SegmentationTask.forward_logits
+
+    def recorded(task: SegmentationTask, images: torch.Tensor) -> torch.Tensor:
+        logits = forward(task, images)
+        seen.append((images.clone(), logits.clone(), copy.deepcopy(task.model.state_dict())))
+        return logits
+
+    monkeypatch.setattr(SegmentationTask, "forward_logits", recorded)
+    runs.train(recipe(tmp_path, validate_every=1, lr=0.05, ema=ema), console=quiet())
+    network = CSSFormer(**{**load(tmp_path / "model")[0]["network"]}).eval()
+    for images, logits, state in seen:
+        network.load_state_dict(state)
+        with torch.no_grad():
+            torch.testing.assert_close(network.forward_logits(images), logits, rtol=1e-4, atol=1e-5)
+    (_, first, _), (_, last, validated) = seen[0], seen[-2]
+    assert not torch.allclose(first, last, atol=1e-3)
+    kept = torch.load(tmp_path / LAST, weights_only=True)
+    trained = kept["current_model_state" if ema else "state_dict"]
+    assert all(torch.equal(value, kept["state_dict"][f"model.{name}"]) for name, value in validated.items())
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in validated.items()) == (ema is None)
 
 
 @pytest.mark.parametrize(("value", "at"), [(float("nan"), 4), (float("inf"), 2), (float("-inf"), 5)])

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from cssformer.data.image_io import write_image
+from cssformer.data.transforms import resize
 from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
-from cssformer.inference.views import SMALLEST
+from cssformer.inference.views import SMALLEST, evaluating
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
 from cssformer.ops import record_sampling
@@ -162,8 +163,8 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
         UserError: the pixel is not in the picture, the picture cannot be read, or the network has no MSFE and CSF.
     """
     model = predictor.network
-    if not isinstance(model, CSSFormer) or not model.fusion_strides:
-        raise UserError("This model was built with fusion=False; without MSFE and CSF no pixel looks at other places.")
+    if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
+        raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
     pixels = read_pixels(image)
     height, width = pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
@@ -172,7 +173,7 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     tokens, centres = view.tokens(x, y)
 
     device = next(model.parameters()).device
-    with record_sampling() as samplings, torch.inference_mode():
+    with evaluating(model), record_sampling() as samplings, torch.inference_mode():
         model.forward_logits(view.images.to(device))
     names = [*_numbered("MSFE", len(model.msfe)), *_numbered("CSF", len(model.csf))]
     maps = []
@@ -213,7 +214,7 @@ class _View:
         size = max(1, round(height * fit)), max(1, round(width * fit))
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         if size != (height, width):
-            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+            images = resize(images, size)
         zoom = np.array((size[1] / width, size[0] / height))
         corner = np.zeros(2, int)
         if options.get("mode") == "slide":
