@@ -271,7 +271,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 
 TINY = shlex.split(
     "--model.channels 16 --model.heads 2 --model.points 2 --scenes.count 20 --scenes.val_count 3 --scenes.size [64,64] "
-    "--augment.crop [64,64] --training.steps 40 --training.batch_size 2 --training.validate_every 10 "
+    "--augment.crop [64,64] --training.steps 20 --training.batch_size 2 --training.validate_every 5 "
     "--training.workers 0 --training.log_every 5 --seeds 0 --parallel 2 --variants cssformer fpn"
 )
 
