@@ -235,6 +235,16 @@ def test_masks_that_are_transparent_throughout(tmp_path: Path) -> None:
         prepare_folder([root], tmp_path / "out", transparent="background")
 
 
+def test_a_palette_with_white_before_black_is_told(tmp_path: Path) -> None:
+    """The indices stay what they are: of documents 0 is the paper, of bitmaps it may be the object."""
+    pictures = [Image.fromarray((label(seed) == 1).astype(np.uint8), "P") for seed in range(3)]
+    for picture in pictures:
+        picture.putpalette([255, 255, 255, 0, 0, 0])
+    prepared = prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out", classes=["bg", "fg"])
+    assert prepared.notes == ("In the palettes 0 is white and 1 is black, so the first class is what looks white.",)
+    assert all(np.array_equal(found, label(int(name)) == 1) for name, found in labels_of(prepared).items())
+
+
 def test_palettes_among_grey_masks_are_told(tmp_path: Path) -> None:
     pictures = [in_palette(label(seed), [0, 1, 2]) for seed in range(2)]
     pictures += [Image.fromarray(label(seed).astype(np.uint8)) for seed in range(2, 4)]

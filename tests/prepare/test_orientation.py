@@ -9,12 +9,13 @@ from PIL import Image
 from cssformer.data import DatasetInfo, SegmentationFolder
 from cssformer.data.check import check, verify_labels
 from cssformer.data.image_io import as_stored, read_image
-from cssformer.inference import Predictor
+from cssformer.inference import Predictor, predict_files
 from cssformer.metrics.evaluate import evaluate, evaluate_predictions
 from cssformer.metrics.predictions import PredictionFolder
-from cssformer.model import CSSFormer
+from cssformer.model import CSSFormer, Metadata
 from cssformer.prepare.folder import prepare_folder
 from cssformer.utils.errors import UserError
+from tests.data.encoders import png
 
 KINDS = {"JPEG": ("jpg", {"quality": 98, "subsampling": 0}), "PNG": ("png", {}), "WEBP": ("webp", {"lossless": True})}
 KINDS["TIFF"] = "tif", {}
@@ -45,9 +46,10 @@ def make_source(root: Path, orientations: list[int], kind: str, stored: bool, sh
     return root
 
 
-def labels_lie_on_pictures(folder: Path) -> bool:
+def labels_lie_on_pictures(folder: Path, step: int = 1) -> bool:
     samples = [sample for split in ("train", "val") for sample in SegmentationFolder(folder, split)]
-    return all((np.abs(sample.image[..., 0].astype(int) - 20 - 100 * sample.label) < 30).all() for sample in samples)
+    grey = [sample.image[..., 0].astype(int) - 20 - 100 * (sample.label // step) for sample in samples]
+    return all((np.abs(difference) < 30).all() for difference in grey)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,3 +127,47 @@ def test_predictions_of_files_score_as_the_network(tmp_path, predictor, kind, or
     assert files.as_dict() == evaluate(predictor.model, dataset, **predictor.options).as_dict()
     warned = [warning for warning in check(tmp_path / "data").warnings if "EXIF" in warning]
     assert len(warned) == (orientation != 1) and all("2 pictures are turned upright" in text for text in warned)
+
+
+@pytest.mark.parametrize(
+    ("classes", "options"),
+    [
+        (3, {}),
+        (3, {"short_side": 24}),
+        (3, {"mode": "slide", "crop": (32, 32)}),
+        (3, {"scales": (0.75, 1.0), "flip": True}),
+        (300, {"mode": "slide", "crop": (32, 32), "short_side": 40}),
+    ],
+)
+def test_predicted_prepared_pictures_score_as_the_network(tmp_path, classes, options):
+    """Every orientation, kind of file and depth, from the source to the score, by the files that predict writes."""
+    step, kinds = (classes - 1) // 2, [*KINDS, "of 16 bits"]
+    for number, orientation in enumerate([*range(1, 9), 1]):
+        picture, mask = scene(number, (32, 64))
+        kind, bits = kinds[(number + classes) % 5], 16 if classes == 300 else (2, 4, 8, 16)[number % 4]
+        for folder in ("images", "masks"):
+            (tmp_path / "in" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"in/masks/{number}.png").write_bytes(png(mask.astype(int) * step, bits))
+        if kind in KINDS:
+            tagged(tmp_path / f"in/images/{number}.{KINDS[kind][0]}", picture, orientation, kind)
+        else:
+            deep = png(as_stored(picture, orientation).astype(int) * 257, 16, orientation=orientation)
+            (tmp_path / f"in/images/{number}.png").write_bytes(deep)
+    (tmp_path / "val.txt").write_text("\n".join(map(str, range(8))))
+    (tmp_path / "train.txt").write_text("8")
+    names, lists = [f"class {index}" for index in range(classes)], {"val_list": tmp_path / "val.txt"}
+    lists["train_list"] = tmp_path / "train.txt"
+    info = prepare_folder([tmp_path / "in"], tmp_path / "data", classes=names, **lists).info
+    model = CSSFormer("resnet10t", num_classes=classes, channels=16, heads=2, points=1)
+    # So that classes are met.
+    model.head.classify.bias.data.fill_(-1e4)[::step] = 0
+    model.metadata = Metadata(info.classes, info.colours)
+    model.save_pretrained(tmp_path / "model")
+    predict_files(str(tmp_path / "model"), [tmp_path / "data/val/images"], tmp_path / "out", device="cpu", **options)
+    dataset = SegmentationFolder(tmp_path / "data", "val")
+    assert len(dataset) == 8 and labels_lie_on_pictures(tmp_path / "data", step)
+    files = evaluate_predictions(PredictionFolder(tmp_path / "out/labels", dataset), dataset)
+    own = Predictor(model.eval(), "cpu", **options)
+    network = evaluate(own.model, dataset, **own.options)
+    assert np.array_equal(files.matrix, network.matrix) and np.diag(files.matrix).any()
+    assert {**files.as_dict(), "options": None} == {**network.as_dict(), "options": None}

@@ -288,6 +288,8 @@ def _read_by_colour(
             f"{len(palettes)} masks have a palette and {len(grey)} are grey, {palettes[0].path} and {grey[0]} for two: "
             "an id of the one is taken as the same id of the other."
         )
+    if {index: each.palette[index] for index, each in first.items()} == {0: (255, 255, 255), 1: (0, 0, 0)}:
+        notes.append("In the palettes 0 is white and 1 is black, so the first class is what looks white.")
     return False
 
 
