@@ -111,6 +111,7 @@ GREY = np.arange(12 * 20).reshape(12, 20) % 7
         (saved(smooth(), "WEBP", quality=90), "is a lossy WEBP"),
         (saved(smooth(), "TIFF", compression="jpeg"), "is a lossy TIFF"),
         (saved(smooth(), "JPEG2000"), "is a JPEG2000"),
+        (saved(smooth(), "TIFF", "CMYK"), "has 4 bands of 8-bit values"),
         (b"P5 20 12 7\n" + GREY.astype(np.uint8).tobytes(), "is a PGM or PPM, whose values are not read as stored"),
         (tiff(GREY, pages=3), "has 3 pages or frames"),
         (frames("GIF"), "has 2 pages or frames"),
@@ -148,6 +149,14 @@ def test_transparent_pixels_have_no_ids(kind, channels):
     mask = decode_mask(data, FILE)
     assert np.array_equal(mask.ids(FILE, 999), np.where(GREY == 2, 999, GREY))
     assert np.array_equal(mask.colours(999), np.where(GREY == 2, 999, GREY * 0x010101))
+
+
+def test_a_value_called_transparent_stays():
+    """By tRNS, which names a grey value or a colour."""
+    assert np.array_equal(read_ids(png(GREY, alpha=[0, 2]), FILE), GREY)
+    colours = np.stack([GREY, GREY * 0, GREY], -1)
+    packed = decode_mask(png(colours, alpha=[0, 2, 0, 0, 0, 2]), FILE).colours()
+    assert np.array_equal(packed, GREY * 0x010001)
 
 
 def test_colours_are_no_ids():
