@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cssformer import CSSFormer
 from cssformer.model import SegmentationOutput, segmentation_loss
+from cssformer.utils.errors import UserError
 
 SMALL_VIT = {"depth": 4, "embed_dim": 96}
 BACKBONES: dict[str, dict[str, int]] = {
@@ -130,19 +132,33 @@ def test_hooks_fire_alike_with_and_without_gradients(model: CSSFormer, images: T
     assert expected <= calls[0].keys()
 
 
-def test_built_on_the_meta_device_and_loaded(model: CSSFormer, images: Tensor) -> None:
-    with torch.device("meta"):
-        try:
-            empty = CSSFormer(**model.hparams)
-        except RuntimeError:
-            pytest.skip("timm does not build this backbone on the meta device")
-    empty = empty.to_empty(device="cpu").eval()
-    own = model.state_dict()
-    if missing := [name for name, _ in empty.named_buffers() if name not in own]:
-        pytest.skip(f"timm keeps {missing[0]} out of the state")
-    empty.load_state_dict(own)
+@pytest.mark.parametrize("assign", [False, True])
+def test_built_on_the_meta_device_and_loaded(model: CSSFormer, images: Tensor, assign: bool) -> None:
+    try:
+        with torch.device("meta"):
+            empty = CSSFormer(**model.hparams).eval()
+        if not assign:
+            empty = empty.to_empty(device="cpu")
+            for buffer in empty.buffers():
+                buffer.fill_(7)
+        empty.load_state_dict(model.state_dict(), assign=assign)
+    except UserError as error:
+        if hasattr(WindowAttention, "init_non_persistent_buffers"):
+            raise
+        pytest.skip(f"an older timm: {error}")
     with torch.no_grad():
-        torch.testing.assert_close(empty(images), model(images))
+        torch.testing.assert_close(empty(images), model(images), rtol=0, atol=0)
+
+
+def test_constants_that_timm_cannot_compute_anew_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(WindowAttention, "init_non_persistent_buffers", raising=False)
+    try:
+        with torch.device("meta"):
+            empty = CSSFormer("swin_tiny_patch4_window7_224", **SMALL)
+    except UserError as error:
+        pytest.skip(f"an older timm: {error}")
+    with pytest.raises(UserError, match="does not compute relative_position_index of this backbone anew"):
+        empty.load_state_dict(CSSFormer("swin_tiny_patch4_window7_224", **SMALL).state_dict(), assign=True)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -212,6 +228,7 @@ import os, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from cssformer import CSSFormer
 from cssformer.model import SegmentationOutput, segmentation_loss
+from cssformer.utils.errors import UserError
 torch.set_num_threads(1)
 rank = int(os.environ["RANK"])
 dist.init_process_group("gloo")

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
+import torch
 from timm.models._features import FeatureGetterNet
-from torch import nn
+from torch import Tensor, nn
 
 from cssformer.backbones.checkpoint import load_weights
 from cssformer.backbones.pyramid import SimpleFeaturePyramid
@@ -45,6 +46,8 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     elif pretrained:
         body.licence = str(body.pretrained_cfg.get("license") or "not stated")
         body.origin = f"The backbone's weights are timm's {name}; their licence: {body.licence}"
+    if any(parameter.is_meta for parameter in body.parameters()):
+        body.register_load_state_dict_post_hook(_compute_constants)
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
         return SimpleFeaturePyramid(body, "out_indices" in arguments)
     return body
@@ -83,6 +86,23 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
         raise UserError(
             f"Backbone {name} cannot be built as a feature pyramid with {str(given)[:200]}: {reason[:200]}."
         ) from error
+
+
+def _compute_constants(body: nn.Module, _: Any) -> None:
+    """After the meta device: have timm compute what it keeps out of the state, such as Swin's relative positions."""
+    device = next(body.parameters()).device
+    for part in body.modules():
+        kept_out = {name for name in part._non_persistent_buffers_set if part._buffers[name] is not None}
+        compute = getattr(part, "init_non_persistent_buffers", None)
+        if kept_out and compute is None:
+            raise UserError(
+                f"timm {timm.__version__} does not compute {min(kept_out)} of this backbone anew after the meta "
+                "device; build it elsewhere, or update timm."
+            )
+        for name in kept_out:
+            part._buffers[name] = torch.empty_like(cast(Tensor, part._buffers[name]), device=device)
+        if compute is not None:
+            compute()
 
 
 @contextmanager
