@@ -55,9 +55,8 @@ class Difference:
 def outcome(run: Run) -> Outcome:
     """Read a finished run."""
     scores = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
-    miou, boundary, accuracy, *iou = (
-        math.nan if value is None else value for value in (*(scores[name] for name in MEASURES), *scores["iou"])
-    )
+    values = *(scores[name] for name in MEASURES), *(row["iou"] for row in scores["classes"].values())
+    miou, boundary, accuracy, *iou = (math.nan if value is None else value for value in values)
     classes, seconds = tuple(scores["classes"]), _training_seconds(run)
     return Outcome(run.variant, run.recipe.seed, classes, miou, boundary, accuracy, tuple(iou), seconds)
 

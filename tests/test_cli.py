@@ -19,7 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cssformer
-from cssformer.cli import COMMANDS, EXTRAS, main
+from cssformer.cli import EXTRAS, main
+from cssformer.commands import COMMANDS
 from cssformer.training.recipe import Recipe
 
 MODEL = ["--model.backbone", "test_resnet", "--model.channels", "16", "--model.heads", "2", "--model.points", "2"]
@@ -137,6 +138,7 @@ def test_from_pictures_and_masks_to_predictions(tmp_path: Path, capsys: pytest.C
     scored = result("evaluate", run, "--output", tmp_path / "report")
     assert scored == json.loads((tmp_path / "report" / "scores.json").read_text())
     assert {**scored, "options": trained["options"]} == trained
+    assert (scored["model"], scored["data"], scored["split"]) == (str(run), str(prepared), "val")
 
     predicted = result(
         "predict", run, source / "pictures", "--output", tmp_path / "out", "--overlay", "--confidence", "true"

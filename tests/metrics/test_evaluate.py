@@ -144,6 +144,27 @@ def test_interval_has_the_width_of_theory() -> None:
     assert high - low == pytest.approx(2 * 1.96 * right.std() / 100 / math.sqrt(400), rel=0.1)
 
 
+def test_the_interval_over_groups_is_that_of_the_groups_sums() -> None:
+    """Frames of a video are alike, so that the interval over frames is too narrow."""
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.integers(40, 100, size=50), 8)
+    areas = np.stack([right, np.full(400, 100), right], 1)[:, :, None]
+    names = tuple(f"video{index // 8:02}/frame{index % 8}" for index in range(400))
+    info = Colours().info
+    frames = Evaluation(info, names, np.zeros((2, 1, 2), np.int64), areas, areas)
+    videos = frames.grouped("^[^/]+")
+    assert videos.interval == bootstrap_interval(areas.reshape(50, 8, 3, 1).sum(axis=1))
+    width, narrow = (high - low for low, high in (videos.interval, frames.interval))
+    assert width / narrow == pytest.approx(8**0.5, rel=0.15)
+    for pattern, told in (
+        ("[", "no regular expression"),
+        ("video0", "not found in the name video10/"),
+        ("^v", "one group"),
+    ):
+        with pytest.raises(UserError, match=told):
+            frames.grouped(pattern)
+
+
 def test_interval_does_not_change_from_call_to_call() -> None:
     areas = np.random.default_rng(0).integers(1, 50, size=(9, 3, 4))
     assert bootstrap_interval(areas) == bootstrap_interval(areas)
@@ -156,6 +177,8 @@ def test_report(tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["miou"] == evaluation.scores.miou
     assert scores["miou_interval"][0] <= scores["miou"] <= scores["miou_interval"][1]
+    assert list(scores["classes"]) == ["a", "b", "c"] and scores["classes"]["b"]["iou"] == evaluation.scores.iou[1]
+    assert scores["classes"]["c"]["pixels"] == evaluation.scores.pixels[2] and scores["groups"] is None
     assert scores["options"] == {"mode": "slide", "crop": 32, "precision": "torch.bfloat16"}
     with (tmp_path / "run" / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -121,16 +121,13 @@ class Scores:
             pixels=tuple(true.tolist()),
         )
 
-    def as_dict(self) -> dict[str, float | list[float | None] | list[int] | None]:
-        """Plain values for JSON, with None for NaN."""
+    def as_dict(self) -> dict[str, float | None]:
+        """The scores over all classes for JSON, with None for NaN."""
         return {
             "miou": number(self.miou),
             "mean_accuracy": number(self.mean_accuracy),
             "pixel_accuracy": number(self.pixel_accuracy),
             "frequency_weighted_iou": number(self.frequency_weighted_iou),
-            "iou": [number(value) for value in self.iou],
-            "accuracy": [number(value) for value in self.accuracy],
-            "pixels": list(self.pixels),
         }
 
     def table(self, classes: Sequence[str]) -> list[tuple[str, str, str, str]]:

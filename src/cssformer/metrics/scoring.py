@@ -1,6 +1,7 @@
 """From label maps to what a whole data set scores; knows nothing of networks and files."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ class Evaluation:
         options: how the pictures were predicted, arguments of :func:`cssformer.inference.predict`.
         examples: index of a picture -> its prediction, of those that a report shows, see
             :class:`cssformer.metrics.report.Examples`.
+        about: what was scored, such as "model", "data" and "split", for JSON.
+        groups: the group of each picture, such as the video that it is a frame of; each its own where there are none.
     """
 
     info: DatasetInfo
@@ -54,6 +57,8 @@ class Evaluation:
     dilation_ratio: float = DILATION_RATIO
     options: dict[str, Any] = field(default_factory=dict)
     examples: dict[int, NDArray[np.integer]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
 
     @cached_property
     def matrix(self) -> NDArray[np.int64]:
@@ -81,8 +86,33 @@ class Evaluation:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Percentile bootstrap over pictures: the 95 % confidence interval of the mIoU."""
-        return bootstrap_interval(self.areas)
+        """Percentile bootstrap over pictures, or groups of them: the 95 % confidence interval of the mIoU."""
+        if self.groups is None:
+            return bootstrap_interval(self.areas)
+        names, group_of = np.unique(self.groups, return_inverse=True)
+        areas = np.zeros((len(names), *self.areas.shape[1:]), np.int64)
+        np.add.at(areas, group_of, self.areas)
+        return bootstrap_interval(areas)
+
+    def grouped(self, pattern: str) -> "Evaluation":
+        """With pictures in whose names the regular expression finds the same text as a group.
+
+        Frames of one video are alike: taken as independent pictures they make the interval too narrow.
+
+        Raises:
+            UserError: no regular expression, one that is not found in a name, or a single group.
+        """
+        try:
+            found = [re.search(pattern, name) for name in self.names]
+        except re.error as error:
+            raise UserError(f"{pattern!r} is no regular expression: {error}.") from error
+        groups = tuple(match[0] for match in found if match)
+        if len(groups) < len(found):
+            missed = self.names[found.index(None)]
+            raise UserError(f"The pattern {pattern!r} of the groups is not found in the name {missed}.")
+        if len(set(groups)) < 2:
+            raise UserError(f"The pattern {pattern!r} makes one group of all pictures; an interval needs several.")
+        return replace(self, groups=groups)
 
     @cached_property
     def picture_miou(self) -> NDArray[np.float64]:
@@ -103,15 +133,26 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; fractions from 0 to 1, None where a class has no score."""
+        scores = self.scores
+        columns = (self.info.classes, scores.iou, scores.accuracy, self.boundary_iou, scores.pixels)
         return {
-            **self.scores.as_dict(),
+            **self.about,
+            **scores.as_dict(),
             "miou_interval": [number(value) for value in self.interval],
             "mean_boundary_iou": number(self.mean_boundary_iou),
-            "boundary_iou": [number(value) for value in self.boundary_iou],
             "dilation_ratio": self.dilation_ratio,
             "trimap_miou": {str(width): number(scores.miou) for width, scores in self.trimap.items()},
-            "classes": list(self.info.classes),
+            "classes": {
+                name: {
+                    "iou": number(iou),
+                    "accuracy": number(accuracy),
+                    "boundary_iou": number(boundary),
+                    "pixels": pixels,
+                }
+                for name, iou, accuracy, boundary, pixels in zip(*columns, strict=True)
+            },
             "pictures": len(self.names),
+            "groups": None if self.groups is None else len(set(self.groups)),
             "partial": self.info.partial,
             "options": {name: str(value) if name == "precision" else value for name, value in self.options.items()},
         }
@@ -119,8 +160,9 @@ class Evaluation:
     def summary(self) -> list[tuple[str, str]]:
         """Name and value in percent of each score of the whole data set."""
         low, high = self.interval
+        drawn = "" if self.groups is None else f", by {len(set(self.groups))} groups"
         return [
-            ("mIoU", f"{percent(self.scores.miou)}  (95 %: {percent(low)} to {percent(high)})"),
+            ("mIoU", f"{percent(self.scores.miou)}  (95 %: {percent(low)} to {percent(high)}{drawn})"),
             ("mean accuracy", percent(self.scores.mean_accuracy)),
             ("pixel accuracy", percent(self.scores.pixel_accuracy)),
             ("frequency-weighted IoU", percent(self.scores.frequency_weighted_iou)),

@@ -1,5 +1,6 @@
 """Score a run, a model or label files on the data they are for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def score_model(
         raise UserError(f"Generated scenes have no split {split!r} to score; take val.")
     else:
         data = datasets(recipe)[1]
-    return evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission), data
+    evaluation = evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission)
+    return replace(evaluation, about=about(model, folder, split)), data
 
 
 def score_predictions(
@@ -64,4 +66,10 @@ def score_predictions(
 ) -> tuple[Evaluation, Dataset]:
     """Score label files of any program on a split of prepared data; raises as :func:`evaluate_predictions`."""
     data = SegmentationFolder(folder, split)
-    return evaluate_predictions(PredictionFolder(files, data, raw), data, dilation_ratio=dilation_ratio), data
+    evaluation = evaluate_predictions(PredictionFolder(files, data, raw), data, dilation_ratio=dilation_ratio)
+    return replace(evaluation, about=about(files, folder, split)), data
+
+
+def about(scored: str | Path, data: str | Path | None, split: str = "val") -> dict[str, str]:
+    """What a score is of: the model or the folder of label files, and the data."""
+    return {"model": str(scored), "data": str(data or "generated scenes"), "split": split}

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from cssformer.training.run_folder import (
     read_checkpoint,
     require_same_network,
 )
+from cssformer.training.score import about
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
@@ -161,6 +163,7 @@ def _train(
     model = accelerated(model.to(best_device()))
     with _full_memory_told(recipe):
         evaluation = evaluate(model, val_data, **model.metadata.inference)
+    evaluation = replace(evaluation, about=about(run, recipe.data))
     write_report(evaluation, val_data, run)
     return evaluation
 
