@@ -203,7 +203,10 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--help"], ["-h"], ["prepare", "--help"]):
         assert main(words) == 0
         out = capsys.readouterr().out
-        assert all(name in out and command.summary in out for name, command in COMMANDS.items())
+        asked = {
+            name: command for name, command in COMMANDS.items() if words != ["prepare", "--help"] or "prepare" in name
+        }
+        assert all(name in out and command.summary in out for name, command in asked.items())
     for name, command in COMMANDS.items():
         with pytest.raises(SystemExit) as stopped:
             main([*name.split(), "--help"])
@@ -230,9 +233,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["trian"], "no command 'trian'; there is train"),
         (["export"], "no command 'export'; there are prepare folder, .*explain"),
         (["eval", "run"], "no command 'eval'; there is evaluate"),
-        (["check"], "required.*data"),
+        (["check"], "check needs DATA"),
         (["check", "a", "b"], "unrecognized arguments: b"),
-        (["predict", "run"], "required.*inputs"),
+        (["predict", "run"], "predict needs INPUTS, --output"),
         (["train", "--training.stepz", "3"], "'training.stepz'.*'training.steps'"),
         (["train", "--model-chanels=3"], "'model_chanels'"),
         (["train", "--output"], "--output"),
@@ -572,7 +575,8 @@ def test_predictions_of_other_programs(work: Path, tmp_path: Path) -> None:
     scored = json.loads(file.read_text())
     assert scored == json.loads((tmp_path / "report" / "scores.json").read_text())
     assert main(["evaluate", str(work / "run"), "--json", str(file)]) == 0
-    assert {**scored, "options": {}} == {**json.loads(file.read_text()), "options": {}}
+    own = {"options": {}, "model": ""}
+    assert {**scored, **own} == {**json.loads(file.read_text()), **own}
     assert main(["evaluate", str(work / "run"), "--submission", str(tmp_path / "submission")]) == 0
     words = ["evaluate", "--predictions", str(tmp_path / "submission"), "--raw", "--data", str(data)]
     assert main([*words, "--json", str(file)]) == 0
