@@ -1,6 +1,7 @@
 """The commands of the command line: the options of each, and what it calls and prints."""
 
 import json
+import os
 import shlex
 import sys
 from contextlib import suppress
@@ -81,6 +82,8 @@ def _train(options: "Namespace") -> int:
     recipe = Recipe.from_options(options)
     if options.resume:
         recipe = recipe.resumed()
+    # Where the user's own augment.custom lies, as with `python -m`.
+    sys.path.append(os.getcwd())
     try:
         with Stop().listening():
             # An import that is interrupted may leave half a library.

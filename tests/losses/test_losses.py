@@ -293,3 +293,14 @@ def test_class_weights_by_hand() -> None:
     inverse = np.array([64 / 175, 4 / 7, 1])
     np.testing.assert_allclose(class_weights(pixels, "effective"), [*(inverse / inverse.mean()), 1], rtol=1e-6)
     np.testing.assert_allclose(class_weights(pixels[:1], "effective"), 1)
+
+
+def test_distances_do_not_depend_on_the_memory_they_are_computed_in() -> None:
+    # OpenCV's differed in their last bit.
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 17, (32, 32))
+    kept, found = [], set()
+    for _ in range(40):
+        kept.append(np.empty(rng.integers(1, 5000)))
+        found.add(signed_distances(labels.copy(), 17).tobytes())
+    assert len(found) == 1

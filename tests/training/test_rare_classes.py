@@ -4,17 +4,32 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from cssformer.data import DatasetInfo
+from cssformer.data import DatasetInfo, SyntheticScenes
+from cssformer.data.image_io import read_image
+from cssformer.metrics.report import TILE
 from cssformer.training import train as runs
+from cssformer.training.augmented import AUGMENTED, AugmentedSheet, augmented_sheet
+from cssformer.training.module import SegmentationTask
 from cssformer.training.rare_classes import build_loss
 from cssformer.training.recipe import AugmentConfig, LossConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.training.run_folder import LAST
 from cssformer.utils.errors import UserError
+from cssformer.visualize.drawing import sheet_width
 
 INFO = DatasetInfo(("road", "tree", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+
+
+EVERYTHING = {
+    **dict.fromkeys(("grey", "blur", "noise", "jpeg", "erase", "rare_class_crops", "paste", "cutmix"), 0.5),
+    "rotate": 20.0,
+    "shear": 10.0,
+    "perspective": 0.1,
+}
 
 
 def recipe(output: Path, augment: dict[str, Any] | None = None, **loss: Any) -> Recipe:
@@ -69,3 +84,58 @@ def test_a_recipe_names_its_losses(tmp_path: Path) -> None:
         path.write_text(f"loss: {{{wrong}}}")
         with pytest.raises(UserError, match=told):
             Recipe.load(path)
+
+
+def test_all_augmentation_goes_on_to_the_bit_in_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = {"lovasz": 1.0, "dice": 1.0, "boundary": 1.0, "class_weights": "effective", "ohem": 0.5}
+    whole, broken = (recipe(tmp_path / name, EVERYTHING, **loss) for name in ("whole", "broken"))
+    whole.training.steps = broken.training.steps = 4
+    out = io.StringIO()
+    runs.train(whole, console=Console(file=out, width=1000))
+    assert "rare classes are drawn by inverse frequency: " in out.getvalue()
+    step = SegmentationTask.training_step
+
+    def killed(self: SegmentationTask, batch: Any, index: int) -> torch.Tensor:
+        if index == 3:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(SegmentationTask, "training_step", killed)
+        runs.train(broken)
+    runs.train(broken, resume=True)
+    ends = [torch.load(tmp_path / name / LAST, weights_only=True)["state_dict"] for name in ("whole", "broken")]
+    assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert all(name.startswith("model.") for name in ends[0])
+
+
+def test_a_sheet_shows_what_the_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[torch.Tensor] = []
+    step = SegmentationTask.training_step
+
+    def seen(self: SegmentationTask, batch: Any, index: int) -> torch.Tensor:
+        shown.append(batch)
+        assert (tmp_path / AUGMENTED).is_file()
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", seen)
+    runs.train(recipe(tmp_path, EVERYTHING))
+    images, labels = (shown[0][key].numpy() for key in ("image", "label"))
+    info = SyntheticScenes(1).info
+    assert np.array_equal(read_image(tmp_path / AUGMENTED), augmented_sheet(images.transpose(0, 2, 3, 1), labels, info))
+    # Of one picture there is one column less.
+    assert augmented_sheet(images[:1].transpose(0, 2, 3, 1), labels[:1], info).shape[1] == sheet_width(TILE, 2)
+
+
+def test_ones_own_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def augment(image, mask):\n    return {'image': image // 2, 'mask': mask * 0}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    shown: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        AugmentedSheet, "on_train_batch_start", lambda self, trainer, module, batch, index: shown.append(batch)
+    )
+    runs.train(recipe(tmp_path / "run", {"custom": "mine.augment"}))
+    assert shown[0]["image"].max() < 128 and (shown[0]["label"] == 0).all()
+    with pytest.raises(UserError, match=r"augment\.custom mine\.other cannot be imported"):
+        runs.train(recipe(tmp_path / "other", {"custom": "mine.other"}))
+    assert not (tmp_path / "other").exists()

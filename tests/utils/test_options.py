@@ -101,6 +101,7 @@ def test_options_that_look_like_objects_of_a_class_stay_tables() -> None:
         ("model.fusion_depth", "model.csf_depth"),
         ("augment.max_share", "augment.cat_max_ratio"),
         ("lr", "nearest one is 'training.lr'"),
+        ("training.class_weights", "nearest one is 'loss.class_weights'"),
         ("training.step", "nearest one is 'training.steps'"),
         ("training.epochs", "training.steps optimiser steps"),
         ("epochs", "training.steps optimiser steps"),
@@ -114,8 +115,8 @@ def test_an_option_of_another_name_is_told(word: str, told: str) -> None:
 
 
 def test_no_option_is_near_to_a_word_of_another_meaning() -> None:
-    with pytest.raises(UserError, match=r"'training.class_weights'; there are training.steps, .*training.lr") as caught:
-        parsed("--training.class_weights", "3")
+    with pytest.raises(UserError, match=r"'training.momentum'; there are training.steps, .*training.lr") as caught:
+        parsed("--training.momentum", "3")
     assert "nearest" not in str(caught.value)
     for word in ("export", "class_weights", "epochs", "batch"):
         assert nearest(word, ["model.points", "data", "auxiliary_weight", "prepare coco-stuff-10k", "explain"]) == []

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from cssformer.data.dataset import IGNORE, SegmentationFolder
 from cssformer.data.stream import Samples
+from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
 
@@ -12,7 +13,7 @@ def class_pixels(dataset: Samples) -> NDArray[np.int64]:
     """The pixels of each class in each picture of a data set, (n, C); reads every label.
 
     Raises:
-        UserError: a label cannot be read or has an id outside the classes.
+        UserError: a label cannot be read or has an id outside the classes, or no pixel is labelled.
     """
 
     def count(index: int) -> NDArray[np.int64]:
@@ -21,4 +22,7 @@ def class_pixels(dataset: Samples) -> NDArray[np.int64]:
         assert label is not None
         return np.bincount(label[label != IGNORE], minlength=len(dataset.info.classes))
 
-    return np.stack(in_parallel(count, range(len(dataset)), "Counting classes"))
+    pixels = np.stack(in_parallel(count, range(len(dataset)), "Counting classes"))
+    if not pixels.any():
+        raise UserError("The training labels hold no labelled pixel, so there are no rare classes to count.")
+    return pixels

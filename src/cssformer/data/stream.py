@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from cssformer.data.dataset import DatasetInfo, Sample
+from cssformer.data.mixing import cutmix, paste
+from cssformer.data.rare_classes import RareClasses
 from cssformer.data.transforms import Augment
 
 
@@ -28,10 +30,19 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
 
     Item k depends on (seed, k) alone, whatever worker makes it and whatever came before, so that an interrupted run
     continues exactly: ``{"image": uint8 (3, h, w), "label": int16 (h, w)}``.
+
+    ``augment.rare_class_crops`` is how often a picture and window that hold a class drawn by inverse frequency come in
+    place of the next picture's, ``augment.paste`` how often the pixels of such a class are pasted in from another
+    picture, ``augment.cutmix`` how often a rectangle of another picture.
+
+    Args:
+        rare: draws for the first two.
     """
 
-    def __init__(self, dataset: Samples, augment: Augment, seed: int, length: int) -> None:
-        self.dataset, self.augment, self.seed, self.length = dataset, augment, seed, length
+    def __init__(
+        self, dataset: Samples, augment: Augment, seed: int, length: int, rare: RareClasses | None = None
+    ) -> None:
+        self.dataset, self.augment, self.seed, self.length, self.rare = dataset, augment, seed, length, rare
         self._order: tuple[int, np.ndarray] = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
@@ -41,17 +52,30 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
         if not 0 <= index < self.length:
             raise IndexError(f"item {index} of {self.length}")
         _leave_cores_to_other_workers()
-        sample = self.dataset[self.source(index)]
-        return _tensors(
-            self.augment(sample, np.random.default_rng((self.seed, 1, index))), len(self.dataset.info.classes)
-        )
+        # Draws of their own, so that the crop's are the same with and without them.
+        chance, picture, held = self._drawn(index)
+        sample = self.augment(self.dataset[picture], np.random.default_rng((self.seed, 1, index)), held)
+        if chance.random() < self.augment.cutmix:
+            other = self.dataset[int(chance.integers(len(self.dataset)))]
+            sample = cutmix(sample, self.augment(other, chance), chance)
+        if self.rare is not None and chance.random() < self.augment.paste:
+            picture, held = self.rare.draw(chance)
+            sample = paste(sample, self.augment(self.dataset[picture], chance, held), held)
+        return _tensors(sample, len(self.dataset.info.classes))
 
     def source(self, index: int) -> int:
         """The picture of the data set that item ``index`` shows."""
+        return self._drawn(index)[1]
+
+    def _drawn(self, index: int) -> tuple[np.random.Generator, int, int | None]:
+        """What further draws come from, the item's picture, and the class that its window must hold."""
+        chance = np.random.default_rng((self.seed, 2, index))
+        if self.rare is not None and chance.random() < self.augment.rare_class_crops:
+            return chance, *self.rare.draw(chance)
         epoch, place = divmod(index, len(self.dataset))
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.dataset))
-        return int(self._order[1][place])
+        return chance, int(self._order[1][place]), None
 
 
 class ValidationSet(Dataset[dict[str, Tensor | str]]):

@@ -1,5 +1,6 @@
-"""Training augmentation: one window of the picture, resized, mirrored and recoloured."""
+"""Training augmentation: one window of the picture, resized or warped, mirrored, recoloured and spoilt."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -9,28 +10,35 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cssformer.data import corruptions
+from cssformer.data.corruptions import MEAN_COLOUR
 from cssformer.data.dataset import IGNORE, Sample
+from cssformer.data.warp import Warp, Window, draw_warp
 
-# The usual mean of ImageNet's pictures, RGB.
-MEAN_COLOUR = (124, 116, 104)
 _CROP_TRIES = 10
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random scale, crop, flip and photometric distortion of a training sample.
+    """What training does at random to a sample: scale, crop, warp, flip, colours and the rest; see the recipe.
 
     The crop is chosen first, as a window of the source, and only its pixels are resized and recoloured: the image by
     :func:`resize`, as in prediction, the label by its nearest pixels, both with pixel centres aligned. A picture
     smaller than the window is taken whole and padded to the right and below, with the mean colour and ``IGNORE``.
+    Rotation, shear and perspective are one :class:`cssformer.data.warp.Warp` of the image, resized before if it
+    shrinks, and of the source's label.
 
     Args:
         crop: height and width of the result.
         scale: range of the random scale.
         cat_max_ratio: a crop in which one class has a larger share of the labelled pixels is drawn again, up to ten
             times.
+        rotate, shear, perspective: of :func:`cssformer.data.warp.draw_warp`.
         flip: probability of mirroring left and right.
         photometric: random brightness, contrast, saturation and hue.
+        grey, blur, noise, jpeg, erase: probability of each of :mod:`cssformer.data.corruptions`.
+        custom: what is done last, such as :class:`cssformer.data.custom.CustomAugment`.
+        rare_class_crops, paste, cutmix: of :class:`cssformer.data.stream.TrainingStream`, which has the other pictures.
         short_side: the scale is relative to the picture resized so that its shorter side has this many pixels;
             None for the picture as it is.
     """
@@ -38,50 +46,94 @@ class Augment:
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
     cat_max_ratio: float = 0.75
+    rotate: float = 0.0
+    shear: float = 0.0
+    perspective: float = 0.0
     flip: float = 0.5
     photometric: bool = True
+    grey: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    jpeg: float = 0.0
+    erase: float = 0.0
+    custom: Callable[[Sample, np.random.Generator], Sample] | None = None
+    rare_class_crops: float = 0.0
+    paste: float = 0.0
+    cutmix: float = 0.0
     short_side: int | None = None
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Return the augmented sample, image (h, w, 3) and label (h, w) of the crop's size; ``rng`` decides all."""
+    def __call__(self, sample: Sample, rng: np.random.Generator, held: int | None = None) -> Sample:
+        """Return the augmented sample, image (h, w, 3) and label (h, w) of the crop's size.
+
+        Args:
+            sample: with a label.
+            rng: decides all.
+            held: a class in the label, of which the window holds a pixel.
+        """
         name, image, label = sample
         if label is None:
             raise ValueError(f"{name} has no label to train on.")
         factor = rng.uniform(*self.scale)
         if self.short_side is not None:
             factor *= self.short_side / min(label.shape)
-        window, size = self._window(label, factor, rng)
-        image = _resize_image(image[window], size)
-        label = cv2.resize(label[window], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+        window, size, warp = self._window(label, factor, held, rng)
+        if warp is None:
+            image = _resize_image(image[window], size)
+            label = cv2.resize(label[window], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+        else:
+            image, label, size = _warped_image(image, warp, factor), warp.label(label), self.crop
         if rng.random() < self.flip:
             # OpenCV, unlike a reversed view, returns contiguous arrays.
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)  # type: ignore[assignment]
         if self.photometric:
             image = distort_colours(image, rng)
+        if self.grey and rng.random() < self.grey:
+            image = corruptions.grey(image)
+        for chance, spoil in (
+            (self.blur, corruptions.blur),
+            (self.noise, corruptions.noise),
+            (self.jpeg, corruptions.jpeg),
+        ):
+            if chance and rng.random() < chance:
+                image = spoil(image, rng)
         bottom, right = self.crop[0] - size[0], self.crop[1] - size[1]
         if bottom or right:
             border = (0, bottom, 0, right, cv2.BORDER_CONSTANT)
             image = cv2.copyMakeBorder(image, *border, value=MEAN_COLOUR)  # type: ignore[assignment]
             label = cv2.copyMakeBorder(label, *border, value=(IGNORE,))  # type: ignore[assignment]
-        return Sample(name, image, label)
+        sample = Sample(name, image, label)
+        if self.erase and rng.random() < self.erase:
+            sample = corruptions.erase(sample, rng)
+        return sample if self.custom is None else self.custom(sample, rng)
 
     def _window(
-        self, label: NDArray[np.int32], factor: float, rng: np.random.Generator
-    ) -> tuple[tuple[slice, slice], tuple[int, int]]:
-        """Choose the window of the source, and the size (h, w) it is resized to, at most that of the crop."""
+        self, label: NDArray[np.int32], factor: float, held: int | None, rng: np.random.Generator
+    ) -> tuple[Window, tuple[int, int], Warp | None]:
+        """Choose the window of the source, the size (h, w) it is resized to, at most that of the crop, and the warp."""
         sides, size = [], []
         for whole, wanted in zip(label.shape, self.crop, strict=True):
             side = max(1, round(wanted / factor))
             sides.append(min(side, whole))
             size.append(wanted if side <= whole else min(wanted, max(1, round(whole * factor))))
-        height, width = sides
+        pixels = None if held is None else np.flatnonzero(label == held)
         for _ in range(_CROP_TRIES):
-            top = int(rng.integers(label.shape[0] - height + 1))
-            left = int(rng.integers(label.shape[1] - width + 1))
-            window = np.s_[top : top + height, left : left + width]
-            if largest_share(label[window]) <= self.cat_max_ratio:
+            if pixels is None:
+                corner = [int(rng.integers(whole - side + 1)) for whole, side in zip(label.shape, sides, strict=True)]
+            else:
+                pixel = np.unravel_index(rng.choice(pixels), label.shape)
+                corner = [
+                    int(rng.integers(max(0, place - side + 1), min(place, whole - side) + 1))
+                    for place, whole, side in zip(pixel, label.shape, sides, strict=True)
+                ]
+            window = np.s_[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]]
+            warp, seen = None, label[window]
+            if self.rotate or self.shear or self.perspective:
+                target = size[0], size[1]
+                warp = draw_warp(window, target, self.crop, self.rotate, self.shear, self.perspective, rng)
+                seen = warp.label(label)
+            if largest_share(seen) <= self.cat_max_ratio and (held is None or held in seen):
                 break
-        return window, (size[0], size[1])
+        return window, (size[0], size[1]), warp
 
 
 def largest_share(label: NDArray[np.int32]) -> float:
@@ -103,6 +155,17 @@ def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
         return image
     resized = resize(torch.from_numpy(image).permute(2, 0, 1)[None], size)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
+
+
+def _warped_image(image: NDArray[np.uint8], warp: Warp, factor: float) -> NDArray[np.uint8]:
+    box = warp.box(image.shape)
+    part = image[box]
+    if factor < 1:
+        # A warp looks between neighbouring pixels only, so it cannot shrink.
+        part = _resize_image(part, (max(1, round(part.shape[0] * factor)), max(1, round(part.shape[1] * factor))))
+    warped = warp.image(part, box)
+    warped[warp.outside(image.shape)] = MEAN_COLOUR
+    return warped
 
 
 def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -57,4 +57,6 @@ def signed_distances(labels: NDArray[np.integer], classes: int, ignore_index: in
 
 def _distance_to(region: NDArray[np.bool_]) -> NDArray[np.float32]:
     """From each pixel to the nearest one of the region (H, W)."""
-    return np.asarray(cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+    distance = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Squares are whole numbers; OpenCV's last bit changes with the memory that it happens to get.
+    return np.sqrt(np.rint(np.square(distance, dtype=np.float64))).astype(np.float32)

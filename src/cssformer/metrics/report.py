@@ -22,6 +22,7 @@ from cssformer.visualize.drawing import (
     PAPER,
     UNKNOWN,
     WRONG,
+    Colour,
     Labels,
     Picture,
     colourise,
@@ -137,17 +138,22 @@ def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetI
         errors = np.where(scored[..., None], grey // 2 + 96, np.array(UNKNOWN, np.uint8))
         errors[scored & (said != truth)] = WRONG
         row = [picture, colourise(truth, info.colours), colourise(said, info.colours), errors]
-        rows.append([_tile(part, smooth=index == 0) for index, part in enumerate(row)])
-    seen = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
-    entries = [(info.classes[index], info.colours[index]) for index in seen[:NAMED]]
-    if len(seen) > NAMED:
-        entries.append((f"and {len(seen) - NAMED} more", (255, 255, 255)))
-    entries += [("not scored", UNKNOWN), ("wrong", WRONG)]
+        rows.append([tile(part, smooth=index == 0) for index, part in enumerate(row)])
+    entries = [*legend_entries(pixels, info), ("not scored", UNKNOWN), ("wrong", WRONG)]
     heads = ("picture", "truth", "prediction", "errors")
     return sheet(rows, heads, captions, legend(entries, sheet_width(TILE, len(heads))))
 
 
-def _tile(picture: Picture, smooth: bool) -> Picture:
+def legend_entries(pixels: NDArray[np.integer], info: DatasetInfo) -> list[tuple[str, Colour]]:
+    """Name and colour of the classes that have pixels (C,), the most frequent first."""
+    seen = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
+    entries = [(info.classes[index], info.colours[index]) for index in seen[:NAMED]]
+    more = [(f"and {len(seen) - NAMED} more", (255, 255, 255))] if len(seen) > NAMED else []
+    return entries + more
+
+
+def tile(picture: Picture, smooth: bool) -> Picture:
+    """The picture (H, W, 3) at a tile's size."""
     height, width = picture.shape[:2]
     factor = min(TILE / width, TALLEST / height)
     size = (max(1, round(factor * width)), max(1, round(factor * height)))

@@ -3,6 +3,7 @@
 import hashlib
 
 from cssformer.data import SegmentationFolder, SyntheticScenes
+from cssformer.data.stream import Samples
 from cssformer.training.recipe import Recipe
 
 Dataset = SyntheticScenes | SegmentationFolder
@@ -23,7 +24,7 @@ def datasets(recipe: Recipe) -> tuple[Dataset, Dataset]:
     )
 
 
-def fingerprint(*splits: Dataset) -> str:
+def fingerprint(*splits: Samples) -> str:
     """A digest of the classes of prepared folders and of the names and sizes of their files, wherever they lie."""
     hasher = hashlib.sha256()
     for data in splits:

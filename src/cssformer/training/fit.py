@@ -22,15 +22,15 @@ from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
 
 from cssformer.data.sampler import ResumableBatchSampler
-from cssformer.data.stream import TrainingStream, ValidationSet
-from cssformer.data.transforms import Augment
+from cssformer.data.stream import Samples, TrainingStream, ValidationSet
 from cssformer.losses import SegmentationLoss
 from cssformer.model import SegmentationNetwork
+from cssformer.training.augmented import AugmentedSheet
 from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
-from cssformer.training.datasets import Dataset, fingerprint
+from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
 from cssformer.training.module import SegmentationTask
-from cssformer.training.rare_classes import told_weights
+from cssformer.training.rare_classes import told
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
@@ -47,18 +47,19 @@ def fit(
     recipe: Recipe,
     model: SegmentationNetwork,
     loss: SegmentationLoss,
-    train_data: Dataset,
-    val_data: Dataset,
+    stream: TrainingStream,
+    val_data: Samples,
     start: int,
     console: Console,
     stop: Stop,
 ) -> None:
     """Take the steps from ``start`` on and leave checkpoints, metrics and the best model in the run folder."""
-    training, run = recipe.training, Path(recipe.output)
-    data = fingerprint(train_data, val_data)
-    resume_point = ResumePoint(run / LAST, training.validate_every, stop, data)
+    training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
+    resume_point = ResumePoint(run / LAST, training.validate_every, stop, fingerprint(stream.dataset, val_data))
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    callbacks: list[Callback] = [progress, Watch(progress), BestModel(run / RUN_MODEL, train_data.info), resume_point]
+    callbacks: list[Callback] = [progress, Watch(progress), BestModel(run / RUN_MODEL, info), resume_point]
+    if start == 0:
+        callbacks.append(AugmentedSheet(run, info))
     if training.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     if console.is_terminal:
@@ -96,9 +97,6 @@ def fit(
     trainer.accumulate_grad_batches = accumulate
     trainer.val_check_interval = training.validate_every * accumulate
     total = training.steps * accumulate
-    stream = TrainingStream(
-        train_data, Augment(**vars(recipe.augment)), recipe.seed, training.steps * training.batch_size
-    )
     batches = ResumableBatchSampler(total, device_batch, start * accumulate, trainer.global_rank, trainer.world_size)
     loader = partial(
         _Loader,
@@ -117,14 +115,16 @@ def fit(
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         device = device_name(trainer.strategy.root_device.type)
         console.print(f"{type(model).__name__} on {recipe.model.backbone}, {millions:.1f} million parameters")
-        console.print(f"{recipe.data or 'generated scenes'}: {len(train_data)} pictures, {len(val_data)} to validate")
+        console.print(
+            f"{recipe.data or 'generated scenes'}: {len(stream.dataset)} pictures, {len(val_data)} to validate"
+        )
         console.print(
             f"{training.steps} steps of {training.batch_size} pictures, {device_batch} at a time on each of "
             f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
             f"{training.validate_every}"
         )
-        if loss.class_weights is not None:
-            console.print(told_weights(loss.class_weights, train_data.info))
+        for sentence in told(loss, stream.rare, info):
+            console.print(sentence)
     task = SegmentationTask(model, recipe, loss)
     if trainer.is_global_zero:
         require_memory(task, trainer.strategy.root_device, device_batch)

@@ -1,21 +1,30 @@
-"""What a recipe does for rare classes: the loss, weighted by what the training labels hold."""
+"""What a recipe does for rare classes: the loss weighted by what the training labels hold, crops, and words of it."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cssformer.data import DatasetInfo
+from cssformer.data.rare_classes import RareClasses
 from cssformer.losses import SegmentationLoss, class_weights
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 
+MOST_TOLD = 8
+"""So many classes are named in a sentence."""
+
 
 def wants_counts(recipe: Recipe) -> bool:
     """Whether the classes of the training labels must be counted, which reads them all."""
-    return isinstance(recipe.loss.class_weights, str)
+    return isinstance(recipe.loss.class_weights, str) or wants_draws(recipe)
+
+
+def wants_draws(recipe: Recipe) -> bool:
+    """Whether rare classes are drawn."""
+    return bool(recipe.augment.rare_class_crops or recipe.augment.paste)
 
 
 def build_loss(recipe: Recipe, info: DatasetInfo, pixels: NDArray[np.integer] | None) -> SegmentationLoss:
@@ -48,7 +57,12 @@ def build_loss(recipe: Recipe, info: DatasetInfo, pixels: NDArray[np.integer] | 
     return SegmentationLoss(**options, auxiliary_weight=recipe.training.auxiliary_weight)
 
 
-def told_weights(weights: Tensor, info: DatasetInfo) -> str:
-    """The weight of each class (C,) in words."""
-    pairs = zip(info.classes, weights.tolist(), strict=True)
-    return "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
+def told(loss: SegmentationLoss, rare: RareClasses | None, info: DatasetInfo) -> Iterator[str]:
+    """Sentences on what is weighted and what is drawn."""
+    if loss.class_weights is not None:
+        pairs = zip(info.classes, loss.class_weights.tolist(), strict=True)
+        yield "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
+    if rare is not None:
+        often = np.argsort(-rare.chances, kind="stable")[:MOST_TOLD]
+        named = ", ".join(f"{info.classes[index]} {100 * rare.chances[index]:.1f} %" for index in often)
+        yield f"rare classes are drawn by inverse frequency: {named}{', ...' if len(rare.chances) > MOST_TOLD else ''}"

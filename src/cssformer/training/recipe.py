@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
+    Angle,
     Batch,
     Channels,
     ConfigFile,
@@ -28,7 +29,9 @@ from cssformer.utils.options import (
     Positive,
     Scale,
     Share,
+    Shift,
     Side,
+    Slant,
     Workers,
     make_parser,
     parse,
@@ -103,10 +106,34 @@ class AugmentConfig:
     """Range of the random scale before the crop; photographs take 0.5 to 2, generated scenes have one scale."""
     cat_max_ratio: Share = 0.75
     """A crop in which one class has a larger share of the pixels is drawn again, up to ten times."""
+    rotate: Angle = 0.0
+    """A picture is turned by up to so many degrees either way; its outside is ignored."""
+    shear: Slant = 0.0
+    """A picture is sheared by up to so many degrees either way."""
+    perspective: Shift = 0.0
+    """Each corner moves by up to this share of the sides, as if the picture were seen from elsewhere."""
     flip: Share = 0.5
     """How often a picture is mirrored."""
     photometric: bool = True
     """Random brightness, contrast, saturation and hue."""
+    grey: Share = 0.0
+    """How often a picture loses its colours."""
+    blur: Share = 0.0
+    """How often it is blurred, by a deviation of 0.5 to 2 pixels."""
+    noise: Share = 0.0
+    """How often it gets noise, of a deviation of 2 to 20 of 255."""
+    jpeg: Share = 0.0
+    """How often it is compressed as JPEG, with a quality of 20 to 90."""
+    erase: Share = 0.0
+    """How often a rectangle of 2 to 20 % is erased, and ignored."""
+    rare_class_crops: Share = 0.0
+    """How often a crop is drawn that holds a class drawn by inverse frequency."""
+    paste: Share = 0.0
+    """How often the pixels of such a class are pasted in from another picture."""
+    cutmix: Share = 0.0
+    """How often a rectangle of 10 to 50 % comes from another picture."""
+    custom: str | None = None
+    """Your own, by module and name, such as mypackage.augment; it is called as albumentations' Compose is."""
 
 
 @dataclass

@@ -14,7 +14,11 @@ from torch import Tensor
 from cssformer.backbones import trunk
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
+from cssformer.data.custom import CustomAugment
 from cssformer.data.dataset import raw_ids
+from cssformer.data.rare_classes import RareClasses
+from cssformer.data.stream import TrainingStream
+from cssformer.data.transforms import Augment
 from cssformer.inference.predictor import accelerated
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
@@ -22,7 +26,7 @@ from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
 from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
-from cssformer.training.rare_classes import build_loss, wants_counts
+from cssformer.training.rare_classes import build_loss, wants_counts, wants_draws
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
@@ -126,6 +130,10 @@ def _train(
         ids = None
     pixels = class_pixels(train_data) if wants_counts(recipe) else None
     loss = build_loss(recipe, info, pixels)
+    rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
+    custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
+    augment = Augment(**{**vars(recipe.augment), "custom": custom})
+    stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
     licence = getattr(trunk(model.backbone), "licence", licence)
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
     # Not only when the first network is to be saved.
@@ -150,7 +158,7 @@ def _train(
             # What tells that a run is finished: it may have been, of fewer steps.
             (run / SCORES).unlink(missing_ok=True)
             with _full_memory_told(recipe), quiet_lightning():
-                fit(recipe, model, loss, train_data, val_data, start, console, stop)
+                fit(recipe, model, loss, stream, val_data, start, console, stop)
         if not first:
             return None
         model.load_state_dict(load(run / RUN_MODEL)[1])

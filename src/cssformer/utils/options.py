@@ -33,11 +33,14 @@ def _number(least: float, most: float, above: bool = False) -> Any:
 
 
 if TYPE_CHECKING:
+    from builtins import float as Angle
     from builtins import float as Fraction
     from builtins import float as NonNegative
     from builtins import float as Positive
     from builtins import float as Scale
     from builtins import float as Share
+    from builtins import float as Shift
+    from builtins import float as Slant
     from builtins import int as Batch
     from builtins import int as Channels
     from builtins import int as Count
@@ -62,6 +65,9 @@ else:
     NonNegative = _number(0, 1e6)
     Share = ClosedUnitInterval
     Fraction = _number(0, 1, above=True)
+    Shift = _number(0, 0.25)
+    Angle = _number(0, 180)
+    Slant = _number(0, 60)
     Scale = _number(0.01, 100)
     Device = restricted_string_type(
         "Device", r"auto|cpu|mps|cuda(:\d{1,3})?", docstring="auto, cpu, mps, cuda or cuda:N"
