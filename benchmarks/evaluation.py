@@ -177,7 +177,7 @@ def share(network: str, pictures: int, turn: int) -> None:
         def alone(images: list[Tensor]) -> None:
             with torch.inference_mode():
                 for image in images:
-                    model.coarse(image.float() / 255)
+                    model.forward_logits(image.float() / 255)
 
         alone_s, all_s = [], []
         for first in range(0, pictures, turn):

@@ -15,10 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 import cssformer
+from cssformer import CSSFormer
 from cssformer.cli import EXTRAS, main
 from cssformer.commands import COMMANDS
 from cssformer.training.recipe import Recipe
@@ -788,6 +790,27 @@ assert main(["predict", run, picture, "--output", output + "/predicted"]) == 0
 assert main(["evaluate", run]) == 0
 assert main(["train", "--output", output + "/run"]) == 2
 """
+
+
+def test_prediction_and_scoring_in_lower_precision(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    seen: list[torch.dtype] = []
+    forward = CSSFormer.forward_logits
+
+    def recorded(network: CSSFormer, images: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return forward(network, images)
+
+    monkeypatch.setattr(CSSFormer, "forward_logits", recorded)
+    run, result, picture = str(work / "run"), tmp_path / "scores.json", str(work / "source/pictures/1.jpg")
+    for words, dtype in (([], torch.float32), (["--precision", "bf16"], torch.bfloat16)):
+        assert main(["evaluate", run, "--json", str(result), *words]) == 0
+        assert json.loads(result.read_text())["options"].get("precision") == (words[1] if words else None)
+        assert main(["predict", run, picture, "--output", str(tmp_path / f"predicted{len(words)}"), *words]) == 0
+        assert set(seen) == {dtype}
+        seen.clear()
+    assert "32 or bf16 or 16" in refused("evaluate", run, "--precision", "8")
 
 
 def test_prediction_and_scoring_need_no_training_packages(work: Path, tmp_path: Path) -> None:

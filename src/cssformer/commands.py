@@ -162,7 +162,8 @@ def _evaluate(options: "Namespace") -> int:
     if options.output is not None:
         # Not only after hours of work.
         require_writable(options.output / SCORES)
-    given = {name: options[name] for name in ("mode", "crop", "stride", "short_side", "scales", "flip")}
+    views = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision")
+    given = {name: options[name] for name in views}
     if options.predictions is None:
         if options.model is None:
             raise UserError("Give a model to evaluate, or label files with --predictions DIR --data DIR.")
@@ -208,7 +209,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
     add_views(parser)
-    views = {"mode", "crop", "stride", "short_side", "scales", "flip", "device"}
+    views = {"mode", "crop", "stride", "short_side", "scales", "flip", "precision", "device"}
     parser.add_function_arguments(predict_files, skip={"model", "inputs", *views})
 
 

@@ -211,7 +211,7 @@ def test_a_tiny_picture_is_padded_for_the_network() -> None:
 
 def test_bfloat16() -> None:
     model, image = Pooling().eval(), picture(64, 64)
-    exact, rounded = predict(model, image), predict(model, image, precision=torch.bfloat16)
+    exact, rounded = predict(model, image), predict(model, image, precision="bf16")
     assert (exact.labels == rounded.labels).float().mean() > 0.95
 
 
@@ -226,7 +226,8 @@ def test_bfloat16() -> None:
         ({"short_side": 0}, "short side"),
         ({"mode": "slyde"}, "The mode is whole or slide, not 'slyde'"),
         ({"mode": "slide", "crop": 0}, "crop"),
-        ({"precision": torch.int8}, "precision"),
+        ({"precision": "8"}, "precision"),
+        ({"precision": torch.bfloat16}, "precision"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:

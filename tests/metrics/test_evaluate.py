@@ -172,14 +172,14 @@ def test_interval_does_not_change_from_call_to_call() -> None:
 
 def test_report(tmp_path: Path) -> None:
     model, data = ByColour(), Colours()
-    evaluation = evaluate(model, data, workers=0, mode="slide", crop=32, precision=torch.bfloat16)
+    evaluation = evaluate(model, data, workers=0, mode="slide", crop=32, precision="bf16")
     write_report(evaluation, data, tmp_path / "run")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["miou"] == evaluation.scores.miou
     assert scores["miou_interval"][0] <= scores["miou"] <= scores["miou_interval"][1]
     assert list(scores["classes"]) == ["a", "b", "c"] and scores["classes"]["b"]["iou"] == evaluation.scores.iou[1]
     assert scores["classes"]["c"]["pixels"] == evaluation.scores.pixels[2] and scores["groups"] is None
-    assert scores["options"] == {"mode": "slide", "crop": 32, "precision": "torch.bfloat16"}
+    assert scores["options"] == {"mode": "slide", "crop": 32, "precision": "bf16"}
     with (tmp_path / "run" / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["a", "b", "c"]

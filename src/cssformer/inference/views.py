@@ -18,6 +18,11 @@ from cssformer.utils.errors import UserError
 
 Mode = Literal["whole", "slide"]
 
+Precision = Literal["32", "bf16", "16"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
+"""The precisions that are lower than that of the weights."""
+
 SMALLEST = 32
 """Height and width in pixels that the network needs; smaller pictures get their border repeated."""
 
@@ -45,7 +50,7 @@ def predict(
     flip: bool = False,
     short_side: int | None = None,
     confidence: bool = False,
-    precision: torch.dtype = torch.float32,
+    precision: Precision = "32",
 ) -> Segmentation:
     """Label every pixel of a picture, or of pictures of one size, at the pictures' own size.
 
@@ -68,7 +73,7 @@ def predict(
         flip: add the mirror image of each view.
         short_side: first resize so that the shorter side has this many pixels.
         confidence: return the probability of the class chosen too.
-        precision: ``torch.bfloat16`` or ``torch.float16`` run the network under autocast.
+        precision: "bf16" or "16" run the network under autocast to bfloat16 or float16.
 
     Returns:
         labels (H, W) or (B, H, W), and confidence of the same shape or None; on the model's device.
@@ -119,7 +124,7 @@ def require_options(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     short_side: int | None = None,
-    precision: torch.dtype = torch.float32,
+    precision: Precision = "32",
 ) -> None:
     """Raise what is wrong with options of :func:`predict`.
 
@@ -129,8 +134,8 @@ def require_options(
     """
     if mode not in get_args(Mode):
         raise UserError(f"The mode is {' or '.join(get_args(Mode))}, not {mode!r}.")
-    if precision not in (torch.float32, torch.bfloat16, torch.float16):
-        raise UserError(f"The precision is torch.float32, bfloat16 or float16, not {precision}.")
+    if precision not in get_args(Precision):
+        raise UserError(f"The precision is {' or '.join(get_args(Precision))}, not {precision!r}.")
     if not scales or not all(0 < scale < math.inf for scale in scales):
         raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
     if short_side is not None and short_side < 1:
@@ -163,16 +168,16 @@ def window_offsets(size: int, window: int, stride: int) -> list[int]:
 class _Network:
     """The model's coarse logits in float32, computed on its device in the precision asked for."""
 
-    def __init__(self, model: nn.Module, precision: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, precision: Precision) -> None:
         self.forward_logits: Any = model.forward_logits
         self.device = next(model.parameters()).device
-        self.precision = precision
+        self.autocast = AUTOCAST.get(precision)
 
     def __call__(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if height < SMALLEST or width < SMALLEST:
             images = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             coarse = self.forward_logits(images)
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
 

@@ -154,7 +154,7 @@ class Evaluation:
             "pictures": len(self.names),
             "groups": None if self.groups is None else len(set(self.groups)),
             "partial": self.info.partial,
-            "options": {name: str(value) if name == "precision" else value for name, value in self.options.items()},
+            "options": dict(self.options),
         }
 
     def summary(self) -> list[tuple[str, str]]:

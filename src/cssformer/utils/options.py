@@ -362,6 +362,11 @@ def add_views(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
     parser.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
+    parser.add_argument(
+        "--precision",
+        type=Literal["32", "bf16", "16"] | None,
+        help="Of the network's numbers; bf16 and 16 (bits) are faster on GPUs; 32 by default.",
+    )
     add_device(parser)
 
 
