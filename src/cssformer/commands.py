@@ -59,7 +59,7 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--config",
         action=ConfigFile,
-        help="A recipe: demo, light, photos or a YAML file; later ones win, and options over them all.",
+        help="A recipe: demo, light, photos, vit or a YAML file; later ones win, and options over them all.",
     )
     parser.add_class_arguments(Recipe)
 

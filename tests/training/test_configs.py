@@ -30,6 +30,7 @@ BACKBONES = {"tiny": 28, "small": 49, "base": 87, "large": 195}  # millions of p
 SHRUNK = {
     "swin": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
     "convnext": {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 16]},
+    "vit": {"depth": 4, "embed_dim": 32, "num_heads": 2},
     "mobilenetv2": {},
     "resnet10t": {},
 }

@@ -1,9 +1,13 @@
 """The learning rate by parameter and by step, and the order of the batches."""
 
+import re
+
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from cssformer import CSSFormer
@@ -18,7 +22,8 @@ from studies.baselines.networks import BaselineNetwork
 
 def test_groups_hold_every_parameter_once_and_spare_norms_biases_and_positions() -> None:
     model = CSSFormer("swin_tiny_patch4_window7_224", 3, channels=32, heads=4, points=2)
-    groups = parameter_groups(model, lr=1.0, weight_decay=0.1, backbone_lr_factor=0.5, offsets_lr_factor=0.25)
+    training = TrainingConfig(lr=1.0, weight_decay=0.1, backbone_lr_factor=0.5, offsets_lr_factor=0.25)
+    groups = parameter_groups(model, training)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     held = [names[id(parameter)] for group in groups for parameter in group["params"]]
     assert sorted(held) == sorted(names.values())
@@ -40,7 +45,7 @@ def test_embeddings_of_peers_are_spared_too(decoder: str, embedding: str) -> Non
     decayed, spared = (
         {
             id(parameter)
-            for group in parameter_groups(peer, 1.0, 0.1, 0.5, 0.25)
+            for group in parameter_groups(peer, TrainingConfig(weight_decay=0.1))
             for parameter in group["params"]
             if bool(group["weight_decay"]) == decays
         }
@@ -49,6 +54,46 @@ def test_embeddings_of_peers_are_spared_too(decoder: str, embedding: str) -> Non
     found = {name for name, parameter in peer.named_parameters() if parameter.ndim > 1 and id(parameter) in spared}
     assert {name.rsplit(".")[-1] for name in found} == {embedding}
     assert decayed
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 6, "embed_dim": 48, "num_heads": 2}),
+        ("vit_small_patch16_dinov3", {"depth": 4, "embed_dim": 48, "num_heads": 2, "num_classes": 5}),
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}),
+        ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (8, 16, 16, 16)}),
+        ("resnet10t", {}),
+        ("mobilenetv2_100", {}),
+    ],
+)
+def test_layer_decays_groups_are_timms(name: str, arguments: dict) -> None:
+    model = CSSFormer(name, 3, channels=16, heads=2, points=2, backbone_args=arguments)
+    training = TrainingConfig(lr=2.0, weight_decay=0.05, backbone_lr_factor=0.5, layer_decay=0.7)
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    found = {
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(model, training)
+        for parameter in group["params"]
+    }
+    theirs = timm.create_model(name, **arguments)
+    spared = theirs.no_weight_decay() if hasattr(theirs, "no_weight_decay") else ()
+    own = {parameter: key.replace(".", "_") for key, parameter in theirs.named_parameters()}
+    expected = {
+        own[parameter]: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(theirs, 0.05, spared, layer_decay=0.7)
+        for parameter in group["params"]
+    }
+    compared = 0
+    for key, (lr, decay) in found.items():
+        inner = re.sub(r"^backbone\.body\.(vit\.model\.)?", "", key).replace(".", "_")
+        if key.startswith("backbone.") and inner in expected:
+            assert (lr, decay) == pytest.approx((2.0 * 0.5 * expected[inner][0], expected[inner][1])), key
+            compared += 1
+        else:
+            assert not key.startswith("backbone.") or ".scales." in key, key
+            assert lr == (0.2 if ".offsets." in key else 2.0), key
+    assert compared > 20 and len({lr for lr, _ in found.values()}) > 4
 
 
 def test_a_backbone_of_rate_zero_is_frozen() -> None:

@@ -88,5 +88,5 @@ def test_with_a_network_to_start_from_the_data_choose_the_rest(
 
 def test_a_preset_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no config photo; give a YAML file, or demo, light, photos"):
+    with pytest.raises(UserError, match="no config photo; give a YAML file, or demo, light, photos, vit"):
         Recipe.load("photo")

@@ -31,10 +31,14 @@ from cssformer.utils.stop import Interrupted
 STEPS, BATCH = 7, 4
 
 
+VIT = {"backbone": "vit_tiny_patch16_224", "backbone_args": {"depth": 4, "embed_dim": 48, "num_heads": 2}}
+
+
 def recipe(output: Path, **training: object) -> Recipe:
+    vit = VIT if "lora" in training or "layer_decay" in training else {}
     return Recipe(
         output=str(output),
-        model=ModelConfig(channels=16, heads=2, points=2),
+        model=ModelConfig(channels=16, heads=2, points=2, **vit),
         scenes=ScenesConfig(count=10, val_count=2, size=(32, 32)),
         augment=AugmentConfig(crop=(32, 32)),
         training=TrainingConfig(
@@ -77,6 +81,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
         (False, 5, {"device_batch": 2}),
         (True, 5, {"ema": 0.9}),
         (True, 4, {"clip": None}),
+        (False, 4, {"lora": 2, "ema": 0.9}),
+        (False, 2, {"layer_decay": 0.7, "thaw_after": 4}),
+        (False, 5, {"layer_decay": 0.7, "thaw_after": 3, "freeze_statistics": True, "grad_checkpointing": True}),
     ],
 )
 def test_resumed_weights_are_the_uninterrupted_ones(

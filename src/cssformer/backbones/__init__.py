@@ -1,6 +1,8 @@
 """What stands below the paper's network: timm's models as pyramids, and the weights that they start from."""
 
 from cssformer.backbones.create import create_body
+from cssformer.backbones.lora import add_lora, merged
+from cssformer.backbones.outline import layer_numbers
 from cssformer.backbones.pyramid import SimpleFeaturePyramid, trunk
 
-__all__ = ["SimpleFeaturePyramid", "create_body", "trunk"]
+__all__ = ["SimpleFeaturePyramid", "add_lora", "create_body", "layer_numbers", "merged", "trunk"]

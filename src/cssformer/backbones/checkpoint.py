@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from cssformer.backbones.names import State, official_names
+from cssformer.backbones.outline import flat, outline
 from cssformer.utils.errors import UserError
 
 LEAST_SHARE = 0.9
@@ -52,18 +52,15 @@ def load_weights(body: nn.Module, path: Path, name: str, arguments: dict[str, An
         UserError: no such file, an unreadable one, or less than ``LEAST_SHARE`` of the parameters are in it.
     """
     state = _read(path, name)
-    with torch.device("meta"):
-        network = timm.create_model(name, **{key: arguments[key] for key in arguments.keys() - {"out_indices"}})
+    network = outline(name, arguments)
     examples = ", ".join(list(state)[:3])
     try:
         state = _timm_names(state, network, name)
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError, TypeError) as error:
         raise UserError(f"The weight file {path} does not fit backbone {name}: {str(error)[:200]}") from error
-    # Feature extractors join the first parts of a name by a low line, or stand before all names.
-    flat = {key.replace(".", "_"): value for key, value in state.items()}
+    by_flat_name = {flat(key): value for key, value in state.items()}
     own = {key: value for key, value in body.state_dict().items() if value.is_floating_point()}
-    prefix = "model." if hasattr(body, "model") else ""
-    found = {key: flat[flat_key] for key in own if (flat_key := key.removeprefix(prefix).replace(".", "_")) in flat}
+    found = {key: by_flat_name[flat(key)] for key in own if flat(key) in by_flat_name}
     other = next((key for key, value in found.items() if value.shape != own[key].shape), None)
     share = sum(own[key].numel() for key in found) / sum(value.numel() for value in own.values())
     if other is not None or share < LEAST_SHARE:

@@ -58,10 +58,6 @@ class SimpleFeaturePyramid(nn.Module):
         maps = [{"num_chs": channels, "reduction": stride, "module": ""} for channels, stride in widths]
         self.feature_info = FeatureInfo(maps, tuple(range(SCALES)))
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the ViT computes its blocks again for the gradients."""
-        cast("Any", self.vit).model.set_grad_checkpointing(enable)
-
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W), H and W multiples of 32, 64 at least -> maps (B, channels[i], H/s, W/s), s = 4, 8, 16, 32."""
         height, width = images.shape[2:]

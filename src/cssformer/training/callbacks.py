@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
+from cssformer.backbones import merged
 from cssformer.data import DatasetInfo
 from cssformer.training.module import SegmentationTask
 from cssformer.utils.atomic import atomic_write
@@ -119,7 +120,7 @@ class BestModel(Callback):
         if score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                pl_module.model.save_pretrained(self.folder)
+                merged(pl_module.model).save_pretrained(self.folder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

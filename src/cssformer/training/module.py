@@ -1,22 +1,26 @@
 """Training and validation steps, as Lightning runs them."""
 
 from contextlib import suppress
+from functools import partial
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.checkpoint import checkpoint
 
-from cssformer.backbones import trunk
+from cssformer.backbones import merged, trunk
 from cssformer.inference import predict
 from cssformer.inference.predictor import accelerated
 from cssformer.losses import SegmentationLoss
 from cssformer.metrics import ConfusionMatrix
 from cssformer.model import SegmentationNetwork
+from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.loss import cross_entropy
+from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.training.optim import parameter_groups, polynomial_decay
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
@@ -35,10 +39,21 @@ class SegmentationTask(L.LightningModule):
         # As its input is: convolutions are faster so, and gradients get the weights' layout, as DDP wants.
         model.backbone.to(memory_format=torch.channels_last)
         self.recipe = recipe
-        if recipe.training.backbone_lr_factor == 0:
-            trunk(model.backbone).requires_grad_(False)
+        self.backbone = (trunk(model.backbone),)
+        if recipe.training.backbone_lr_factor == 0 and recipe.training.lora is None:
+            self.backbone[0].requires_grad_(False)
         if recipe.training.grad_checkpointing:
             _checkpoint_gradients(model)
+        self.train()
+
+    def train(self, mode: bool = True) -> "SegmentationTask":
+        """BatchNorms that shall keep their statistics stay in eval mode."""
+        super().train(mode)
+        if self.recipe.training.freeze_statistics:
+            for part in self.backbone[0].modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.eval()
+        return self
 
     def on_train_start(self) -> None:
         # A run may continue to another number of steps, which changes the rates.
@@ -57,12 +72,18 @@ class SegmentationTask(L.LightningModule):
         loss: Tensor = self.loss(self.model(batch["image"].float() / 255), batch["label"].long())
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Without a gradient they neither move nor count in its norm; devices that train together need it computed.
+        if self.global_step < self.recipe.training.thaw_after:
+            for parameter in self.backbone[0].parameters():
+                parameter.grad = None
+
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
         self.finite: list[Tensor] = []
         self.losses: list[Tensor] = []
         # In a tuple, because Lightning would keep a module's weights a second time.
-        self.validated = (accelerated(self.model),)
+        self.validated = (accelerated(merged(self.model)),)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""
@@ -83,25 +104,21 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training
-        groups = parameter_groups(
-            self.model,
-            training.lr,
-            training.weight_decay,
-            training.backbone_lr_factor,
-            training.offsets_lr_factor,
-        )
-        optimizer = AdamW(groups, lr=training.lr)
+        optimizer = AdamW(parameter_groups(self.model, training), lr=training.lr)
         schedule = polynomial_decay(optimizer, training.steps, training.warmup_steps, training.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _checkpoint_gradients(model: SegmentationNetwork) -> None:
-    """Have timm's backbone compute its maps again for the gradients.
+    """Have timm's backbone, MSFE and CSF compute what they keep again for the gradients.
 
     Raises:
-        UserError: it cannot.
+        UserError: the backbone cannot.
     """
-    for part in model.backbone.children():
+    for block in model.modules():
+        if isinstance(block, MultiScaleFeatureEnhancement | CrossScaleFusion):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    for part in trunk(model.backbone).modules():
         if callable(switch := getattr(part, "set_grad_checkpointing", None)):
             # An assertion is timm's way to say that the architecture has none.
             with suppress(AssertionError):

@@ -4,36 +4,51 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from cssformer.backbones import trunk
+from cssformer.backbones import layer_numbers, trunk
 from cssformer.model import SegmentationNetwork
+from cssformer.training.recipe import TrainingConfig
 
 # Of timm's backbones, whose feature extractors do not say so themselves.
-POSITIONS = ("relative_position_bias_table", "pos_embed")
+EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "cls_token", "dist_token", "reg_token")
 
 
-def parameter_groups(
-    model: SegmentationNetwork, lr: float, weight_decay: float, backbone_lr_factor: float, offsets_lr_factor: float
-) -> list[dict[str, object]]:
-    """Up to six groups: backbone, sampling offsets and the rest, each with and without weight decay.
+def parameter_groups(model: SegmentationNetwork, training: TrainingConfig) -> list[dict[str, object]]:
+    """Backbone (each of its layers with ``layer_decay``), sampling offsets and the rest, with and without weight decay.
 
-    Norms, biases (every vector or scalar) and embeddings (``model.no_weight_decay()``) are not decayed.
+    Norms, biases (every vector or scalar) and embeddings (``model.no_weight_decay()``) are not decayed. Layer decay
+    is that of BEiT, as ``timm.optim.param_groups_layer_decay`` has it, the decoder in the classifier's place. What
+    LoRA adds learns at the decoder's rate.
     """
     embeddings = model.no_weight_decay()
-    pretrained = set(trunk(model.backbone).parameters())
+    factors = _backbone_factors(model, training)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and name not in embeddings and not name.endswith(POSITIONS)
-            factor = 1.0
-            if parameter in pretrained:
-                factor = backbone_lr_factor
-            elif ".offsets." in name:
-                factor = offsets_lr_factor
-            groups.setdefault((factor, decayed), []).append(parameter)
+            decayed = parameter.ndim > 1 and name not in embeddings and not name.endswith(EMBEDDINGS)
+            offsets = training.offsets_lr_factor if ".offsets." in name else 1.0
+            groups.setdefault((factors.get(parameter, offsets), decayed), []).append(parameter)
     return [
-        {"params": parameters, "lr": lr * factor, "weight_decay": weight_decay if decayed else 0.0}
+        {
+            "params": parameters,
+            "lr": training.lr * factor,
+            "weight_decay": training.weight_decay if decayed else 0.0,
+        }
         for (factor, decayed), parameters in groups.items()
     ]
+
+
+def _backbone_factors(model: SegmentationNetwork, training: TrainingConfig) -> dict[nn.Parameter, float]:
+    """By how much the learning rate of each of the backbone's weights differs from the decoder's."""
+    pretrained = trunk(model.backbone)
+    weights = {name: value for name, value in pretrained.named_parameters() if ".parametrizations." not in name}
+    if training.layer_decay == 1:
+        return dict.fromkeys(weights.values(), training.backbone_lr_factor)
+    numbers = layer_numbers(pretrained, model.hparams["backbone"], model.hparams["backbone_args"])
+    top = max(numbers.values()) + 1
+    return {
+        value: training.backbone_lr_factor * training.layer_decay ** (top - numbers.get(name, top))
+        for name, value in weights.items()
+    }
 
 
 def polynomial_decay(optimizer: AdamW, steps: int, warmup_steps: int, power: float) -> LambdaLR:

@@ -178,6 +178,15 @@ class TrainingConfig:
     """Peak learning rate of AdamW."""
     backbone_lr_factor: NonNegative = 1.0
     """The backbone's learning rate is so many times the decoder's; 0 freezes its weights, which makes steps cheaper."""
+    layer_decay: Share = 1.0
+    """Each layer of the backbone learns at so many times the rate of the one above; 0.65 to 0.9 are usual for ViTs."""
+    thaw_after: Natural = 0
+    """The backbone's weights stay as they are for so many steps, in which the decoder comes to fit them."""
+    freeze_statistics: bool = False
+    """The statistics of the backbone's BatchNorms stay as they are."""
+    lora: Count | None = None
+    """Instead of the backbone's weights, learn additions of so low a rank to those of its attention; 4 to 16 are usual.
+    They learn at the decoder's rate and are merged into the network that is saved."""
     offsets_lr_factor: NonNegative = 0.1
     """The sampling offsets' learning rate is so many times the decoder's; fast ones send points out of the picture."""
     weight_decay: NonNegative = 0.01
@@ -194,7 +203,7 @@ class TrainingConfig:
     auxiliary_weight: NonNegative = 0.4
     """The auxiliary loss's weight."""
     grad_checkpointing: bool = False
-    """Compute the backbone's maps again for the gradients: less memory, about a third more time."""
+    """Compute the maps of the backbone, MSFE and CSF again for the gradients: less memory, about a third more time."""
     precision: Literal["32", "bf16", "16"] = "32"
     """32, or mixed precision with bfloat16 or float16."""
     devices: Devices | Literal["auto"] = "auto"
@@ -268,6 +277,11 @@ class Recipe:
         loss = recipe.loss
         if not any((loss.cross_entropy, loss.focal, loss.dice, loss.tversky, loss.lovasz, loss.boundary)):
             raise UserError("The recipe's loss has nothing to minimise; give loss.cross_entropy or another a weight.")
+        if recipe.training.thaw_after and (recipe.training.lora or not recipe.training.backbone_lr_factor):
+            raise UserError(
+                "The recipe's training.thaw_after thaws nothing with training.lora or a backbone_lr_factor of 0; leave "
+                "it out."
+            )
         return recipe
 
     def resumed(self) -> "Recipe":

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
-from cssformer.backbones import trunk
+from cssformer.backbones import add_lora, merged, trunk
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
 from cssformer.data.custom import CustomAugment
@@ -138,12 +138,14 @@ def _train(
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
     # Not only when the first network is to be saved.
     model.saved_config()
-    if checkpoint:
-        require_same_network(checkpoint, model, run)
     if weights is not None:
         told = start_from(model, weights)
         if first:
             console.print(f"Started from {recipe.model.init}: {told}")
+    if recipe.training.lora is not None:
+        add_lora(trunk(model.backbone), recipe.training.lora)
+    if checkpoint:
+        require_same_network(checkpoint, model, run)
     if checkpoint:
         steps = recipe.training.steps
         _require_validated(run, start, steps)
@@ -161,6 +163,7 @@ def _train(
                 fit(recipe, model, loss, stream, val_data, start, console, stop)
         if not first:
             return None
+        model = merged(model)
         model.load_state_dict(load(run / RUN_MODEL)[1])
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
