@@ -233,7 +233,9 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     ("arguments", "told"),
     [
         (["trian"], "no command 'trian'; there is train"),
-        (["export"], "no command 'export'; there are prepare folder, .*explain"),
+        (["draw"], "no command 'draw'; there are prepare folder, .*explain"),
+        (["export", "run", "--output", "model.bin"], r"end it in \.onnx, \.pt2, \.xml"),
+        (["export", "run", "--output", "model.onnx", "--returns", "mask"], "returns cannot be .*logits or "),
         (["eval", "run"], "no command 'eval'; there is evaluate"),
         (["check"], "check needs DATA"),
         (["check", "a", "b"], "unrecognized arguments: b"),

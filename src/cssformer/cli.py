@@ -31,7 +31,7 @@ INSTEAD = {
 EXTRAS = {
     "train": ("lightning", "tensorboard", "rich"),
     "study": ("segmentation_models_pytorch", "transformers", "matplotlib", "scipy"),
-    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "web": ("gradio",),
     "formats": ("pycocotools",),
     "geo": ("rasterio", "tifffile"),

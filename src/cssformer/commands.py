@@ -259,6 +259,39 @@ def _explain(options: "Namespace") -> int:
     return 0
 
 
+def _add_export(parser: "ArgumentParser") -> None:
+    from cssformer.export.export import export_model
+
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument(
+        "--returns",
+        type=Literal["logits", "probabilities", "labels", "confidence"],
+        nargs="+",
+        default=["logits"],
+        help="What the file returns: logits of the cells of 4x4 pixels; at the picture's size probabilities, labels, "
+        "and the labels' confidence.",
+    )
+    parser.add_argument("--size", type=tuple[Side, Side] | None, help="The file resizes to this height and width.")
+    parser.add_argument("--short_side", type=Side | None, help="The file resizes until the shorter side is so long.")
+    parser.add_function_arguments(export_model, skip={"model", "returns", "size", "short_side"})
+
+
+def _export(options: "Namespace") -> int:
+    from cssformer.export.export import export_model
+    from cssformer.export.parity import table
+
+    _note_unfinished(options.model)
+    _know_baselines()
+    done = export_model(**arguments(options))
+    heading, *rows = table(done["parity"])
+    show(rows, heading)
+    print(f"{done['runtime']} agrees with PyTorch; {done['megabytes']:.1f} MB written to {done['output']}")
+    if "miou" in done:
+        print(f"mIoU {percentage(done['miou'])} of the file, {percentage(done['network_miou'])} of the network")
+    write_json(options, done)
+    return 0
+
+
 def _from_studies(module: str) -> Any:
     """A module of studies, which lie beside the package in a clone, and are not part of an installed one."""
     clone = Path(__file__).resolve().parents[2]
@@ -329,5 +362,6 @@ COMMANDS: dict[str, Command] = {
     "study decoders": _study_command("decoders", "Train the decoder among its peers."),
     "study grid": _study_command("grid", "Train with every combination of some options' values."),
     "profile": Command("Count and time each part of a network.", _add_profile, _profile),
+    "export": Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
 }

@@ -4,24 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
 from cssformer.data.dataset import distinct_colours
 from cssformer.data.image_io import read_image, to_rgb, write_label
 from cssformer.inference.views import predict, require_options
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.console import percentage
-from cssformer.utils.device import best_device
+from cssformer.utils.device import best_device, device_of
 from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
+if TYPE_CHECKING:
+    from cssformer.export import ExportedNetwork
+
 Picture = NDArray[np.uint8]
 Input = str | Path | Image.Image | Picture
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Predictor:
     """A network with all that is needed to label pictures.
 
     Args:
-        model: a trained ``CSSFormer``.
+        model: a trained ``CSSFormer``, or an exported one.
         device: "cuda", "mps", "cpu" and the like; "auto" takes the best there is.
         **options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision.
             What is not given, or None, is done as the model was trained for.
@@ -98,7 +103,7 @@ class Predictor:
             :func:`cssformer.inference.views.require_options`), or a crop or stride is given where no window slides.
     """
 
-    def __init__(self, model: SegmentationNetwork, device: str = "auto", **options: Any) -> None:
+    def __init__(self, model: "SegmentationNetwork | ExportedNetwork", device: str = "auto", **options: Any) -> None:
         if str(device).startswith("meta"):
             raise UserError("The device 'meta' computes nothing; take cpu or auto.")
         try:
@@ -136,6 +141,22 @@ class Predictor:
         """
         return cls(SegmentationNetwork.from_pretrained(source), device, **options)
 
+    @classmethod
+    def from_exported(cls, path: str | Path, **options: Any) -> "Predictor":
+        """A predictor from an ONNX file or OpenVINO's IR that ``cssformer export`` wrote, on the CPU.
+
+        Args:
+            path: a ``.onnx`` file, or an ``.xml`` file with its ``.bin`` beside it.
+            **options: see :class:`Predictor`.
+
+        Raises:
+            UserError: as :class:`cssformer.export.ExportedNetwork` and :class:`Predictor` raise.
+            ModuleNotFoundError: the runtime is not installed.
+        """
+        from cssformer.export import ExportedNetwork
+
+        return cls(ExportedNetwork(path), "cpu", **options)
+
     @overload
     def __call__(self, image: Input, confidence: bool = True) -> Prediction: ...
     @overload
@@ -161,9 +182,9 @@ class Predictor:
         return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
 
 
-def accelerated(model: SegmentationNetwork) -> SegmentationNetwork:
+def accelerated(model: Network) -> Network:
     """The network as its device predicts fastest: on a CPU a copy by :mod:`cssformer.accelerate`, where that exists."""
-    if next(model.parameters()).device.type != "cpu":
+    if not isinstance(model, SegmentationNetwork) or device_of(model).type != "cpu":
         return model
     try:
         from cssformer.accelerate import accelerate_cpu

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cssformer.data.transforms import resize
 from cssformer.inference.labels import STRIDE, Segmentation, View, resampling, segment
+from cssformer.utils.device import device_of
 from cssformer.utils.errors import UserError
 
 Mode = Literal["whole", "slide"]
@@ -170,7 +171,7 @@ class _Network:
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
         self.forward_logits: Any = model.forward_logits
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.autocast = AUTOCAST.get(precision)
 
     def __call__(self, images: Tensor) -> Tensor:

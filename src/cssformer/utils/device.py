@@ -1,6 +1,7 @@
 """Where networks run: which device, what it is called, and when its work is done."""
 
 import torch
+from torch import nn
 
 
 def best_device() -> str:
@@ -8,6 +9,11 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's parameters are; the CPU for one without parameters, such as an exported one."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def device_name(device: str) -> str:

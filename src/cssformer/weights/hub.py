@@ -156,7 +156,7 @@ class HubModel(
             raise UserError(f"The weights in {source} have {len(bias)} classes, its {CONFIG} says {model.num_classes}.")
         _require_same(model.state_dict(), state, f"The weights in {source} do not fit its {CONFIG}")
         model.load_state_dict(state)
-        model.metadata = _metadata(config)
+        model.metadata = metadata_of(config)
         return cast("Self", model.eval())
 
 
@@ -279,7 +279,7 @@ def require_hub(repository: str, files: tuple[str, ...], timeout: float = 5.0, *
         ) from error
 
 
-def _metadata(config: dict[str, Any]) -> Metadata:
+def metadata_of(config: dict[str, Any]) -> Metadata:
     classes, colours, raw_ids = (config.get(name) for name in ("classes", "colours", "raw_ids"))
     return Metadata(
         classes=None if classes is None else tuple(classes),

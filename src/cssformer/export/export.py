@@ -1,0 +1,145 @@
+"""Export a trained network, prove the file, and only then give it its name."""
+
+import copy
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import cssformer
+from cssformer.data import SegmentationFolder
+from cssformer.export import formats, parity, quantize
+from cssformer.export.formats import Sampling
+from cssformer.export.graph import Deployment, Returned
+from cssformer.export.runtime import SUFFIXES, open_onnx, open_openvino, open_pt2
+from cssformer.inference import Predictor
+from cssformer.metrics import evaluate
+from cssformer.model import SegmentationNetwork
+from cssformer.utils.atomic import atomic_write, require_writable
+from cssformer.utils.errors import UserError
+
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
+
+
+def export_model(
+    model: str | Path | SegmentationNetwork,
+    output: Path,
+    *,
+    returns: Sequence[Returned] = ("logits",),
+    input: Literal["float", "uint8"] = "float",
+    size: tuple[int, int] | None = None,
+    short_side: int | None = None,
+    sampling: Sampling = "gather",
+    precision: Precision = "float32",
+    calibration: Path | None = None,
+    data: Path | None = None,
+) -> dict[str, Any]:
+    """Write a network as a file for other runtimes, after that file was run beside the network.
+
+    Batch, height and width are free. The file is run at three sizes other than the traced one. In float32 its values
+    may differ from the network's by a thousandth of the largest, and 99.9 % of the labels must be equal; in lower
+    precision 90 %. Otherwise no file is left.
+
+    Args:
+        model: a run folder, a model folder, a model id of the Hugging Face hub, or a network.
+        output: the file; .onnx is ONNX, .pt2 a program of torch.export, .xml OpenVINO's IR (with a .bin beside it).
+        returns: what the file returns, see :class:`cssformer.export.graph.Deployment`.
+        input: "float" takes float32 (B, 3, H, W) in [0, 1], "uint8" takes uint8 (B, H, W, 3); both RGB.
+        size: the file resizes pictures to this height and width for the network.
+        short_side: the file resizes pictures until their shorter side has so many pixels.
+        sampling: "gather" is in every runtime, "gridsample" is the operator that some runtimes compute wrongly.
+        precision: of weights and arithmetic; in OpenVINO's IR float16 is that of the weights alone.
+        calibration: a folder of pictures for int8 with fixed ranges; without it ranges are found as the file runs.
+        data: a prepared folder on whose split "val" the file and the network are scored.
+
+    Returns:
+        For JSON: "output", "megabytes", "runtime", "parity" (rows of :func:`cssformer.export.parity.compare`), and
+        with data "miou" and "network_miou" (from 0 to 1).
+
+    Raises:
+        UserError: there is no such model, the options do not go together, the file cannot be written, or it does not
+            compute what the network computes.
+        ModuleNotFoundError: a package of the extra ``export`` is not installed.
+    """
+    plain = "logits" in returns and input == "float" and size is None and short_side is None
+    _require(output, returns, size, short_side, precision, calibration, data, plain)
+    require_writable(output)
+    network = model if isinstance(model, SegmentationNetwork) else SegmentationNetwork.from_pretrained(model)
+    network = copy.deepcopy(network).cpu().eval()
+    arguments = (returns, input == "uint8", size, short_side)
+    deployment = Deployment(network, *arguments).eval()
+    facts = {
+        "cssformer": cssformer.__version__,
+        "license": "apache-2.0",
+        "classes": json.dumps(network.metadata.classes),
+        "colours": json.dumps(network.metadata.colours),
+        "mean": json.dumps(network.backbone.mean),
+        "std": json.dumps(network.backbone.std),
+        "normalised": "inside",
+        "input": input,
+        "returns": json.dumps(list(returns)),
+        "seen": f"{size[0]}x{size[1]}" if size else f"short side {short_side}" if short_side else "as given",
+        "sampling": sampling,
+        "precision": precision,
+        "config": json.dumps(network.saved_config()),
+    }
+    traced = deployment
+    if precision == "float16" and output.suffix != ".xml":
+        traced = Deployment(copy.deepcopy(network).half(), *arguments).eval()
+    runtime = SUFFIXES[output.suffix]
+    bin_file = atomic_write(output.with_suffix(".bin")) if output.suffix == ".xml" else nullcontext()
+    with atomic_write(output) as path, bin_file as weights:
+        formats.write(traced, path, weights, sampling, precision == "float16", facts)
+        if precision == "int8":
+            quantize.to_int8(path, input == "uint8", network.metadata.inference.get("short_side"), calibration)
+        try:
+            run = {
+                ".onnx": lambda: open_onnx(path)[0],
+                ".pt2": lambda: open_pt2(path),
+                ".xml": lambda: open_openvino(path, weights)[0],
+            }[output.suffix]()
+            rows = parity.compare(run, deployment)
+        except ModuleNotFoundError:
+            raise
+        except Exception as error:  # each runtime has kinds of its own
+            raise UserError(
+                f"{output} was not written: {runtime} cannot run it ({' '.join(str(error).split())[:200]})."
+            ) from error
+        if fault := parity.fault(rows, precision != "float32"):
+            raise UserError(f"{output} was not written: run by {runtime}, {fault}.")
+        megabytes = sum(file.stat().st_size for file in (path, weights) if file is not None) / 1e6
+    found = {"output": str(output), "megabytes": megabytes, "runtime": runtime, "parity": rows}
+    return found if data is None else {**found, **_scores(output, network, SegmentationFolder(data, "val"))}
+
+
+def _require(
+    output: Path,
+    returns: Sequence[Returned],
+    size: tuple[int, int] | None,
+    short_side: int | None,
+    precision: Precision,
+    calibration: Path | None,
+    data: Path | None,
+    plain: bool,
+) -> None:
+    if output.suffix not in SUFFIXES:
+        raise UserError(f"The name {output} tells no format; end it in {', '.join(SUFFIXES)}.")
+    if len(set(returns)) < len(returns) or not returns:
+        raise UserError("Give each value of returns once, and one at least.")
+    if size is not None and short_side is not None:
+        raise UserError("Give either the size or the short side that the file resizes to.")
+    if precision == "int8" and output.suffix != ".onnx":
+        raise UserError(f"int8 is for ONNX files alone; end the name {output} in .onnx or take another precision.")
+    if calibration is not None and precision != "int8":
+        raise UserError("Pictures for calibration are for int8 alone; leave them out or take the precision int8.")
+    if data is not None and (not plain or output.suffix == ".pt2"):
+        raise UserError(
+            "Only a .onnx or .xml file that returns logits of pictures as they are can be scored; leave out data, or "
+            "returns, input, size and short_side."
+        )
+
+
+def _scores(output: Path, network: SegmentationNetwork, data: SegmentationFolder) -> dict[str, float | None]:
+    both = {"miou": Predictor.from_exported(output), "network_miou": Predictor(network, "cpu")}
+    return {name: evaluate(predictor, data).scores.miou for name, predictor in both.items()}

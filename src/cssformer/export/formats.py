@@ -1,0 +1,114 @@
+"""Writing a traced network as ONNX, a torch.export program or OpenVINO's IR, with what its users must know."""
+
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cssformer.export.graph import AnySize, Deployment
+from cssformer.ops import use_backend
+
+Sampling: TypeAlias = Literal["gather", "gridsample"]
+BACKENDS = {"gather": "gather", "gridsample": "reference"}
+"""Who computes the sampling while it is traced."""
+
+OPSET = 17
+"""Of ONNX: the first one with LayerNormalization, so that old runtimes read the files."""
+
+INPUT = "images"
+# Of no special form: sides that 32 divides would hide a padding that is wrong.
+TRACED = (2, 100, 131)
+"""Pictures, height and width that are traced."""
+
+FACTS = "cssformer.json"
+"""What a .pt2 file calls its facts, which are metadata_props in ONNX and rt_info in OpenVINO."""
+
+
+def write(
+    deployment: Deployment, path: Path, weights: Path | None, sampling: Sampling, half: bool, facts: dict[str, str]
+) -> None:
+    """Trace and write the file; its suffix chooses the format.
+
+    Args:
+        deployment: what is written.
+        path: a .onnx, .pt2 or .xml file.
+        weights: the .bin file of the .xml.
+        sampling: the form of MSFE's and CSF's sampling.
+        half: OpenVINO keeps its weights in float16.
+        facts: names and texts kept in the file.
+    """
+    images = pictures(*TRACED, uint8=deployment.uint8)
+    with torch.no_grad(), use_backend(BACKENDS[sampling]), AnySize(), warnings.catch_warnings():
+        # The tracer warns of every size it meets; whether it took them well is proved by running the file.
+        warnings.simplefilter("ignore")
+        if weights is not None:
+            _write_openvino(deployment, images, path, weights, half, facts)
+        elif path.suffix == ".pt2":
+            _write_pt2(deployment, images, path, facts)
+        else:
+            _write_onnx(deployment, images, path, facts)
+
+
+def pictures(batch: int, height: int, width: int, uint8: bool) -> Tensor:
+    """The same pictures every time: coloured clouds of two sizes."""
+    generator = torch.Generator().manual_seed(height)
+    large, small = (
+        F.interpolate(torch.rand(batch, 3, cells, cells, generator=generator), (height, width), mode="bilinear")
+        for cells in (4, 32)
+    )
+    images = 0.6 * large + 0.4 * small
+    return (255 * images).byte().permute(0, 2, 3, 1).contiguous() if uint8 else images
+
+
+def _axes(deployment: Deployment) -> dict[int, str]:
+    return dict(zip((0, 1, 2) if deployment.uint8 else (0, 2, 3), ("batch", "height", "width"), strict=True))
+
+
+def _write_onnx(deployment: Deployment, images: Tensor, path: Path, facts: dict[str, str]) -> None:
+    import onnx
+
+    # The exporter over torch.export takes minutes for sizes that are symbols; this one takes seconds.
+    torch.onnx.export(
+        deployment,
+        (images,),
+        path,
+        dynamo=False,
+        input_names=[INPUT],
+        output_names=list(deployment.returns),
+        dynamic_axes={INPUT: _axes(deployment)},
+        opset_version=OPSET,
+    )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, facts)
+    for value, name in zip(model.graph.output, deployment.returns, strict=True):
+        sides = ("rows", "columns") if name == "logits" else ("height", "width")
+        for dimension, label in zip(value.type.tensor_type.shape.dim, ("batch", None, *sides), strict=False):
+            if label is not None:
+                dimension.dim_param = label
+    onnx.save(model, path)
+
+
+def _write_pt2(deployment: Deployment, images: Tensor, path: Path, facts: dict[str, str]) -> None:
+    sides = {axis: torch.export.Dim(name, min=1, max=16384) for axis, name in _axes(deployment).items()}
+    program = torch.export.export(deployment, (images,), dynamic_shapes=(sides,))
+    torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
+
+
+def _write_openvino(
+    deployment: Deployment, images: Tensor, path: Path, weights: Path, half: bool, facts: dict[str, str]
+) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        _write_onnx(deployment, images, Path(folder) / "model.onnx", {})
+        model = openvino.convert_model(Path(folder) / "model.onnx")
+    for name, value in facts.items():
+        model.set_rt_info(value, ["cssformer", name])
+    openvino.save_model(model, path, compress_to_fp16=half)
+    os.replace(path.with_suffix(".bin"), weights)

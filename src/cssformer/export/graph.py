@@ -1,0 +1,145 @@
+"""What an exported file computes: a network with all around it that the file is to do itself, at any size."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cssformer.inference.labels import STRIDE
+from cssformer.model import SegmentationNetwork
+
+Returned: TypeAlias = Literal["logits", "probabilities", "labels", "confidence"]
+Side: TypeAlias = Any
+"""An int; a tensor while the ONNX exporter traces; a symbol while torch.export does."""
+
+
+class Deployment(nn.Module):
+    """A network from pictures as they come to what is asked for.
+
+    Args:
+        network: in evaluation mode.
+        returns: what is computed, in this order: "logits" of the cells of 4x4 pixels, (B, classes, ceil(H/4),
+            ceil(W/4)) of the picture as the network sees it; at the picture's own size "probabilities"
+            (B, classes, H, W), "labels" (B, H, W) int64 and "confidence" (B, H, W), the probability of the label.
+        uint8: the input is uint8 (B, H, W, 3), RGB, as picture files are decoded; otherwise float32 (B, 3, H, W) in
+            [0, 1]. Either is normalised by the network.
+        size: height and width that the network sees.
+        short_side: the network sees the picture resized until its shorter side has so many pixels.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        returns: Sequence[Returned] = ("logits",),
+        uint8: bool = False,
+        size: tuple[int, int] | None = None,
+        short_side: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.returns, self.uint8, self.size, self.short_side = network, returns, uint8, size, short_side
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.uint8:
+            images = images.permute(0, 3, 1, 2).float() / 255
+        height, width = images.shape[2], images.shape[3]
+        seen: tuple[Side, Side] = (height, width)
+        if self.size is not None:
+            seen = self.size
+        elif self.short_side is not None:
+            least = 2 * _smaller(height, width)
+            seen = tuple((2 * side * self.short_side + least // 2) // least for side in (height, width))
+        if self.size is not None or self.short_side is not None:
+            images = _resampled(images, seen, (height / seen[0], width / seen[1]))
+        logits = self._logits(images)
+        found = {"logits": logits}
+        if tuple(self.returns) != ("logits",):
+            if self.size is None and self.short_side is None:
+                cells = (STRIDE * logits.shape[2], STRIDE * logits.shape[3])
+                scores = _cut(F.interpolate(logits, cells, mode="bilinear"), height, width)
+            else:
+                scale = (seen[0] / height / STRIDE, seen[1] / width / STRIDE)
+                scores = _resampled(logits, (height, width), scale)
+            found["probabilities"] = scores.softmax(1)
+            found["labels"] = scores.argmax(1)
+            found["confidence"] = found["probabilities"].amax(1)
+        return tuple(found[name] for name in self.returns)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """As the network's ``forward_logits``, of pictures of any size, without a branch that tracing would freeze."""
+        height, width = images.shape[2], images.shape[3]
+        mirrors = torch.ones(1, device=images.device) * _smaller(height, width) > 32
+        rows, columns = (_padding(side, mirrors) for side in (height, width))
+        padded = images.index_select(2, rows).index_select(3, columns)
+        dtype = next(self.network.parameters()).dtype
+        logits: Tensor = self.network.decode(self.network.backbone(padded.to(dtype))).permute(0, 3, 1, 2).float()
+        return _cut(logits, _ceil(height, STRIDE), _ceil(width, STRIDE))
+
+
+def _padding(side: Side, mirrors: Tensor) -> Tensor:
+    """Which row of a picture each row of the padded one is; see :func:`cssformer.model.cssformer.pad`."""
+    index = torch.arange(_larger(_ceil(side, 32), 2) * 32, device=mirrors.device)
+    beyond = torch.where(mirrors, 2 * (side - 1) - index, side - 1)
+    return torch.where(index < side, index, beyond)
+
+
+def _cut(maps: Tensor, height: Side, width: Side) -> Tensor:
+    """The first rows and columns. A slice would make torch.export ask whether there are so many."""
+    rows, columns = (torch.arange(side, device=maps.device) for side in (height, width))
+    return maps.index_select(2, rows).index_select(3, columns)
+
+
+def _resampled(maps: Tensor, size: tuple[Side, Side], scale: tuple[Any, Any]) -> Tensor:
+    """Maps (B, C, h, w) at another size, by the weights of :func:`cssformer.inference.labels.resampling`."""
+    down, across = (_triangles(*axis, maps.device) for axis in zip(maps.shape[2:], size, scale, strict=True))
+    return down @ maps @ across.T
+
+
+def _triangles(inputs: Side, outputs: Side, scale: Any, device: torch.device) -> Tensor:
+    reach = (torch.ones(1, device=device) * scale).clamp(min=1)
+    centre = (torch.arange(outputs, device=device) + 0.5) * scale
+    distance = (torch.arange(inputs, device=device) + 0.5 - centre.unsqueeze(1)).abs() / reach
+    weights = (1 - distance).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _ceil(number: Side, divisor: int) -> Side:
+    # Not -(-number // divisor): in ONNX a division of integers is cut towards zero.
+    return (number + divisor - 1) // divisor
+
+
+def _smaller(one: Side, other: Side) -> Side:
+    return torch.minimum(one, other) if isinstance(one, Tensor) else torch.sym_min(one, other)
+
+
+def _larger(one: Side, least: int) -> Side:
+    return one.clamp(min=least) if isinstance(one, Tensor) else torch.sym_max(one, least)
+
+
+class AnySize(TorchFunctionMode):
+    """Writes, for the length of a trace, what exporters get wrong or refuse at any size in operations they take.
+
+    Adaptive pooling becomes a product with a matrix for each axis, ``unflatten`` a reshape that names every axis.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.adaptive_avg_pool2d:
+            maps, pooled = args
+            rows, columns = (_pooling(pooled, side, maps) for side in maps.shape[2:])
+            return rows @ maps @ columns.T
+        if func is Tensor.unflatten:
+            tensor, axis, sizes = args
+            shape, axis = list(tensor.shape), axis % tensor.ndim
+            return tensor.reshape([*shape[:axis], *sizes, *shape[axis + 1 :]])
+        return func(*args, **(kwargs or {}))
+
+
+def _pooling(pooled: int, side: Side, like: Tensor) -> Tensor:
+    """The matrix (pooled, side) of adaptive average pooling along one axis."""
+    first = torch.arange(pooled, device=like.device).unsqueeze(1) * side
+    cell = torch.arange(side, device=like.device)
+    inside = (cell >= first // pooled) & (cell < _ceil(first + side, pooled))
+    weights = inside.to(like.dtype)
+    return weights / weights.sum(1, keepdim=True)

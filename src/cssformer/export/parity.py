@@ -1,0 +1,107 @@
+"""The proof that an exported file computes what the network computes, at other sizes than the traced one."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cssformer.export.formats import pictures
+from cssformer.export.graph import Deployment
+from cssformer.export.runtime import Run
+
+SIZES = ((1, 64, 97), (3, 131, 160), (1, 257, 385))
+"""Pictures, height and width: none is the traced one."""
+
+DIFFERENCE, EQUAL, EQUAL_ROUNDED = 1e-3, 0.999, 0.9
+"""The most by which values may differ, as a share of the largest; the least share of equal labels, and that of a file
+of lower precision, whose values may differ by any amount, which is told."""
+
+
+def compare(run: Run, deployment: Deployment) -> list[dict[str, Any]]:
+    """Run the file and the network on the same pictures; a row for each of ``SIZES``.
+
+    Returns:
+        "batch", "height", "width"; "difference", the largest one between two values as a share of the largest value,
+        None where labels alone are returned; "equal", the share of the pixels with one label; "seconds" of the file
+        and "eager_seconds" of the network in PyTorch, the best of three.
+    """
+    rows = []
+    for batch, height, width in SIZES:
+        images = pictures(batch, height, width, deployment.uint8)
+        found, seconds = _timed(run, images.numpy())
+        with torch.inference_mode():
+            results, eager_seconds = _timed(deployment, images)
+        expected = [value.numpy() for value in results]
+        named = list(zip(deployment.returns, found, expected, strict=True))
+        differences = [_difference(one, other) for name, one, other in named if name != "labels"]
+        rows.append(
+            {
+                "batch": batch,
+                "height": height,
+                "width": width,
+                "difference": max(differences, default=None),
+                "equal": min((_equal(*pair) for pair in named if pair[0] != "confidence"), default=None),
+                "seconds": seconds,
+                "eager_seconds": eager_seconds,
+            }
+        )
+    return rows
+
+
+def fault(rows: list[dict[str, Any]], rounded: bool) -> str:
+    """What is wrong with a file of these rows, in words; empty if it is as the network."""
+    for row in rows:
+        difference, equal = row["difference"] or 0.0, 1.0 if row["equal"] is None else row["equal"]
+        alike = equal >= EQUAL_ROUNDED if rounded else difference <= DIFFERENCE and equal >= EQUAL
+        if not alike or not math.isfinite(difference):
+            return (
+                f"at {row['height']}x{row['width']} its values differ from the network's by {difference:.1e} of the "
+                f"largest, and {100 * equal:.2f} % of the labels are equal"
+            )
+    return ""
+
+
+def table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The rows as text, the heading first."""
+    heading = ("pictures", "largest difference", "equal labels", "seconds", "beside PyTorch")
+    return [
+        heading,
+        *(
+            (
+                f"{row['batch']} of {row['height']}x{row['width']}",
+                "-" if row["difference"] is None else f"{row['difference']:.1e}",
+                "-" if row["equal"] is None else f"{100 * row['equal']:.3f} %",
+                f"{row['seconds']:.3f}",
+                f"{row['seconds'] / row['eager_seconds']:.2f} times",
+            )
+            for row in rows
+        ),
+    ]
+
+
+def _timed(compute: Callable[[Any], Any], images: Any) -> tuple[Any, float]:
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        result = compute(images)
+        best = min(best, time.perf_counter() - start)
+    return result, best
+
+
+def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    if one.shape != other.shape:
+        return math.inf
+    # Not Python's max and comparisons, which lose NaN.
+    return float(np.abs(one - other).max() / np.abs(other).max())
+
+
+def _equal(name: str, one: NDArray[Any], other: NDArray[Any]) -> float:
+    if one.shape != other.shape:
+        return 0.0
+    if name != "labels":
+        one, other = one.argmax(1), other.argmax(1)
+    return float((one == other).mean())

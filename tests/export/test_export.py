@@ -1,0 +1,197 @@
+"""Exported files in the runtimes they are for, beside the network they were made of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cssformer import CSSFormer, Predictor
+from cssformer.export import export_model
+from cssformer.export.graph import Deployment
+from cssformer.export.parity import SIZES
+from cssformer.inference import predict
+from cssformer.inference.views import SMALLEST
+from cssformer.utils.errors import UserError
+from cssformer.weights.hub import Metadata
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+SMALL = {"num_classes": 5, "channels": 16, "heads": 2, "points": 2, "dropout": 0.0}
+TINY_SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]}
+
+
+def network(backbone: str = "test_resnet", **arguments: Any) -> CSSFormer:
+    torch.manual_seed(0)
+    model = CSSFormer(backbone, **SMALL, **arguments)
+    for parameter in model.parameters():
+        # Branches that begin at zero would hide what is wrong in them.
+        if not parameter.abs().max():
+            nn.init.normal_(parameter, std=0.2)
+    model.metadata = Metadata(tuple("abcde"), tuple((i, 2 * i, 255 - i) for i in range(5)), inference={"mode": "whole"})
+    return model.eval()
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    coarse = np.random.default_rng(height).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((height // 9 + 1, width // 9 + 1, 1), np.uint8))[:height, :width]
+
+
+@pytest.fixture(scope="module")
+def model() -> CSSFormer:
+    return network(fusion_stride=8)
+
+
+@pytest.fixture(scope="module")
+def exported(model: CSSFormer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_model(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "sampling"),
+    [
+        ("resnet10t", {}, "gather"),
+        ("mobilenetv2_100", {"fusion_stride": 8}, "gridsample"),
+        ("swin_tiny_patch4_window7_224", {"backbone_args": TINY_SWIN}, "gather"),
+    ],
+)
+def test_onnx_runtime_computes_what_the_network_does(
+    backbone: str, arguments: dict[str, Any], sampling: Any, tmp_path: Path
+) -> None:
+    found = export_model(network(backbone, **arguments), tmp_path / "model.onnx", sampling=sampling)
+    rows = found["parity"]
+    assert [(row["batch"], row["height"], row["width"]) for row in rows] == list(SIZES)
+    assert max(row["difference"] for row in rows) < 1e-4 and min(row["equal"] for row in rows) > 0.999
+    text = (tmp_path / "model.onnx").read_bytes()
+    assert (b"GridSample" in text) == (sampling == "gridsample")
+
+
+def test_predictions_of_the_file_are_those_of_the_network(model: CSSFormer, exported: Path) -> None:
+    for options in ({}, {"mode": "slide", "crop": (64, 64), "flip": True}, {"short_side": 80, "scales": (0.75, 1.0)}):
+        own, other = Predictor(model, "cpu", **options), Predictor.from_exported(exported, **options)
+        for size in ((97, 131), (70, 45), (20, 90)):
+            expected, found = own(picture(*size)), other(picture(*size))
+            assert (found.classes, found.colours) == (expected.classes, expected.colours)
+            assert np.mean(found.labels == expected.labels) > 0.999
+            np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-4)
+
+
+def test_openvino_gives_the_same_predictions(model: CSSFormer, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    export_model(model, tmp_path / "model.xml")
+    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    for options in ({}, {"mode": "slide", "crop": (64, 64)}):
+        expected = Predictor(model, "cpu", **options)(picture(97, 131))
+        found = Predictor.from_exported(tmp_path / "model.xml", **options)(picture(97, 131))
+        assert found.classes == expected.classes
+        assert np.mean(found.labels == expected.labels) > 0.999
+
+
+def test_all_that_a_user_must_know_is_in_the_file(model: CSSFormer, exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == list("abcde")
+    assert json.loads(facts["colours"])[1] == [1, 2, 254]
+    assert json.loads(facts["mean"]) == pytest.approx(model.backbone.mean)
+    assert facts["license"] == "apache-2.0" and facts["cssformer"]
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape) == ("images", ["batch", 3, "height", "width"])
+    assert (logits.name, logits.shape) == ("logits", ["batch", 5, "rows", "columns"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 200), (32, 32), (33, 64), (65, 32), (64, 97)])
+def test_pictures_are_padded_as_in_prediction(model: CSSFormer, size: tuple[int, int]) -> None:
+    image = torch.from_numpy(picture(*size)).permute(2, 0, 1)
+    labels, confidence = predict(model, image, confidence=True)
+    with torch.inference_mode():
+        found = Deployment(model, ("labels", "confidence"))(image[None].float() / 255)
+    assert SMALLEST == 32
+    torch.testing.assert_close(found[1][0], confidence, atol=1e-5, rtol=0)
+    assert (found[0][0] == labels).float().mean() > 0.999
+
+
+def test_the_file_resizes_and_labels_by_itself(model: CSSFormer, tmp_path: Path) -> None:
+    path = tmp_path / "labels.onnx"
+    export_model(model, path, returns=("labels", "confidence"), input="uint8", short_side=96)
+    session, predictor = onnxruntime.InferenceSession(path), Predictor(model, "cpu", short_side=96)
+    for size in ((131, 97), (48, 61), (200, 333)):
+        expected = predictor(picture(*size))
+        labels, confidence = session.run(None, {"images": picture(*size)[None]})
+        assert labels.dtype == np.int64 and np.mean(labels[0] == expected.labels) > 0.999
+        np.testing.assert_allclose(confidence[0], expected.confidence, atol=1e-4)
+    with pytest.raises(UserError, match="does not return logits of pictures as they are"):
+        Predictor.from_exported(path)
+
+
+@pytest.mark.slow
+def test_torch_export_at_a_fixed_size(tmp_path: Path) -> None:
+    model, path = network(fusion_stride=32), tmp_path / "model.pt2"
+    found = export_model(model, path, returns=("probabilities",), size=(64, 96))
+    assert max(row["difference"] for row in found["parity"]) < 1e-4
+    program = torch.export.load(path, extra_files=(extra := {"cssformer.json": ""}))
+    assert json.loads(json.loads(extra["cssformer.json"])["classes"]) == list("abcde")
+    images = torch.rand(3, 3, 51, 77)
+    with torch.inference_mode():
+        expected = Deployment(model, ("probabilities",), size=(64, 96))(images)[0]
+    torch.testing.assert_close(program.module()(images)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+class Frozen(CSSFormer):
+    """A branch on the size, which tracing takes for a constant."""
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        logits = super().decode(features)
+        return 2 * logits if features[0].shape[1] > 40 else logits
+
+
+def test_a_file_that_computes_something_else_is_not_left(model: CSSFormer, tmp_path: Path) -> None:
+    wrong = Frozen(**model.hparams).eval()
+    wrong.load_state_dict(model.state_dict())
+    (tmp_path / "model.onnx").write_bytes(b"before")
+    with pytest.raises(UserError, match=r"not written: run by ONNX Runtime, at 257x385 its values differ.* by 5"):
+        export_model(wrong, tmp_path / "model.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"model.onnx": b"before"}
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_the_cost_of_lower_precision_is_told(precision: Any, model: CSSFormer, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    found = export_model(model, tmp_path / "model.onnx", precision=precision)
+    assert found["megabytes"] == pytest.approx((tmp_path / "model.onnx").stat().st_size / 1e6)
+    assert all(0 < row["difference"] < 0.2 and row["equal"] > 0.9 for row in found["parity"])
+    kind = onnx.TensorProto.FLOAT16 if precision == "float16" else onnx.TensorProto.INT8
+    weights = [tensor for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer if len(tensor.dims) > 1]
+    assert sum(tensor.data_type == kind for tensor in weights) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model.bin", {}, "tells no format"),
+        ("model.onnx", {"returns": ("labels", "labels")}, "once"),
+        ("model.onnx", {"size": (64, 64), "short_side": 64}, "either the size or the short side"),
+        ("model.xml", {"precision": "int8"}, "int8 is for ONNX files alone"),
+        ("model.onnx", {"calibration": Path("pictures")}, "for int8 alone"),
+        ("model.onnx", {"returns": ("labels",), "data": Path("data")}, "can be scored"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    name: str, options: dict[str, Any], message: str, model: CSSFormer, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export_model(model, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", None])
+def test_files_of_others_are_told(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="There is no file" if content is None else "cannot be read"):
+        Predictor.from_exported(path)
