@@ -19,7 +19,7 @@ from cssformer.model import SegmentationNetwork
 from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.errors import UserError
 
-Precision: TypeAlias = Literal["float32", "float16", "int8"]
+Precision: TypeAlias = Literal["32", "16", "int8"]
 
 
 def export_model(
@@ -31,7 +31,7 @@ def export_model(
     size: tuple[int, int] | None = None,
     short_side: int | None = None,
     sampling: Sampling = "gather",
-    precision: Precision = "float32",
+    precision: Precision = "32",
     calibration: Path | None = None,
     data: Path | None = None,
 ) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def export_model(
         size: the file resizes pictures to this height and width for the network.
         short_side: the file resizes pictures until their shorter side has so many pixels.
         sampling: "gather" is in every runtime, "gridsample" is the operator that some runtimes compute wrongly.
-        precision: of weights and arithmetic; in OpenVINO's IR float16 is that of the weights alone.
+        precision: of weights and arithmetic, 16 is float16; in OpenVINO's IR it is that of the weights alone.
         calibration: a folder of pictures for int8 with fixed ranges; without it ranges are found as the file runs.
         data: a prepared folder on whose split "val" the file and the network are scored.
 
@@ -85,12 +85,12 @@ def export_model(
         "config": json.dumps(network.saved_config()),
     }
     traced = deployment
-    if precision == "float16" and output.suffix != ".xml":
+    if precision == "16" and output.suffix != ".xml":
         traced = Deployment(copy.deepcopy(network).half(), *arguments).eval()
     runtime = SUFFIXES[output.suffix]
     bin_file = atomic_write(output.with_suffix(".bin")) if output.suffix == ".xml" else nullcontext()
     with atomic_write(output) as path, bin_file as weights:
-        formats.write(traced, path, weights, sampling, precision == "float16", facts)
+        formats.write(traced, path, weights, sampling, precision == "16", facts)
         if precision == "int8":
             quantize.to_int8(path, input == "uint8", network.metadata.inference.get("short_side"), calibration)
         try:
@@ -106,7 +106,7 @@ def export_model(
             raise UserError(
                 f"{output} was not written: {runtime} cannot run it ({' '.join(str(error).split())[:200]})."
             ) from error
-        if fault := parity.fault(rows, precision != "float32"):
+        if fault := parity.fault(rows, precision != "32"):
             raise UserError(f"{output} was not written: run by {runtime}, {fault}.")
         megabytes = sum(file.stat().st_size for file in (path, weights) if file is not None) / 1e6
     found = {"output": str(output), "megabytes": megabytes, "runtime": runtime, "parity": rows}
