@@ -318,14 +318,18 @@ def _require_one_foreground(surveys: Sequence[MaskStats], values: frozenset[int]
 
 
 def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int]) -> None:
-    """Raise if most values lie between those of their neighbours, as smoothing and lossy compression leave them."""
+    """Raise if most values are specks or between those beside them, as smoothing and lossy compression leave them."""
     blended = frozenset[int]().union(*(each.blended for each in surveys)) & values
     # Compression leaves values just above 0 and just below 255, with gaps between them.
     compressed = 2 <= len(values) < 128 and values & {1, 2, 3} and values & {252, 253, 254}
     # Else 255, the object, would be taken as ignored, and its border as a class.
     binary = blended and values - blended in ({0, 255}, {0, 65535})
     if (len(blended) >= 3 and 2 * len(blended) >= len(values)) or compressed or binary:
-        what = "lie between those of the pixels beside them" if blended else "lie just above 0 and just below 255"
+        what = (
+            "are specks or lie between those of the pixels beside them"
+            if blended
+            else "lie just above 0 and just below 255"
+        )
         path = next((each.path for each in surveys if each.blended), surveys[0].path)
         raise UserError(
             f"Values of the masks {what}, in {path} for one: the masks were smoothed or compressed. "
