@@ -33,7 +33,7 @@ EXTRAS = {
     "study": ("segmentation_models_pytorch", "transformers", "matplotlib", "scipy"),
     "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "web": ("gradio",),
-    "formats": ("pycocotools",),
+    "formats": ("pycocotools", "rasterio", "shapely"),
     "geo": ("rasterio", "tifffile"),
 }
 """The optional packages of each extra in pyproject.toml."""

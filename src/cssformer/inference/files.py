@@ -50,6 +50,9 @@ def predict_files(
     overlay: bool = False,
     confidence: bool = False,
     raw: bool = False,
+    save: list[str] | None = None,
+    tolerance: float = 1.0,
+    min_area: float = 0.0,
     mode: Mode | None = None,
     crop: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
@@ -66,7 +69,8 @@ def predict_files(
     ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
     Folders are searched to the bottom, links too, and keep their layout; hidden files are left out. A file that cannot
     be read or written does not stop the others. A folder of predictions is added to, if they are of the same model and
-    options: the legend keeps these.
+    options: the legend keeps these. Annotations of ``save`` are described at
+    :class:`cssformer.inference.annotations.AnnotationFiles`.
 
     Args:
         model: A model folder or a model id of the Hugging Face hub.
@@ -75,6 +79,9 @@ def predict_files(
         overlay: Also write each picture under its classes' colours.
         confidence: Also write the probability of the class chosen, as grey values.
         raw: Write the ids that the classes had in the source of the training data, not the classes' indices.
+        save: Also write annotations, as coco, geojson, labelme, label-studio, cvat or yolo.
+        tolerance: How far, in pixels, the outlines of annotations may be moved to have fewer corners.
+        min_area: Regions of fewer pixels get no outline.
         mode: Whole pictures, or a window that slides over them; by default as the model was trained for.
         crop: Height and width of the sliding window.
         stride: From window to window, down and across; 2/3 of the crop by default.
@@ -82,7 +89,7 @@ def predict_files(
         flip: Average over the mirror image too.
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
         precision: Numbers of the network, bf16 and 16 (bits) are faster on GPUs; 32 by default.
-        clear: Names of classes that the overlay leaves uncoloured; background by default.
+        clear: Names of classes that the overlay leaves uncoloured and annotations out; background by default.
         device: Such as cuda or cpu; auto takes the best there is.
 
     Returns:
@@ -127,6 +134,13 @@ def predict_files(
             "output or remove it."
         )
     uncoloured = ["background"] if clear is None else clear
+    annotations = None
+    if save:
+        # Here, because it needs an extra.
+        from cssformer.inference.annotations import AnnotationFiles
+
+        look = (predictor.classes, predictor.colours, uncoloured, Path(model).name)
+        annotations = AnnotationFiles(output, save, *look, tolerance, min_area)
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     facts: dict[Path, PictureFacts] = {}
@@ -140,14 +154,17 @@ def predict_files(
                     failed[str(source.path)] = f"{source.path} ends after {found} of {announced} frames."
             else:
                 pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
-                prediction = predictor(pixels, confidence)
+                prediction = predictor(pixels, confidence or bool(save))
                 row = _write(
                     prediction,
                     source.place,
                     output,
+                    confidence,
                     uncoloured if overlay else None,
                     predictor.raw_ids if raw else None,
                 )
+                if annotations:
+                    annotations.add(prediction, source.path, source.place)
             rows.append({"input": str(source.path), **row})
             if len(rows) == 1:
                 entries = list(zip(predictor.classes, predictor.colours, strict=True))
@@ -160,6 +177,8 @@ def predict_files(
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
         raise UserError(next(iter(failed.values())) + more)
+    if annotations:
+        annotations.close()
     videos = sum("frames" in row for row in rows)
     return {
         "output": str(output),
@@ -211,14 +230,19 @@ def _is_outside(path: Path, places: set[Path]) -> bool:
 
 
 def _write(
-    prediction: Prediction, place: Path, output: Path, clear: Sequence[str] | None, ids: Sequence[int] | None
+    prediction: Prediction,
+    place: Path,
+    output: Path,
+    confidence: bool,
+    clear: Sequence[str] | None,
+    ids: Sequence[int] | None,
 ) -> dict[str, Any]:
     """Write what was asked for, an overlay unless ``clear`` is None; the row of the picture."""
     labels = _named(output / LABELS / place, ".png")
     prediction.save(labels, ids)
     if clear is not None:
         write_image(_named(output / OVERLAY / place, ".jpg"), prediction.overlay(clear=clear))
-    if prediction.confidence is not None:
+    if confidence and prediction.confidence is not None:
         grey = cv2.convertScaleAbs(prediction.confidence, alpha=255)
         write_image(_named(output / CONFIDENCE / place, ".png"), grey.astype(np.uint8, copy=False))
     return {"labels": str(labels), "shares": prediction.shares}

@@ -23,6 +23,7 @@ from cssformer.visualize import drawing
 
 if TYPE_CHECKING:
     from cssformer.export import ExportedNetwork
+    from cssformer.inference.regions import Region
 
 Picture = NDArray[np.uint8]
 Input = str | Path | Image.Image | Picture
@@ -71,6 +72,23 @@ class Prediction:
         colour_of = dict(zip(self.classes, self.colours, strict=True))
         entries = [(f"{name} {percentage(part)}", colour_of[name]) for name, part in self.shares.items()]
         return drawing.legend(entries, width)
+
+    def polygons(self, tolerance: float = 1.0, min_area: float = 0.0) -> "list[Region]":
+        """The outlines of all connected regions, the largest first; see :func:`cssformer.inference.regions.regions`.
+
+        Args:
+            tolerance: how far, in pixels, outlines may be moved to have fewer corners; with 0 they are exact.
+            min_area: regions of fewer pixels are left out.
+        """
+        from cssformer.inference.regions import regions
+
+        return regions(self.labels, self.classes, self.confidence, tolerance, min_area)[0]
+
+    def rle(self) -> dict[str, dict[str, Any]]:
+        """Class name -> its pixels as COCO's run lengths (``size`` and ``counts``), for the classes that occur."""
+        from cssformer.inference.regions import run_lengths
+
+        return {name: run_lengths(self.labels, self.classes.index(name)) for name in self.shares}
 
     def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:
         """Write the labels as a PNG with the classes' colours as palette, or of 16 bits grey for ids above 254.
