@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from cssformer.accelerate import accelerate_cpu
 from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU, OneDNNLinearReLU, weights_laid_once
 
 sizes = st.integers(0, 5)
@@ -68,6 +69,15 @@ def test_float64_stays_float64(autocast: bool) -> None:
     layer = OneDNNLinear(8, 5, dtype=torch.float64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert layer(torch.randn(3, 8, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_torchs_transforms_without_gradients() -> None:
+    """oneDNN's operator itself would lose the tangent without a word."""
+    layer, input = nn.Linear(6, 8), torch.randn(4, 3, 6)
+    fast = accelerate_cpu(layer)
+    with torch.no_grad():
+        for transform in (lambda of: torch.func.jvp(of, (input,), (input,))[1], lambda of: torch.vmap(of)(input)):
+            torch.testing.assert_close(transform(fast), transform(layer))
 
 
 def test_pytorchs_switch_is_obeyed() -> None:

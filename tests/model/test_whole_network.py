@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,6 +85,19 @@ def test_exports(model: CSSFormer, images: Tensor) -> None:
     with torch.no_grad():
         program = torch.export.export(model, (images,)).module()
         torch.testing.assert_close(program(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_traces(model: CSSFormer, images: Tensor) -> None:
+    with torch.no_grad():
+        traced = torch.jit.trace(model, images, check_trace=False)
+        torch.testing.assert_close(traced(images), model(images), rtol=1e-3, atol=1e-4)
+
+
+def test_shapes_are_known_without_data(model: CSSFormer, images: Tensor) -> None:
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), FakeTensorMode(allow_non_fake_inputs=True):
+            assert model(torch.empty(2, 3, 64, 96)).shape == (2, 5, 64, 96)
 
 
 def test_compiles_for_every_size_at_once() -> None:

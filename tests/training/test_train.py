@@ -67,6 +67,17 @@ def test_a_network_that_could_not_be_saved_is_told_before_the_first_step(tmp_pat
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
+def test_labels_are_verified_once_for_a_run(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify, verified = runs.verify_labels, []
+    monkeypatch.setattr(runs, "verify_labels", lambda folder: verified.append(folder) or verify(folder))
+    asked = recipe(tmp_path / "run", steps=1)
+    asked.data = str(prepared)
+    runs.train(asked, console=quiet())
+    asked.training.steps = 2
+    runs.train(asked, resume=True, console=quiet())
+    assert verified == [str(prepared)]
+
+
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))

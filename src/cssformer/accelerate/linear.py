@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 
 class OneDNNLinear(nn.Linear):
@@ -35,7 +36,10 @@ class OneDNNLinearGELU(OneDNNLinear):
 
 def plain_inference() -> bool:
     """Whether nothing is to be differentiated, compiled or exported."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    # Derivatives in forward mode are taken without gradients too.
+    return not torch.is_grad_enabled() and forward_ad._current_level < 0
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:

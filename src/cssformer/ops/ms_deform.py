@@ -204,7 +204,8 @@ def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNML
 
 def by_definition(value: Tensor) -> bool:
     """Whether plain PyTorch samples the value: in exports, in float64, where no kernels are, or if that was chosen."""
-    if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or value.dtype == torch.float64:
+    exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+    if exporting or value.dtype == torch.float64:
         return True
     return _choice in _PLAIN or not _usable(_wanted(value.device.type))
 
