@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from cssformer.backbones import merged
-from cssformer.data import DatasetInfo
-from cssformer.training.module import SegmentationTask
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
-from cssformer.visualize.drawing import colourise
 
 NAMED = 4
 """Pictures that an error names."""
@@ -85,48 +79,6 @@ class ResumePoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(self.path)
         self.stop.step = trainer.global_step
-
-
-class BestModel(Callback):
-    """Scores validations (``mIoU``, a fraction) and writes the network of the best one so far.
-
-    It comes before EMAWeightAveraging, which takes the averaged weights away at the same hook.
-    """
-
-    def __init__(self, folder: Path, info: DatasetInfo) -> None:
-        self.folder, self.info = folder, info
-        self.best = -math.inf
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, SegmentationTask)
-        if not trainer.strategy.reduce_boolean_decision(all(pl_module.finite)):
-            raise not_finite(f"The class scores after step {trainer.global_step} are not finite", trainer)
-        scores = pl_module.confusion.scores()
-        miou = scores.miou
-        pl_module.log("mIoU", torch.tensor(miou, dtype=torch.float32), prog_bar=True, logger=False, rank_zero_only=True)
-        curves = {"mIoU": miou, **{f"IoU/{name}": iou for name, iou in zip(self.info.classes, scores.iou, strict=True)}}
-        if pl_module.losses:
-            losses = torch.stack(pl_module.losses)
-            total = torch.stack([losses.sum(), torch.full_like(losses[0], len(losses))])
-            summed, count = trainer.strategy.reduce(total, reduce_op="sum").tolist()
-            curves["validation_loss"] = summed / count
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            trainer.logger.log_metrics(curves, trainer.global_step)
-            image, labels = (part.cpu().numpy() for part in pl_module.example)
-            drawn = np.concatenate([image.transpose(1, 2, 0), colourise(labels, self.info.colours)], axis=1)
-            trainer.logger.experiment.add_image("validation", drawn, trainer.global_step, dataformats="HWC")
-        # Without a labelled pixel there is no score, but the first network is the best one all the same.
-        score = -1.0 if math.isnan(miou) else miou
-        if score > self.best:
-            self.best = score
-            if trainer.is_global_zero:
-                merged(pl_module.model).save_pretrained(self.folder)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
 
 
 class ProgressBar(RichProgressBar):

@@ -26,7 +26,8 @@ from cssformer.data.stream import Samples, TrainingStream, ValidationSet
 from cssformer.losses import SegmentationLoss
 from cssformer.model import SegmentationNetwork
 from cssformer.training.augmented import AugmentedSheet
-from cssformer.training.callbacks import BestModel, Progress, ProgressBar, ResumePoint
+from cssformer.training.best import BestModel
+from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
 from cssformer.training.module import SegmentationTask
@@ -57,7 +58,8 @@ def fit(
     training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
     resume_point = ResumePoint(run / LAST, training.validate_every, stop, fingerprint(stream.dataset, val_data))
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
-    callbacks: list[Callback] = [progress, Watch(progress), BestModel(run / RUN_MODEL, info), resume_point]
+    best = BestModel(run / RUN_MODEL, info, training.best, training.patience, console)
+    callbacks: list[Callback] = [progress, Watch(progress), best, resume_point]
     if start == 0:
         callbacks.append(AugmentedSheet(run, info))
     if training.ema is not None:

@@ -17,19 +17,21 @@ from cssformer.inference import predict
 from cssformer.inference.predictor import accelerated
 from cssformer.losses import SegmentationLoss
 from cssformer.metrics import ConfusionMatrix
+from cssformer.metrics.boundary import contour_distance, count_by_distance
 from cssformer.model import SegmentationNetwork
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.loss import cross_entropy
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.training.optim import parameter_groups, polynomial_decay
-from cssformer.training.recipe import Recipe
+from cssformer.training.recipe import BOUNDARY_IOU, Recipe
 from cssformer.utils.errors import UserError
 
 
 class SegmentationTask(L.LightningModule):
     """A network under a recipe and a loss of its output in training mode and the labels; by default the paper's.
 
-    Validation leaves ``confusion``, ``finite``, an ``example`` and, where whole pictures are scored, ``losses``.
+    Validation leaves ``confusion``, ``finite``, an ``example``, where whole pictures are scored ``losses``, and where
+    ``training.best`` is of it ``boundary`` (3, C), see :func:`cssformer.metrics.boundary.count_by_distance`.
     """
 
     def __init__(self, model: SegmentationNetwork, recipe: Recipe, loss: nn.Module | None = None) -> None:
@@ -80,6 +82,7 @@ class SegmentationTask(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
+        self.boundary = torch.zeros(3, self.model.num_classes, dtype=torch.int64, device=self.device)
         self.finite: list[Tensor] = []
         self.losses: list[Tensor] = []
         # In a tuple, because Lightning would keep a module's weights a second time.
@@ -89,6 +92,10 @@ class SegmentationTask(L.LightningModule):
         """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""
         segmentation = predict(self, batch["image"], **self.model.metadata.inference)
         self.confusion.update(segmentation.labels, batch["label"].long())
+        if self.recipe.training.best == BOUNDARY_IOU:
+            said, true = (labels[0].int().cpu().numpy() for labels in (segmentation.labels, batch["label"]))
+            areas = count_by_distance(said, true, contour_distance(true, true), self.model.num_classes)[1]
+            self.boundary += torch.from_numpy(areas).to(self.device)
         if batch_idx == 0:
             self.example = batch["image"][0], segmentation.labels[0]
         if self.recipe.evaluation.mode == "whole":

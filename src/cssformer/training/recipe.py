@@ -40,6 +40,8 @@ from cssformer.utils.options import (
 
 RECIPE = "recipe.yaml"
 """The resolved recipe's name in a run folder."""
+MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
+"""What training.best may be, the last one followed by the name of a class."""
 
 
 @dataclass
@@ -216,6 +218,10 @@ class TrainingConfig:
     """Steps between two rows of the metrics file."""
     validate_every: Count = 150
     """Steps between two validations; each also writes the checkpoint that --resume continues from."""
+    best: str = MIOU
+    """The score whose best validation is kept: mIoU, Boundary IoU, or IoU of CLASS."""
+    patience: Count | None = None
+    """After so many validations without a better score the training ends; null takes all steps."""
 
 
 @dataclass

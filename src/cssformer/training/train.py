@@ -23,6 +23,7 @@ from cssformer.inference.predictor import accelerated
 from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
+from cssformer.training.best import require_score
 from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
@@ -128,6 +129,7 @@ def _train(
         ids = tuple(raw_ids(info.classes, info.mapping).tolist())
     except UserError:  # the masks had colours
         ids = None
+    require_score(recipe.training.best, info)
     pixels = class_pixels(train_data) if wants_counts(recipe) else None
     loss = build_loss(recipe, info, pixels)
     rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
