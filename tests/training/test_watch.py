@@ -4,20 +4,23 @@ import io
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
-from cssformer.data import IGNORE, Sample, SyntheticScenes
+from cssformer.data import IGNORE, Sample, SyntheticScenes, verify_labels
 from cssformer.training import train as runs
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 
 
-def said(tmp_path: Path, **training: Any) -> list[str]:
+def said(tmp_path: Path, data: str | None = None, **training: Any) -> list[str]:
     values = {"steps": 4, "batch_size": 2, "log_every": 1, "validate_every": 100, "workers": 0, "warmup_steps": 0}
     recipe = Recipe(
+        data=data,
         output=str(tmp_path),
         model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=1, dropout=0.0),
         scenes=ScenesConfig(count=4, val_count=1, size=(32, 32)),
@@ -31,6 +34,21 @@ def said(tmp_path: Path, **training: Any) -> list[str]:
 
 def test_a_sound_training_is_not_warned_of(tmp_path: Path) -> None:
     assert said(tmp_path, steps=30, lr=3e-3) == []
+
+
+def test_classes_that_no_training_label_holds(tmp_path: Path) -> None:
+    for split, most in (("train", 2), ("val", 4)):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / split / kind).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+            cv2.imwrite(str(tmp_path / "data" / split / "images" / f"{number}.png"), pixels)
+            cv2.imwrite(str(tmp_path / "data" / split / "labels" / f"{number}.png"), pixels % most)
+    classes = {index: {"name": name} for index, name in enumerate(("road", "[b]tree[/b]", "sky", "car"))}
+    (tmp_path / "data" / "dataset.yaml").write_text(yaml.safe_dump({"classes": classes}))
+    assert verify_labels(tmp_path / "data") == {"train": ["sky", "car"], "val": []}
+    found = said(tmp_path / "run", data=str(tmp_path / "data"))
+    assert found[0] == "warning: no training label holds sky, car, which cannot be learned."
 
 
 def test_labels_that_are_all_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,4 +83,4 @@ def test_one_class_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(SegmentationTask, "forward_logits", third)
     name = SyntheticScenes(1).info.classes[2]
     found = said(tmp_path, validate_every=2)
-    assert len(found) == 1 and f"every pixel of the validation after step 2 is called {name};" in found[0]
+    assert len(found) == 1 and f"every pixel of the validation after step 4 is called {name};" in found[0]

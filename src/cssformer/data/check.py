@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.dataset import (
+    IGNORE,
     SPLITS,
     DatasetInfo,
     SegmentationFolder,
@@ -283,28 +284,37 @@ def _size(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def verify_labels(folder: str | Path, splits: tuple[str, ...] = ("train", "val")) -> None:
+def verify_labels(folder: str | Path, splits: tuple[str, ...] = ("train", "val")) -> dict[str, list[str]]:
     """Read every label and the ends of every picture of ``splits``, so that training does not stop in the middle.
+
+    Returns:
+        For each split the names of the classes that are in none of its labels.
 
     Raises:
         UserError: a split, a picture's label or ``dataset.yaml`` is missing, a label is unreadable or has an id
             outside the classes, a picture is truncated, or their sizes differ; the first such file is named.
     """
+    absent = {}
     for split in splits:
         dataset = SegmentationFolder(folder, split)
         if dataset.labels is not None:
-            table = label_table(dataset.info)
+            table, classes = label_table(dataset.info), dataset.info.classes
             pairs = [(dataset.images[name], dataset.labels[name]) for name in dataset.names]
-            in_parallel(_Verifier(table), pairs, f"Verifying {split}")
+            there = np.any(in_parallel(_Verifier(table, len(classes)), pairs, f"Verifying {split}"), axis=0)
+            absent[split] = [name for name, held in zip(classes, there, strict=True) if not held]
+    return absent
 
 
 @dataclass(frozen=True)
 class _Verifier:
     table: NDArray[np.int32]
+    count: int
 
-    def __call__(self, pair: tuple[Path, Path]) -> None:
+    def __call__(self, pair: tuple[Path, Path]) -> NDArray[np.bool_]:
+        """Which classes the label holds."""
         picture, path = pair
         label = to_classes(read_ids(read_bytes(path), path), self.table, path)
         require_whole_file(picture)
         width, height = read_size(picture)
         require_same_size(picture, (height, width), path, label.shape)
+        return np.bincount(label[label != IGNORE], minlength=self.count) > 0

@@ -41,6 +41,9 @@ from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
 from cssformer.weights.hub import RUN_MODEL, load
 
+NAMED = 8
+"""Classes that a warning names."""
+
 
 def train(
     recipe: Recipe,
@@ -109,7 +112,10 @@ def _train(
             )
         return None
     if first and recipe.data is not None and not checkpoint:
-        verify_labels(recipe.data)
+        absent = verify_labels(recipe.data).get("train", [])
+        named = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
+        if absent:
+            console.print(f"warning: no training label holds {named}, which cannot be learned.", markup=False)
     train_data, val_data = datasets(recipe)
     if checkpoint and checkpoint.get("data") != fingerprint(train_data, val_data):
         raise UserError(

@@ -26,6 +26,7 @@ class Watch(Callback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.told: set[str] = set()
+        self.alike = 0
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if trainer.global_step % self.progress.every:
@@ -57,15 +58,17 @@ class Watch(Callback):
         assert isinstance(pl_module, SegmentationTask)
         matrix = pl_module.confusion.reduce()
         predicted, true = matrix.sum(dim=0).nonzero(), matrix.sum(dim=1).nonzero()
-        if len(predicted) == 1 and len(true) > 1:
+        self.alike = self.alike + 1 if len(predicted) == 1 and len(true) > 1 else 0
+        # Many trainings begin so.
+        if self.alike > 1 or (self.alike and trainer.global_step == trainer.max_steps):
             names = pl_module.model.metadata.classes
             index = int(predicted[0])
             self._warn(
                 trainer,
                 "class",
                 f"every pixel of the validation after step {trainer.global_step} is called "
-                f"{names[index] if names else index}; if later ones are too, perhaps training.lr is too high, or the "
-                "other classes are too rare for a loss without class weights",
+                f"{names[index] if names else index}; perhaps training.lr is too high, or the other classes are too "
+                "rare for a loss without class weights",
             )
 
     def _warn(self, trainer: L.Trainer, what: str, sentence: str) -> None:
