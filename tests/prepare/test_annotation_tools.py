@@ -11,6 +11,7 @@ from PIL import Image
 
 from cssformer.cli import main
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.data.image_io import turned
 from cssformer.prepare.export import prepare_export
 from cssformer.prepare.label_studio import decode_brush
 from cssformer.prepare.pascal_context import colour
@@ -76,6 +77,21 @@ def test_cvat_shapes_and_their_order(tmp_path):
     assert classes == ["background", "car", "tree"] and (found["a"] == expected).all()
     assert "1 shapes of the kind polyline" not in notes and "2 shapes of the kind polyline have no area" in notes
     assert DatasetInfo.load(tmp_path / "out").colours[1:] == ((0, 0, 0), (1, 0, 0))
+
+
+def test_cvat_subsets_with_pictures_of_one_name(tmp_path):
+    cvat(tmp_path, '<box label="car" xtl="0" ytl="0" xbr="5" ybr="5"/>')
+    for subset in ("Train", "Validation"):
+        for key in "ab":
+            picture(tmp_path / f"images/{subset}/{key}.png")
+    for key in "ab":
+        (tmp_path / f"images/{key}.png").unlink()
+    text = (tmp_path / "annotations.xml").read_text()
+    images = re.findall("<image .*?</image>", text)
+    both = "".join(each.replace(" name=", f' subset="{s}" name=') for s in ("Train", "Validation") for each in images)
+    (tmp_path / "annotations.xml").write_text(text.replace("".join(images), both))
+    prepared("cvat", tmp_path)
+    assert DatasetInfo.load(tmp_path / "out").counts == {"train": 2, "val": 2}
 
 
 def test_cvat_ellipses_turn_clockwise(tmp_path):
@@ -256,3 +272,47 @@ def test_voc_of_cvat(tmp_path):
     found, classes, _ = prepared("voc", tmp_path, map=["my: car=vehicle"])
     assert classes == ["background", "vehicle"] and all((label == index).all() for label in found.values())
     assert re.search(r'"my: car": 1', (tmp_path / "out/dataset.yaml").read_text())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("masks_as", ["shown", "stored"])
+def test_shares_of_turned_pictures(tmp_path, orientation, masks_as):
+    """YOLO tells no size: its shares are those of the picture as shown, or, if so told, as stored."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    for split in ("train", "val"):
+        (tmp_path / f"images/{split}").mkdir(parents=True)
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / f"images/{split}/{split}.jpg", exif=exif)
+        (tmp_path / f"labels/{split}").mkdir(parents=True)
+        (tmp_path / f"labels/{split}/{split}.txt").write_text("0 0 0 0.5 0 0.5 0.2 0 0.2")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [car]")
+    found, *_ = prepared("yolo", tmp_path, masks_as=masks_as)
+    height, width = SIZE if masks_as == "stored" or orientation < 5 else SIZE[::-1]
+    drawn = np.zeros((height, width), int)
+    drawn[: height // 5, : width // 2] = 1
+    expected = turned(drawn, orientation) if masks_as == "stored" else drawn
+    assert (found["train"] == expected).all() and (found["val"] == expected).all()
+
+
+def test_parts_that_are_missing(tmp_path, capsys):
+    index = np.arange(600).reshape(SIZE) % 2
+    voc(tmp_path / "voc", np.array([(0, 0, 0), (128, 0, 0)])[index], {"train": "a\nb", "val": "c"}, None)
+    (tmp_path / "voc/JPEGImages/a.jpg").unlink()
+    Image.new("RGB", (9, 9)).save(tmp_path / "voc/JPEGImages/b.jpg")
+    words = ["prepare", "voc", "--source", str(tmp_path / "voc"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "SegmentationClass/a.png names the picture a, which is not there" in capsys.readouterr().err
+    picture(tmp_path / "more/a.jpg")
+    assert main([*words[:4], str(tmp_path / "more"), *words[4:]]) == 2
+    assert "b.png is 30x20, but its picture is 9x9" in capsys.readouterr().err
+    assert main([*words[:4], str(tmp_path / "more"), *words[4:], "--skip_broken"]) == 0
+    assert set(labels(tmp_path / "out")) == {"a", "c"}
+
+
+def test_one_picture_annotated_twice(tmp_path, capsys):
+    value = {"x": 5, "y": 5, "radiusX": 2, "radiusY": 2, "ellipselabels": ["a"]}
+    studio(tmp_path, [{"type": "ellipselabels", "id": "2", "value": value}])
+    tasks = json.loads((tmp_path / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps([*tasks, tasks[0] | {"id": 7}]))
+    assert main(["prepare", "label-studio", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "task 0 and" in (told := capsys.readouterr().err) and "task 7 both annotate pictures/a.png" in told

@@ -66,6 +66,7 @@ ONE_PICTURE = {
         "has the label 'cow', which the file does not",
     ),
     "cvat mask": (*CVAT, 'rle="', 'rle="5, ', "its run lengths cover"),
+    "cvat mask's size": (*CVAT, r'height="\d+" z_order', 'height="99999999999" z_order', "is not within|99999999999"),
     "cvat mask's place": (*CVAT, r'left="\d+"', 'left="40"', "is not within the picture of 48x36"),
     "cvat size": (*CVAT, 'width="48"', 'width="47"', "a.png is 48x36 but its annotation"),
     "cvat picture": (*CVAT, 'name="a.png"', 'name="../../a.jpg"', "names the picture ../../a.jpg, which is not there"),

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 
 from cssformer.cli import main
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.prepare import archives
 from cssformer.prepare.coco import read
 from cssformer.prepare.export import prepare_export
 from cssformer.utils.errors import UserError
@@ -148,6 +149,13 @@ def test_classes_are_renamed_merged_ignored_and_left_out(tmp_path, capsys):
     assert main([*words, str(tmp_path / "c"), "--ignore", "cow"]) == 2
     assert "'cow' cannot be ignored" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+def test_annotation_files_may_be_larger_than_pictures(tmp_path, monkeypatch):
+    layout(tmp_path / "in", "coco")
+    monkeypatch.setattr(archives, "MOST_BYTES", 3000)
+    assert (tmp_path / "in/annotations/instances_train2017.json").stat().st_size > 3000
+    prepare_export(read, [tmp_path / "in"], tmp_path / "out")
 
 
 def test_panoptic_pictures(tmp_path):

@@ -139,7 +139,7 @@ def raw_ids(classes: Sequence[str], mapping: Mapping[str, int | None]) -> NDArra
         mapping: that of the :class:`DatasetInfo`; if it is empty, the ids are the class indices.
 
     Raises:
-        UserError: the source had colours instead of ids, or none for a class.
+        UserError: the source had colours or names instead of ids, or none for a class.
     """
     lowest = {index: raw for raw, index in sorted(source_ids(mapping).items(), reverse=True) if index is not None}
     for index, name in enumerate(classes if mapping else ()):
@@ -153,7 +153,7 @@ def source_ids(mapping: Mapping[str, int | None]) -> dict[int, int | None]:
     """The mapping of a :class:`DatasetInfo` with its ids as numbers.
 
     Raises:
-        UserError: the source had colours instead of ids.
+        UserError: the source had colours or names instead of ids.
     """
     ids = {raw: index for raw, index in mapping.items() if raw != "transparent" or index is not None}
     if not all(raw.isdecimal() for raw in ids):

@@ -15,7 +15,7 @@ import numpy as np
 from cssformer.prepare.archives import Member
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.export import MOST_ANNOTATIONS, Annotated, Export, Pictures, split_words, within
-from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size
+from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size, require_counts
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
@@ -57,9 +57,9 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
             place = f"{member}, image {image.get('id')}"
             with faults.caught(), within(place):
                 size = int(image.attrib["height"]), int(image.attrib["width"])
-                # Some versions write the subset's folder into the name, others beside it.
+                # Pictures of one name in two subsets lie in folders of the subsets.
                 name, subset = image.attrib["name"], image.get("subset", "")
-                picture = pictures.find(name, member)
+                picture = pictures.find(f"{subset}/{name}" if subset else name, member)
                 drawn = [(number, each) for number, each in enumerate(image, 1) if each.tag in _AREAS]
                 left_out.update(each.tag for each in image if each.tag in _NO_AREAS)
                 for _, each in drawn:
@@ -89,10 +89,10 @@ def _shapes(drawn: list[tuple[int, Element]], place: str, size: Size) -> Iterabl
     for number, each in drawn:
         where = f"{place}, shape {number} ({each.tag} {each.get('label')})"
         with within(where):
-            yield Shape(each.attrib["label"], _region(each), where)
+            yield Shape(each.attrib["label"], _region(each, size), where)
 
 
-def _region(shape: Element) -> Region:
+def _region(shape: Element, size: Size) -> Region:
     values = shape.attrib
     if shape.tag == "polygon":
         return Polygons([[float(number) for pair in values["points"].split(";") for number in pair.split(",")]])
@@ -103,10 +103,11 @@ def _region(shape: Element) -> Region:
         left, top, right, bottom = (float(values[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
         return Polygons([turned_box(left, top, right, bottom, float(values.get("rotation", 0)))])
     left, top, width, height = (int(float(values[key])) for key in ("left", "top", "width", "height"))
+    if not (0 < height <= size[0] and 0 < width <= size[1]):
+        raise ValueError(f"its mask of {width}x{height} pixels is not within the picture of {size[1]}x{size[0]}")
     counts = np.array(values["rle"].split(","), np.int64)
-    if counts.min() < 0 or counts.sum() != width * height:
-        raise ValueError(f"its run lengths cover {counts.sum()} pixels, but its box has {width * height}")
     # In rows, alternately outside and inside.
+    require_counts(counts, (height, width), "its box")
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
     return Bitmap(pixels, left, top)
 

@@ -166,7 +166,7 @@ def fill(
     written = in_parallel(write, entries, "Writing")
     counts = Counter(entry.split for entry, each in zip(entries, written, strict=True) if each is not None)
     # Names that are not UTF-8 are written with escapes.
-    found = [(hashlib.sha256(each.read_bytes()).hexdigest(), str(each)) for each in sources]
+    found = [(hashlib.sha256(each.read_bytes(each.size)).hexdigest(), str(each)) for each in sources]
     found += [line for each in written if each is not None for line in each.sums]
     sums = [f"{digest}  {path}\n" for digest, path in found]
     listing = "".join(sums).encode(errors="backslashreplace")
