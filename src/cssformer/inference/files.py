@@ -119,8 +119,8 @@ def predict_files(
     ids = predictor.raw_ids if raw else None
     if raw and ids is None:
         raise UserError(
-            "The model does not know the ids of its training masks: they had colours or names, or it was saved without; "
-            "leave out raw."
+            "The model does not know the ids of its training data's source: it had colours or names, or the model was "
+            "saved without; leave out raw."
         )
     if unknown := set(clear or ()) - set(predictor.classes):
         raise UserError(

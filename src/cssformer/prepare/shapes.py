@@ -253,7 +253,7 @@ def require_counts(counts: NDArray[Any], size: Size, what: str = "the picture") 
     if len(counts) and counts.min() < 0:
         raise ValueError("its run lengths are negative")
     pixels = size[0] * size[1]
-    # Numbers that are too large alone could add up to anything.
-    total = int(counts.max()) if len(counts) and counts.max() > pixels else int(counts.sum())
+    # NumPy's sum of numbers that are too large could be anything.
+    total = sum(counts.tolist()) if len(counts) and counts.max() > pixels else int(counts.sum())
     if total != pixels:
         raise ValueError(f"its run lengths cover {total} pixels, but {what} has {pixels}")
