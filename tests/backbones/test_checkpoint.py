@@ -10,7 +10,8 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
@@ -260,6 +261,61 @@ def test_torchvisions_vit(tmp_path: Path) -> None:
     with torch.no_grad():
         theirs(square)
     assert_same(maps(loaded("vit_tiny_patch16_224", theirs.state_dict(), tmp_path, **VIT), square), seen)
+
+
+def saved(network: transformers.PreTrainedModel, folder: Path) -> State:
+    """Under the names that transformers writes, which are not those of its modules."""
+    network.save_pretrained(folder / "theirs")
+    return load_file(folder / "theirs" / "model.safetensors")
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_of_transformers(registers: int, tmp_path: Path) -> None:
+    small = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 70, "patch_size": 14}
+    kinds = transformers.Dinov2Config, transformers.Dinov2Model
+    if registers:
+        small["num_register_tokens"] = registers
+        kinds = transformers.Dinov2WithRegistersConfig, transformers.Dinov2WithRegistersModel
+    theirs = random_(kinds[1](kinds[0](**small)))
+    images = torch.rand(1, 3, 70, 70)
+    with torch.no_grad():
+        states = theirs(images, output_hidden_states=True).hidden_states[1:]
+    expected = [state[:, 1 + registers :].mT.unflatten(2, (5, 5)) for state in states]
+    name = f"vit_small_patch14{'_reg4' if registers else ''}_dinov2"
+    for state in (saved(theirs, tmp_path), theirs.state_dict(), renamed(theirs.state_dict(), (r"^", "dinov2."))):
+        assert_same(maps(loaded(name, state, tmp_path, **VIT | {"img_size": 70}), images), expected)
+
+
+def test_dinov3_of_transformers(tmp_path: Path) -> None:
+    small = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 192}
+    theirs = random_(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**small, num_register_tokens=4)))
+    with torch.no_grad():
+        states = theirs(IMAGES, output_hidden_states=True).hidden_states[1:]
+    expected = [state[:, 5:].mT.unflatten(2, (4, 6)) for state in states]
+    arguments = {"depth": 4, "embed_dim": 48, "num_heads": 2}
+    for state in (saved(theirs, tmp_path), theirs.state_dict()):
+        assert_same(maps(loaded("vit_small_patch16_dinov3_qkvb", state, tmp_path, **arguments)), expected)
+
+
+def test_swin_of_transformers(tmp_path: Path) -> None:
+    small = {"embed_dim": 24, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": 4, "image_size": 128}
+    theirs = random_(transformers.SwinModel(transformers.SwinConfig(**small)))
+    images = torch.rand(1, 3, 128, 128)
+    seen = after([layer.blocks[-1] for layer in theirs.encoder.layers], theirs, images)
+    sides = (32, 16, 8, 4)
+    states = [seen[i][0] if isinstance(seen[i], tuple) else seen[i] for i in range(4)]
+    expected = [state.reshape(1, side, side, -1) for state, side in zip(states, sides, strict=True)]
+    for state in (saved(theirs, tmp_path), theirs.state_dict(), renamed(theirs.state_dict(), (r"^", "swin."))):
+        body = loaded("swin_tiny_patch4_window7_224", state, tmp_path, **SWIN, img_size=128)
+        assert_same(maps(body, images), expected)
+
+
+def test_convnext_of_transformers(tmp_path: Path) -> None:
+    config = transformers.ConvNextConfig(hidden_sizes=CONVNEXT["dims"], depths=CONVNEXT["depths"])
+    theirs = random_(transformers.ConvNextModel(config))
+    expected = after(list(theirs.encoder.stages), theirs)
+    for state in (saved(theirs, tmp_path), theirs.state_dict(), renamed(theirs.state_dict(), (r"^", "convnext."))):
+        assert_same(maps(loaded("convnext_tiny", state, tmp_path, **CONVNEXT)), expected)
 
 
 def test_efficientnet_pytorch(tmp_path: Path) -> None:

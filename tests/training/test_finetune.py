@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from cssformer import CSSFormer
+from cssformer.model import Metadata
 from cssformer.training import train as runs
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
@@ -34,6 +35,29 @@ def test_all_that_fits_is_taken_over(classes: int, anew: set[str]) -> None:
         assert torch.equal(value, before[name] if name in anew else trained[name]), name
     assert f"{len(before) - len(anew)} of {len(before)} weights were taken over" in told
     assert all(name in told for name in anew)
+
+
+@pytest.mark.parametrize(
+    "classes", [("sky", "car", "road"), ("car", "sky", "road", "tree"), ("road",), ("a", "b", "c")]
+)
+def test_a_class_takes_over_what_was_learnt_of_its_name(classes: tuple[str, ...]) -> None:
+    """Also of as many classes in another order, which would be taken for each other otherwise."""
+    held = ["road", "car", "sky"]
+    torch.manual_seed(0)
+    trained, model = network(3, aux=True).eval(), network(len(classes), aux=True).eval()
+    first = {name: model.state_dict()[name].clone() for name in CLASS_LAYERS}
+    model.metadata = Metadata(classes=classes)
+    told = start_from(model, trained.state_dict(), held)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before, after = trained(images), model(images)
+    for number, name in enumerate(classes):
+        if name in held:
+            torch.testing.assert_close(after[:, number], before[:, held.index(name)])
+        else:
+            assert f"the class {name}" in told
+            assert all(torch.equal(model.state_dict()[layer][number], first[layer][number]) for layer in CLASS_LAYERS)
+    assert "the class road" not in told
 
 
 def test_a_decoder_of_another_width_begins_anew() -> None:

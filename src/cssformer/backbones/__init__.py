@@ -2,7 +2,7 @@
 
 from cssformer.backbones.create import create_body
 from cssformer.backbones.lora import add_lora, merged
-from cssformer.backbones.outline import layer_numbers
+from cssformer.backbones.outline import layers_above
 from cssformer.backbones.pyramid import SimpleFeaturePyramid, trunk
 
-__all__ = ["SimpleFeaturePyramid", "add_lora", "create_body", "layer_numbers", "merged", "trunk"]
+__all__ = ["SimpleFeaturePyramid", "add_lora", "create_body", "layers_above", "merged", "trunk"]

@@ -28,6 +28,9 @@ WRAPPERS = (
     "network.",
     "backbone.",
     "encoder.",
+    "swin.",
+    "dinov2.",
+    "convnext.",
 )
 """How other programs' files name what they wrap a backbone in."""
 

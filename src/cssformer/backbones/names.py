@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from cssformer.utils.errors import UserError
@@ -25,6 +26,24 @@ def _torchvision_stages(blocks: str, between: str) -> tuple[Rule, ...]:
     return ((_START + r"features\.([1-9])\.", rename),)
 
 
+_TRANSFORMERS_ATTENTION: tuple[Rule, ...] = (
+    (r"\.attention\.(?:attention\.|self\.)?(?:query|q_proj)\.", ".attn.query."),
+    (r"\.attention\.(?:attention\.|self\.)?(?:key|k_proj)\.", ".attn.key."),
+    (r"\.attention\.(?:attention\.|self\.)?(?:value|v_proj)\.", ".attn.value."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(?:self\.|relative_position_bias\.)?(relative_position)", r".attn.\1"),
+)
+_TRANSFORMERS_VIT: tuple[Rule, ...] = (
+    (r"embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
+    (r"embeddings\.position_embeddings$", "pos_embed"),
+    (r"embeddings\.(cls_token|mask_token)$", r"\1"),
+    (r"(?:encoder\.|model\.)?layer\.(\d+)\.", r"blocks.\1."),
+    *_TRANSFORMERS_ATTENTION,
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+    (r"\.up_proj\.", ".fc1."),
+    (r"\.down_proj\.", ".fc2."),
+    (_START + r"layernorm\.", "norm."),
+)
 FORMS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     (  # Swin Transformers of mmsegmentation and mmpretrain
         r"\.attn\.w_msa\.qkv\.weight$",
@@ -91,6 +110,38 @@ FORMS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
             (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
         ),
     ),
+    (  # Swin Transformers of transformers
+        r"\.blocks\.0\.attention\.(?:self\.)?(?:query|q_proj)\.weight$",
+        (
+            (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+            (r"embeddings\.norm\.", "patch_embed.norm."),
+            (r"encoder\.layers\.", "layers."),
+            *_TRANSFORMERS_ATTENTION,
+            (r"\.layernorm_before\.", ".norm1."),
+            (r"\.layernorm_after\.", ".norm2."),
+            (r"\.intermediate\.dense\.", ".mlp.fc1."),
+            (r"\.output\.dense\.", ".mlp.fc2."),
+        ),
+    ),
+    (  # ConvNeXt of transformers
+        r"encoder\.stages\.0\.layers\.0\.dwconv\.weight$",
+        (
+            (r"embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
+            (r"embeddings\.layernorm\.", "downsample_layers.0.1."),
+            (r"encoder\.stages\.(\d)\.layers\.", r"stages.\1."),
+            (r"encoder\.stages\.(\d)\.downsampling_layer\.", r"downsample_layers.\1."),
+            (r"\.layer_scale_parameter$", ".gamma"),
+            (_START + r"layernorm\.", "norm."),
+        ),
+    ),
+    (  # DINOv3 of transformers
+        r"embeddings\.patch_embeddings\.weight$",
+        ((r"embeddings\.register_tokens$", "storage_tokens"), *_TRANSFORMERS_VIT),
+    ),
+    (  # DINOv2 of transformers
+        r"layer\.0\.attention\.(?:attention\.)?(?:query|q_proj)\.weight$",
+        ((r"embeddings\.register_tokens$", "register_tokens"), *_TRANSFORMERS_VIT),
+    ),
 )
 """A name by which a form is told, and what is put in place of its names, one after the other."""
 
@@ -123,6 +174,11 @@ def official_names(state: State, network: nn.Module, name: str) -> State:
         elif rules is FORMS[0][1] and ".downsample." in key:
             value = _concatenated(value)
         renamed[new] = value
+    for query in [key for key in renamed if ".attn.query." in key]:
+        parts = [renamed.pop(query.replace("query", part), None) for part in ("query", "key", "value")]
+        # DINOv3's keys have no bias.
+        known = [torch.zeros_like(cast("Tensor", parts[0])) if part is None else part for part in parts]
+        renamed[query.replace("query", "qkv")] = torch.cat(known)
     return renamed
 
 

@@ -9,9 +9,14 @@ from torch import nn
 
 
 def outline(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """timm's network with its classifier, of names and shapes alone: on the meta device."""
-    with torch.device("meta"):
-        return timm.create_model(name, **{key: arguments[key] for key in arguments.keys() - {"out_indices"}})
+    """timm's network with its classifier, for names and shapes: on the meta device where timm can build it there."""
+    arguments = {key: arguments[key] for key in arguments.keys() - {"out_indices"}}
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, **arguments)
+    except (RuntimeError, NotImplementedError):
+        with torch.random.fork_rng(devices=[]):
+            return timm.create_model(name, **arguments)
 
 
 def flat(key: str) -> str:
@@ -19,8 +24,8 @@ def flat(key: str) -> str:
     return key.removeprefix("model.").replace(".", "_")
 
 
-def layer_numbers(trunk: nn.Module, name: str, arguments: dict[str, Any]) -> dict[str, int]:
-    """How deep each parameter of a feature extractor lies by timm's ``group_matcher``: 0 is the stem.
+def layers_above(trunk: nn.Module, name: str, arguments: dict[str, Any]) -> dict[str, int]:
+    """How many layers, the decoder being one, lie above each parameter of a feature extractor by timm's groups.
 
     Args:
         trunk: of ``timm.create_model(name, features_only=True, **arguments)``.
@@ -29,5 +34,7 @@ def layer_numbers(trunk: nn.Module, name: str, arguments: dict[str, Any]) -> dic
     """
     network: Any = outline(name, arguments)
     numbers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
-    own = {flat(key): number for key, number in numbers.items()}
+    # The decoder stands in the place of the classifier, which some have not.
+    top = max(numbers.values()) + (network.num_classes == 0)
+    own = {flat(key): top - number for key, number in numbers.items()}
     return {key: int(own[flat(key)]) for key, _ in trunk.named_parameters() if flat(key) in own}

@@ -10,6 +10,8 @@ from cssformer.utils.errors import UserError
 from cssformer.utils.options import written
 from cssformer.weights.hub import load
 
+CLASS_LAYERS = ("head.classify.", "aux_head.4.")
+
 
 def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tensor]]:
     """The recipe with the input normalisation of the network to start from, and that network's weights.
@@ -52,14 +54,26 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tenso
     return dataclasses.replace(recipe, model=model), weights
 
 
-def start_from(model: SegmentationNetwork, weights: dict[str, Tensor]) -> str:
+def start_from(model: SegmentationNetwork, weights: dict[str, Tensor], held: list[str] | None = None) -> str:
     """Load the weights whose names and shapes the model has; returns a sentence that tells what begins anew.
 
-    Class layers are among these where the number of classes differs.
+    Args:
+        model: with the names of its classes in its metadata.
+        weights: of another network.
+        held: that network's classes. A class of the same name takes over what was learnt of it, at whatever place.
+            Where either has no names, class layers of another number of classes begin anew.
     """
-    own = model.state_dict()
+    own, classes = model.state_dict(), model.metadata.classes
+    new = [] if held is None or classes is None else [name for name in classes if name not in held]
+    if held is not None and classes is not None and held != list(classes):
+        rows = [(number, held.index(name)) for number, name in enumerate(classes) if name in held]
+        for layer in [name for name in weights.keys() & own.keys() if name.startswith(CLASS_LAYERS)]:
+            mixed = own[layer].clone()
+            if rows and mixed.shape[1:] == weights[layer].shape[1:]:
+                mixed[[to for to, _ in rows]] = weights[layer][[at for _, at in rows]]
+            weights = {**weights, layer: mixed}
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
-    anew = [name for name in own if name not in fitting]
+    anew = [name for name in own if name not in fitting] + [f"the class {name}" for name in new]
     names = ", ".join(anew[:4]) + (", ..." if len(anew) > 4 else "")
     return f"{len(fitting)} of {len(own)} weights were taken over; anew begin: {names or 'none'}."

@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from cssformer.backbones import layer_numbers, trunk
+from cssformer.backbones import layers_above, trunk
 from cssformer.model import SegmentationNetwork
 from cssformer.training.recipe import TrainingConfig
 
@@ -43,10 +43,9 @@ def _backbone_factors(model: SegmentationNetwork, training: TrainingConfig) -> d
     weights = {name: value for name, value in pretrained.named_parameters() if ".parametrizations." not in name}
     if training.layer_decay == 1:
         return dict.fromkeys(weights.values(), training.backbone_lr_factor)
-    numbers = layer_numbers(pretrained, model.hparams["backbone"], model.hparams["backbone_args"])
-    top = max(numbers.values()) + 1
+    above = layers_above(pretrained, model.hparams["backbone"], model.hparams["backbone_args"])
     return {
-        value: training.backbone_lr_factor * training.layer_decay ** (top - numbers.get(name, top))
+        value: training.backbone_lr_factor * training.layer_decay ** above.get(name, 0)
         for name, value in weights.items()
     }
 

@@ -124,7 +124,7 @@ def _train(
         )
     weights: dict[str, Tensor] | None = None
     earlier = (run if (run / RUN_MODEL).is_dir() else None) if checkpoint else recipe.model.init
-    licence = load(earlier)[0].get("backbone_licence") if earlier is not None else None
+    saved = load(earlier)[0] if earlier is not None else {}
     if recipe.model.init is not None and not checkpoint:
         recipe, weights = starting_point(recipe, recipe.model.init)
     model = build(recipe, train_data)
@@ -142,12 +142,12 @@ def _train(
     custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
     augment = Augment(**{**vars(recipe.augment), "custom": custom})
     stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
-    licence = getattr(trunk(model.backbone), "licence", licence)
+    licence = getattr(trunk(model.backbone), "licence", saved.get("backbone_licence"))
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
     # Not only when the first network is to be saved.
     model.saved_config()
     if weights is not None:
-        told = start_from(model, weights)
+        told = start_from(model, weights, saved.get("classes"))
         if first:
             console.print(f"Started from {recipe.model.init}: {told}")
     if recipe.training.lora is not None:
