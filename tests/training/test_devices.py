@@ -22,10 +22,11 @@ def test_two_processes_on_the_cpu_make_one_run(tmp_path: Path) -> None:
     options = {
         "output": tmp_path / "run",
         "training.devices": 2,
-        "training.steps": 4,
+        "training.steps": 2,
         "training.batch_size": 4,
         "training.validate_every": 2,
         "training.workers": 0,
+        "model.backbone": "test_resnet",
         "model.channels": 16,
         "model.heads": 2,
         "scenes.val_count": 3,
