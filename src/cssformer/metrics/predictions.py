@@ -33,10 +33,10 @@ class PredictionFolder:
     def __init__(self, folder: Path, dataset: SegmentationFolder, raw: bool = False) -> None:
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.")
-        for legend in (folder / "legend.png", folder.resolve().parent / "legend.png"):
-            if f'"raw": {json.dumps(not raw)}' in read_note(legend):
-                told = "without --raw; leave it out" if raw else "with --raw; give it"
-                raise UserError(f"{folder} was predicted {told} here too, as {legend} tells.")
+        written = folder.resolve().parent if folder.resolve().name == "labels" else folder
+        if f'"raw": {json.dumps(not raw)}' in read_note(legend := written / "legend.png"):
+            told = "without --raw; leave it out" if raw else "with --raw; give it"
+            raise UserError(f"{folder} was predicted {told} here too, as {legend} tells.")
         self.info, self.raw = dataset.info, raw
         self.table = np.append(_classes_of_raw_ids(dataset.info) if raw else label_table(dataset.info), INVALID)
         exact: dict[str, list[Path]] = {name: [] for name in dataset.names}
