@@ -10,6 +10,7 @@ from PIL import Image
 from cssformer.data import IGNORE, SegmentationFolder
 from cssformer.prepare.folder import Prepared, prepare_folder
 from cssformer.utils.errors import UserError
+from tests.data.encoders import tiff
 
 PALETTE = [(0, 0, 0), (128, 64, 0), (0, 200, 30)]
 
@@ -227,6 +228,22 @@ def test_colours_on_nothing_with_a_class_file(tmp_path: Path) -> None:
         assert prepared.info.classes == ("background", "b", "a")
         for stem, found in labels_of(prepared).items():
             assert np.array_equal(np.array([0, 2, 1])[truth[int(stem)]], found)
+
+
+def test_indices_on_nothing(tmp_path: Path) -> None:
+    """A TIFF may have a palette and alpha."""
+    root = write(tmp_path / "in", [Image.fromarray(label(seed).astype(np.uint8)) for seed in range(3)])
+    for seed in range(3):
+        (root / f"masks/{seed}.png").unlink()
+        pixels = np.stack([label(seed), np.where(label(seed) == 1, 0, 255)], -1)
+        (root / f"masks/{seed}.tif").write_bytes(tiff(pixels, 8, 3, palette=PALETTE, extra=2))
+    with pytest.raises(UserError, match="is transparent in places"):
+        prepare_folder([root], tmp_path / "out")
+    prepared = prepare_folder([root], tmp_path / "out", transparent="background")
+    assert prepared.info.mapping == {"transparent": 0, "0": 1, "2": 2}
+    assert all(
+        np.array_equal(np.array([1, 0, 2])[label(int(name))], each) for name, each in labels_of(prepared).items()
+    )
 
 
 def test_masks_that_are_transparent_throughout(tmp_path: Path) -> None:

@@ -93,24 +93,22 @@ def survey(path: Path) -> MaskStats:
         if len(colours) > MOST_COLOURS:
             raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
         if any(value % 0x010101 for value in colours):
-            blended = _blended(mask.pixels, packed, colours)
+            blended = _blended(mask.pixels, packed) if len(colours) > 3 else frozenset[int]()
             return MaskStats(path, None, colours, blended=blended, transparent=see_through)
     pixels = mask.ids(path, TRANSPARENT)
     ids = values_of(pixels) - {TRANSPARENT}
     if mask.palette is not None:
         rows = {index: _unpacked(_packed(mask.palette[index])) for index in ids if index < len(mask.palette)}
-        return MaskStats(path, ids, frozenset(map(_packed, rows.values())), rows)
+        return MaskStats(path, ids, frozenset(map(_packed, rows.values())), rows, transparent=see_through)
     grey = frozenset(value * 0x010101 for value in ids if value < 256)
     # Only ids with gaps can be those of smoothed masks.
     sparse = len(ids) > 2 and max(ids - {max(ids)}) >= 2 * len(ids)
-    blended = _blended(pixels[..., None], pixels, ids) if sparse else frozenset()
+    blended = _blended(pixels[..., None], pixels) if sparse else frozenset()
     return MaskStats(path, ids, grey, blended=blended, transparent=see_through)
 
 
-def _blended(channels: NDArray[Any], values: NDArray[Any], found: frozenset[int]) -> frozenset[int]:
+def _blended(channels: NDArray[Any], values: NDArray[Any]) -> frozenset[int]:
     """See :class:`MaskStats`; of ``channels`` (H, W, C), whose pixels have the ``values`` (H, W)."""
-    if len(found) < 3:
-        return frozenset()
     between, alone = np.zeros(values.shape, bool), np.ones(values.shape, bool)
     for view, flat, marked, apart in (
         (channels, values, between, alone),
