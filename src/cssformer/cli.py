@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
             if command is None:
                 return 0
             keep_freed_memory()
-            return command.run(_parse(command, " ".join(words), arguments[len(words) :]))
+            code = command.run(_parse(command, " ".join(words), arguments[len(words) :]))
+            sys.stdout.flush()
+            return code
     except UserError as error:
         print(f"cssformer: {error}", file=sys.stderr)
         return 2
@@ -82,9 +85,21 @@ def main(argv: list[str] | None = None) -> int:
             print("cssformer: interrupted.", file=sys.stderr)
         return interrupted.code
     except BrokenPipeError:
-        # As after `| head`; Python would try once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()  # as after `| head`
         return 141
+    except OSError as error:
+        # Of the system, such as a full disk under what is printed: what a command expects it tells itself.
+        print(
+            f"cssformer: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", file=sys.stderr
+        )
+        _print_no_more()
+        return 2
+
+
+def _print_no_more() -> None:
+    """Python would try once more at its end to print what is left."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _find_command(arguments: list[str]) -> tuple[list[str], "Command | None"]:

@@ -480,3 +480,15 @@ def test_ids_above_254_take_16_bits(tmp_path: Path) -> None:
 def test_a_model_without_the_users_ids_says_so(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not know the ids"):
         predict_files(str(model_folder), [pictures], tmp_path / "out", raw=True, device="cpu")
+
+
+@pytest.mark.parametrize("crop", [(64,), (64, 64, 64), "64", (64.0, 64), [None, 64]])
+def test_a_window_that_is_none_is_told(crop: object) -> None:
+    with pytest.raises(UserError, match="A crop or stride is a number of pixels, or height and width, not"):
+        predict(CSSFormer("test_resnet", 3, channels=8, heads=2, points=1), torch.zeros(1, 3, 64, 64), crop=crop)
+
+
+@pytest.mark.parametrize("image", [None, 3, torch.zeros(3, 64, 64), np.zeros((0, 64, 3), np.uint8), np.zeros((64, 64))])
+def test_what_is_no_picture_is_told(image: object) -> None:
+    with pytest.raises(ValueError, match="an image must be"):
+        Predictor(CSSFormer("test_resnet", 3, channels=8, heads=2, points=1), "cpu")(image)

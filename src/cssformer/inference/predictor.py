@@ -218,6 +218,10 @@ def read_pixels(image: Input) -> Picture:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     pixels = to_rgb(image) if isinstance(image, Image.Image) else image
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(
+            f"an image must be a path, an RGB uint8 array (H, W, 3) or a Pillow image, not {pixels!r:.60}."
+        )
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(f"an image must be RGB uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")
     return np.require(pixels, requirements=("C", "W"))

@@ -1,6 +1,7 @@
 """Labels of whole pictures: in one look, in overlapping windows, at several scales, with mirror images."""
 
 import math
+import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -323,4 +324,8 @@ def _window(
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    try:
+        height, width = (value, value) if isinstance(value, int) else map(operator.index, value)
+    except (TypeError, ValueError):
+        raise UserError(f"A crop or stride is a number of pixels, or height and width, not {value!r}.") from None
+    return height, width
