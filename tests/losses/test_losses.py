@@ -231,6 +231,21 @@ def test_one_class_everywhere_or_of_no_weight(name: str) -> None:
         assert weights is None or value == 0
 
 
+@every_loss
+def test_following_the_gradient_finds_the_labels(name: str) -> None:
+    loss, _ = LOSSES[name]
+    labels = example(0, (2, 12, 12))[1]
+    logits = torch.zeros(2, CLASSES, 12, 12, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(logits, labels, WEIGHTS).backward()
+        optimizer.step()
+    labelled = labels != IGNORE
+    assert (logits.argmax(1) == labels)[labelled].all()
+    assert (logits.detach() == 0).movedim(1, -1)[~labelled].all()
+
+
 def test_equals_peers_where_they_are_right() -> None:
     logits, labels = example(0)
     expected = torch.nn.functional.cross_entropy(logits, labels, WEIGHTS, label_smoothing=0.1)

@@ -86,7 +86,14 @@ def test_with_a_network_to_start_from_the_data_choose_the_rest(
     assert taken[0].augment.short_side == 256 and taken[1].augment == Recipe().augment
 
 
+def test_rare_classes_is_photos_with_another_loss_and_crops() -> None:
+    rare, photos = Recipe.load("rare_classes"), Recipe.load("photos")
+    assert (rare.model, rare.training) == (photos.model, photos.training)
+    assert dataclasses.replace(rare.augment, rare_class_crops=0.0) == photos.augment
+    assert rare.loss != photos.loss and rare.augment != photos.augment
+
+
 def test_a_preset_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no config photo; give a YAML file, or demo, light, photos, vit"):
+    with pytest.raises(UserError, match="no config photo; give a YAML file, or demo, light, photos, rare_classes, vit"):
         Recipe.load("photo")
