@@ -35,6 +35,7 @@ EXTRAS = {
     "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "web": ("gradio",),
     "formats": ("pycocotools", "rasterio", "shapely"),
+    "hf": ("pyarrow",),
     "geo": ("rasterio", "tifffile"),
 }
 """The optional packages of each extra in pyproject.toml."""

@@ -1,8 +1,8 @@
 """Write the exports beside this file with the tools' own packages, and the labels that the tools' own decoders give.
 
 Run in an environment of its own with ``datumaro==1.13.12 labelme==6.3.1 label-studio-sdk==2.1.2 pycocotools==2.0.11
-supervision==0.31.2``. ``expected/TOOL/NAME.png`` holds 0 where nothing was drawn, else 1 and the place of the class in
-``CLASSES``.
+supervision==0.31.2 datasets==5.2.0``. ``expected/TOOL/NAME.png`` holds 0 where nothing was drawn, else 1 and the place
+of the class in ``CLASSES``.
 """
 
 import base64
@@ -12,6 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import datumaro as dm
 import numpy as np
 import supervision as sv
@@ -252,6 +253,27 @@ def by_label_studio() -> None:
     shutil.rmtree(work)
 
 
+def by_datasets() -> None:
+    """Both forms of a data set on disk: the parquet files of the hub, and ``save_to_disk``."""
+    splits = {}
+    for split, own in (("train", "train"), ("validation", "val")):
+        names = [name for name in NAMES if NAMES[name] == own]
+        labels = []
+        for name in names:
+            label = np.full((HEIGHT, WIDTH), 255, np.uint8)
+            for index in range(len(CLASSES)):
+                label[np.roll(SCENES[name]["mask"][0], 5 * index, 1)] = index
+            labels.append(Image.fromarray(label))
+            save("hf", name, np.where(label == 255, 0, label + 1))
+        columns = {"image": [Image.fromarray(SCENES[name]["picture"]) for name in names], "label": labels}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+        splits[split] = datasets.Dataset.from_dict(columns, features)
+        path = HERE / f"hf/data/{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        splits[split].to_parquet(str(path))
+    datasets.DatasetDict(splits).save_to_disk(str(HERE / "hf_disk"))
+
+
 if __name__ == "__main__":
     for path in HERE.iterdir():
         if path.is_dir():
@@ -260,3 +282,4 @@ if __name__ == "__main__":
     by_supervision()
     by_labelme()
     by_label_studio()
+    by_datasets()

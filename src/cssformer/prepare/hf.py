@@ -1,0 +1,169 @@
+"""Data sets of Hugging Face on disk, parquet files or a folder of ``save_to_disk``: a column of pictures, one of masks.
+
+Masks hold ids; 255 (65535 in masks of 16 bits) is ignored. Splits are those that the names of files speak of.
+"""
+
+import json
+from bisect import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from cssformer.data.image_io import read_ids
+from cssformer.prepare.archives import Member
+from cssformer.prepare.export import MOST_ANNOTATIONS, Annotated, Export, split_words
+from cssformer.prepare.masks import values_of
+from cssformer.prepare.shapes import Bitmap, Shape, Size
+from cssformer.prepare.writer import Faults
+from cssformer.utils.errors import UserError
+
+_PICTURES = ("image", "pixel_values", "img", "picture")
+_MASKS = ("label", "mask", "annotation", "labels", "masks", "annotations", "segmentation_mask", "semantic_mask")
+
+
+class _Rows:
+    """The rows of a file, of which two groups are held at a time."""
+
+    def __init__(self, member: Member) -> None:
+        self.member, lock = member, Lock()
+        buffer = pyarrow.py_buffer(member.read_bytes(MOST_ANNOTATIONS))
+        try:
+            if member.name.endswith(".parquet"):
+                file = pyarrow.parquet.ParquetFile(buffer)
+                self.columns, read, groups = file.schema_arrow, file.read_row_group, file.num_row_groups
+                counts = [file.metadata.row_group(number).num_rows for number in range(groups)]
+            else:
+                table = pyarrow.ipc.open_stream(buffer).read_all()
+                self.columns, counts, read = table.schema, [table.num_rows], lambda _: table
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(member, error) from None
+        self._starts = [0, *accumulate(counts)]
+
+        @lru_cache(maxsize=2)
+        def group(number: int) -> pyarrow.Table:
+            return read(number)
+
+        def cell(column: str, row: int) -> Any:
+            number = bisect(self._starts, row) - 1
+            with lock:
+                try:
+                    return group(number)[column][row - self._starts[number]].as_py()
+                except (pyarrow.ArrowException, OSError) as error:
+                    raise _damaged(member, error) from None
+
+        self.cell = cell
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A picture or a mask."""
+
+    rows: _Rows
+    column: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.rows.member}, row {self.row}, {self.column}"
+
+    def read_bytes(self) -> bytes:
+        value = self.rows.cell(self.column, self.row)
+        if value is None or value.get("bytes") is None:
+            raise UserError(f"{self} holds no picture, but at most the path of one; embed them before you save.")
+        return value["bytes"]
+
+
+def read(
+    members: Sequence[Member],
+    faults: Faults,
+    classes: list[str] | None = None,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+) -> Export:
+    """Find the rows of parquet and Arrow files, and what values their masks have.
+
+    Args:
+        members: All files of the sources.
+        faults: What becomes of broken rows.
+        classes: Names of the classes, in the order of their ids; by default those of ``id2label.json``, if it is there.
+        image_column: The column of the pictures; found by itself where its name is usual.
+        mask_column: The column of the masks; found by itself where its name is usual.
+
+    Raises:
+        UserError: there is no such file or column, or a file is broken.
+    """
+    files = [each for each in members if each.name.endswith((".parquet", ".arrow"))]
+    if not files:
+        raise UserError("The source has no .parquet or .arrow file of Hugging Face's datasets.")
+    names = dict(enumerate(classes or [])) or _id2label(members)
+    found, values, without = [], set[int](), 0
+    for member in files:
+        rows = _Rows(member)
+        image, mask = (
+            _column(rows, *wanted) for wanted in ((image_column, _PICTURES, "picture"), (mask_column, _MASKS, "mask"))
+        )
+        split = next(iter(split_words(member.name)), None)
+        folder, _, stem = member.name.rpartition(".")[0].rpartition("/")
+        for number in range(len(rows)):
+            label = _Cell(rows, mask, number)
+            if rows.cell(mask, number) is None:
+                without += 1
+                continue
+            with faults.caught():
+                values |= values_of(read_ids(label.read_bytes(), Path(str(label))))
+                path, picture = f"{folder}/{stem}-{number:06}.png".lstrip("/"), _Cell(rows, image, number)
+                found.append(Annotated(picture, path, str(label), None, partial(_shapes, label, names), split))
+    ignored = {255, 65535} - names.keys()
+    for value in sorted(values - ignored):
+        if names and value not in names:
+            raise UserError(f"The masks have the id {value}, but the classes are {min(names)} to {max(names)}.")
+    every = [_name(value, names) for value in sorted((values | names.keys()) - ignored)]
+    notes = [f"{without} rows without mask were left out."] if without else []
+    return Export(found, [*every, "void"], files, unlabeled="ignore", ignored=["void"], notes=notes)
+
+
+def _name(value: int, names: dict[int, str]) -> str:
+    return names.get(value, "void" if value in (255, 65535) else f"class {value}")
+
+
+def _shapes(label: _Cell, names: dict[int, str], size: Size) -> Iterable[Shape]:
+    ids = read_ids(label.read_bytes(), Path(str(label)))
+    if ids.shape != size:
+        raise UserError(f"{label} is {ids.shape[1]}x{ids.shape[0]}, but its picture is {size[1]}x{size[0]}.")
+    for value in sorted(values_of(ids)):
+        yield Shape(_name(value, names), Bitmap(ids == value), str(label))
+
+
+def _column(rows: _Rows, wanted: str | None, usual: Sequence[str], what: str) -> str:
+    there = [each.name for each in rows.columns if pyarrow.types.is_struct(each.type)]
+    named = [wanted] if wanted else [name for name in usual if name in there]
+    if not named or named[0] not in there:
+        option = f"--{'image' if what == 'picture' else 'mask'}_column"
+        raise UserError(
+            f"{rows.member} has no {what} column {wanted or 'of a usual name'}; columns of pictures are "
+            f"{', '.join(there) or 'none'}: give {option}."
+        )
+    return named[0]
+
+
+def _id2label(members: Sequence[Member]) -> dict[int, str]:
+    file = next((each for each in members if each.name.endswith("id2label.json")), None)
+    if file is None:
+        return {}
+    try:
+        return {int(key): str(name) for key, name in json.loads(file.read_bytes()).items()}
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{file} is not JSON of ids and names.") from None
+
+
+def _damaged(member: Member, error: Exception) -> UserError:
+    return UserError(f"{member} cannot be read: {str(error).splitlines()[0].rstrip('.')}; get a whole copy.")
