@@ -267,7 +267,7 @@ def test_loading_tells_plainly_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"5 classes.*says 7"):
         CSSFormer.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"cannot be read"):
+    with pytest.raises(UserError, match=r"is no JSON"):
         CSSFormer.from_pretrained(tmp_path)
 
 

@@ -80,8 +80,7 @@ def ms_deform_sample(
             f"weights {tuple(weights_BNMLK.shape)} must have the shape of positions "
             f"{tuple(positions_BNMLK2.shape)} without its last axis"
         )
-    if (recorded := _recorded.get()) is not None:
-        recorded.append(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
+    _record(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
     if by_definition(value_BSMD):
         return _plain().ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
     return _ms_deform_sample(value_BSMD, _flat(shapes), positions_BNMLK2, weights_BNMLK)
@@ -121,8 +120,7 @@ def ms_deform_attend(
         raise ValueError(f"query {tuple(query_BNMD.shape)} must be (B, N, M, D) = {(B, N, M, value_BSMD.shape[-1])}")
     if key_BSMD.shape != value_BSMD.shape:
         raise ValueError(f"key {tuple(key_BSMD.shape)} and value {tuple(value_BSMD.shape)} must have one shape")
-    if (recorded := _recorded.get()) is not None:
-        recorded.append(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
+    _record(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
     if by_definition(value_BSMD):
         return _plain().ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
     return _ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
@@ -166,13 +164,22 @@ _recorded: ContextVar[list[Sampling] | None] = ContextVar("recorded", default=No
 
 @contextmanager
 def record_sampling() -> Iterator[list[Sampling]]:
-    """Keep the arguments of every sampling inside the block, in this thread, in the order of the calls, in a list."""
+    """Keep the arguments of every sampling inside the block, in this thread, in the order of the calls, in a list.
+
+    Networks that torch.compile has compiled are not recorded.
+    """
     recorded: list[Sampling] = []
     token = _recorded.set(recorded)
     try:
         yield recorded
     finally:
         _recorded.reset(token)
+
+
+def _record(sampling: Sampling) -> None:
+    # The compiler of PyTorch 2.7 cannot read a context variable.
+    if not torch.compiler.is_compiling() and (recorded := _recorded.get()) is not None:
+        recorded.append(sampling)
 
 
 def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, *others: Tensor) -> None:
