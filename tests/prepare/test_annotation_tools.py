@@ -226,7 +226,7 @@ def yolo(folder: Path, yaml: str) -> None:
 @pytest.mark.parametrize(
     "yaml",
     [
-        "train: images/train\nval: images/val\nnames: [car, tree]\nnc: 2",
+        "train: ../images/train\nval: images/val\ntest: ../test/images\nnames: [car, tree]\nnc: 2",
         "path: /home/me/mine\ntrain: ../images/train\nval: [images/val]\nnames: {1: tree, 0: car}",
         "train: train.txt\nval: /home/me/mine/images/val/\nnames:\n- car\n- tree",
     ],
@@ -240,6 +240,31 @@ def test_yolo_lists_and_folders(tmp_path, yaml):
     assert classes == ["background", "car", "tree"] and set(found) == {"a", "b", "c"}
     assert (found["a"] == expected).all() and (found["c"] == expected).all() and not found["b"].any()
     assert "1 pictures have no shape, images/train/b.png the first" in notes
+
+
+def test_yolo_of_label_studio(tmp_path):
+    yolo(tmp_path, "")
+    (tmp_path / "data.yaml").unlink()
+    (tmp_path / "classes.txt").write_text("car\ntree\n")
+    found, classes, _ = prepared("yolo", tmp_path)
+    assert classes == ["background", "car", "tree"] and {name.rpartition("_")[2] for name in found} == {"a", "b", "c"}
+
+
+def test_what_macos_adds_to_archives(tmp_path, pack):
+    labelme(tmp_path / "in", [shape("car", "rectangle", (0, 0), (3, 3))])
+    files = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    source = pack(tmp_path / "in.zip", files | {f"__MACOSX/._{name}": b"\0\5\x16\7" for name in files})
+    assert main(["prepare", "labelme", "--source", str(source), "--output", str(tmp_path / "out")]) == 0
+    assert set(labels(tmp_path / "out")) == {"a", "b"}
+
+
+def test_pictures_in_the_export_and_elsewhere(tmp_path):
+    cvat(tmp_path / "in", '<box label="car" xtl="0" ytl="0" xbr="5" ybr="5"/>')
+    for key in "ab":
+        picture(tmp_path / f"more/{key}.png")
+    words = ["prepare", "cvat", "--source", str(tmp_path / "in"), str(tmp_path / "more"), "--output"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert "/in/images/a.png" in (tmp_path / "out/sources.sha256").read_text()
 
 
 def voc(folder: Path, values: np.ndarray, lists: dict[str, str], labelmap: str | None) -> None:

@@ -95,9 +95,12 @@ class Pictures:
         there = self._by_name.get(wanted[-1], []) if wanted else []
         best = [each for each in there if each.source == beside.source and each.name == from_there]
         if not best and there:
-            # Of as many of the last folders, then of the split that the annotation file names.
+            # Of as many of the last folders, then of the split that the annotation file names, then beside it.
             splits = set(split_words(beside.name))
-            ranks = [(_common(each, wanted), bool(splits & set(split_words(str(each))))) for each in there]
+            ranks = [
+                (_common(each, wanted), bool(splits & set(split_words(str(each)))), each.source == beside.source)
+                for each in there
+            ]
             best = [each for each, rank in zip(there, ranks, strict=True) if rank == max(ranks)]
         if not best:
             raise UserError(f"{beside} names the picture {name}, which is not there; give its folder as a source too.")
@@ -194,6 +197,8 @@ def prepare_export(
     faults = Faults(skip_broken)
     with ExitStack() as opened:
         members = [member for path in source for member in opened.enter_context(open_source(path))]
+        # Archives hold what folders hide: macOS adds a file of its own to each.
+        members = [member for member in members if not re.search(r"(^|/)(\.|__MACOSX/)", member.name)]
         export = read(members, faults)
         if not export.pictures:
             raise UserError(faults.sentences[0] if faults.sentences else f"{source[0]} has no annotated pictures.")

@@ -3,6 +3,8 @@
 ``data.yaml`` has ``names``, a list or a mapping, and for ``train``, ``val`` and ``test`` folders or lists of pictures.
 The labels of ``images/a.jpg`` are ``labels/a.txt``: a line for each polygon, the class's number and x y x y ... as
 shares of width and height. A picture without a file of labels has no shape.
+
+Label Studio writes ``classes.txt`` instead, a name a line, and no splits.
 """
 
 import posixpath
@@ -30,6 +32,9 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     """
     described = {member: parse_yaml(read_text(member), member) for member in members if _is_yaml(member.name)}
     described = {member: content for member, content in described.items() if "names" in content}
+    lists = [member for member in members if member.name.rpartition("/")[2] == "classes.txt"]
+    if not described and len(lists) == 1:
+        described = {lists[0]: {"names": read_text(lists[0]).splitlines(), "": "images"}}
     if len(described) != 1:
         raise UserError(f"The source has {len(described)} YAML files with names of classes; give one data.yaml.")
     ((member, content),) = described.items()
@@ -40,14 +45,14 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     texts = {(each.source, each.name): each for each in members if each.name.lower().endswith(".txt")}
     found: dict[Member, Annotated] = {}
     sources = [member]
-    for split in SPLITS:
-        for picture in _pictures(content.get(split), member, members, faults):
+    for split in (*SPLITS, ""):
+        for picture in _pictures(content.get(split), split, member, members, faults):
             labels = next((texts[key] for key in _label_names(picture) if key in texts), None)
             place = str(labels or picture)
             sources += [labels] if labels else []
             shapes = partial(_shapes, labels, class_of)
-            other = found.setdefault(picture, Annotated(picture, picture.name, place, None, shapes, split))
-            if other.split != split:
+            other = found.setdefault(picture, Annotated(picture, picture.name, place, None, shapes, split or None))
+            if other.split != (split or None):
                 raise UserError(f"{picture} is in two splits, {other.split} and {split}; leave it in one.")
     if found and len(sources) == 1:
         raise UserError(f"No picture of {member} has labels; those of images/a.jpg are labels/a.txt.")
@@ -58,7 +63,7 @@ def _is_yaml(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml"))
 
 
-def _pictures(entry: Any, member: Member, members: Sequence[Member], faults: Faults) -> Iterator[Member]:
+def _pictures(entry: Any, split: str, member: Member, members: Sequence[Member], faults: Faults) -> Iterator[Member]:
     """The pictures of a split: of folders and lists, one or several."""
     pictures = Pictures(members)
     for each in entry if isinstance(entry, list) else [entry] if entry else []:
@@ -76,7 +81,8 @@ def _pictures(entry: Any, member: Member, members: Sequence[Member], faults: Fau
         inside = ([found for found in members if f"/{end}/" in full_name(found)] for end in ends)
         there = next((found for found in inside if found), [])
         chosen = [found for found in there if is_picture(Path(found.name))]
-        if not chosen:
+        # Roboflow names a folder of test pictures whether there are any or not.
+        if not chosen and split != "test":
             raise UserError(f"{member} names the folder {each}, which is not there or holds no pictures.")
         yield from chosen
 
