@@ -68,8 +68,8 @@ def _pictures(entry: Any, split: str, member: Member, members: Sequence[Member],
     pictures = Pictures(members)
     for each in entry if isinstance(entry, list) else [entry] if entry else []:
         parts = [part for part in str(each).replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        # Paths are often of another machine, or begin above the folder: their ends tell.
-        ends = ["/".join(parts[number:]) for number in range(len(parts))]
+        # Paths are often of another machine, or begin above the folder: their ends tell, but not images alone.
+        ends = ["/".join(parts[number:]) for number in range(len(parts)) if number == 0 or parts[number:] != ["images"]]
         if str(each).endswith(".txt"):
             lists = [found for end in ends for found in members if full_name(found).endswith(f"/{end}")]
             if not lists:
