@@ -14,6 +14,7 @@ import torch
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
+from cssformer.backbones.adapter import ViTAdapter
 from cssformer.backbones.checkpoint import load_weights
 from cssformer.backbones.pyramid import SimpleFeaturePyramid
 from cssformer.utils.errors import UserError
@@ -21,7 +22,7 @@ from cssformer.weights.hub import HubUnreachable, require_hub
 
 
 def create_body(name: str, pretrained: bool = False, weights: str | None = None, **arguments: Any) -> nn.Module:
-    """A timm feature extractor with all its maps; a plain Vision Transformer under a :class:`SimpleFeaturePyramid`.
+    """A timm feature extractor with all its maps; a plain Vision Transformer under a pyramid.
 
     What :func:`cssformer.backbones.trunk` gives of it has an attribute ``origin``, a sentence about the weights, and
     ``licence`` of timm's own, if there are any.
@@ -30,7 +31,9 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
         name: a timm model name.
         pretrained: with timm's own weights, from the Hugging Face hub.
         weights: with those of a local file instead, see :func:`cssformer.backbones.checkpoint.load_weights`.
-        **arguments: passed on to ``timm.create_model``; of a plain ViT ``out_indices`` chooses the four blocks.
+        **arguments: passed on to ``timm.create_model``; of a plain ViT ``out_indices`` chooses the four blocks, and
+            ``pyramid`` what is built over them: ``simple`` for a :class:`SimpleFeaturePyramid`, which is the default,
+            ``adapter`` for a :class:`ViTAdapter`.
 
     Raises:
         UserError: no such model, no feature maps, or weights that cannot be had or do not fit.
@@ -39,6 +42,9 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
         near = get_close_matches(name, timm.list_models(), cutoff=0.6)
         alike = f"names alike: {', '.join(near)}" if near else "timm.list_models() tells their names"
         raise UserError(f"timm has no backbone named {name!r}; {alike}.")
+    pyramid = arguments.pop("pyramid", None)
+    if pyramid not in (None, "simple", "adapter"):
+        raise UserError(f"The pyramid over a plain ViT is simple or adapter, not {pyramid!r}.")
     arguments = {**_any_size(name), **arguments}
     body: Any = _create(name, pretrained and weights is None, {**arguments, "features_only": True})
     if weights is not None:
@@ -49,7 +55,10 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     if any(parameter.is_meta for parameter in body.parameters()):
         body.register_load_state_dict_post_hook(_compute_constants)
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
-        return SimpleFeaturePyramid(body, "out_indices" in arguments)
+        kind = ViTAdapter if pyramid == "adapter" else SimpleFeaturePyramid
+        return kind(body, "out_indices" in arguments)
+    if pyramid is not None:
+        raise UserError(f"Backbone {name} has four scales of its own; leave the argument pyramid out.")
     return body
 
 

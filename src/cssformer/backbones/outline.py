@@ -10,7 +10,7 @@ from torch import nn
 
 def outline(name: str, arguments: dict[str, Any]) -> nn.Module:
     """timm's network with its classifier, for names and shapes: on the meta device where timm can build it there."""
-    arguments = {key: arguments[key] for key in arguments.keys() - {"out_indices"}}
+    arguments = {key: arguments[key] for key in arguments.keys() - {"out_indices", "pyramid"}}
     try:
         with torch.device("meta"):
             return timm.create_model(name, **arguments)

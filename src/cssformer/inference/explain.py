@@ -173,8 +173,11 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     tokens, centres = view.tokens(x, y)
 
     device = next(model.parameters()).device
-    with evaluating(model), record_sampling() as samplings, torch.inference_mode():
-        model.forward_logits(view.images.to(device))
+    with evaluating(model), torch.inference_mode():
+        # A backbone may sample too.
+        features = model.backbone(view.images.to(device))
+        with record_sampling() as samplings:
+            model.decode(features)
     names = [*_numbered("MSFE", len(model.msfe)), *_numbered("CSF", len(model.csf))]
     maps = []
     for name, sampling in zip(names, samplings, strict=True):
