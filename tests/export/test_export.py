@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cssformer import CSSFormer, Predictor
+from cssformer.data import SegmentationFolder
 from cssformer.export import export_model
 from cssformer.export.graph import Deployment
 from cssformer.export.parity import SIZES
 from cssformer.inference import predict
 from cssformer.inference.views import SMALLEST
+from cssformer.metrics import evaluate
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import Metadata
 
@@ -167,6 +169,22 @@ def test_the_cost_of_lower_precision_is_told(precision: Any, model: CSSFormer, t
     kind = onnx.TensorProto.FLOAT16 if precision == "16" else onnx.TensorProto.INT8
     weights = [tensor for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer if len(tensor.dims) > 1]
     assert sum(tensor.data_type == kind for tensor in weights) > 20
+
+
+def test_calibrated_and_scored(prepared: Path, tmp_path: Path) -> None:
+    model = CSSFormer("test_resnet", **{**SMALL, "num_classes": 3}, fusion_stride=32).eval()
+    pictures = prepared / "train" / "images"
+    options: dict[str, Any] = {"precision": "int8", "calibration": pictures, "data": prepared}
+    found = export_model(model, tmp_path / "model.onnx", **options)
+    nodes = {node.op_type for node in pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= nodes
+    assert 0 <= found["miou"] <= 1 and found["network_miou"] == pytest.approx(
+        evaluate(Predictor(model, "cpu"), SegmentationFolder(prepared, "val")).scores.miou
+    )
+    assert abs(found["miou"] - found["network_miou"]) < 0.2
+    (prepared / "val" / "none").mkdir()
+    with pytest.raises(UserError, match="holds no pictures to calibrate with"):
+        export_model(model, tmp_path / "other.onnx", precision="int8", calibration=prepared / "val" / "none")
 
 
 @pytest.mark.parametrize(

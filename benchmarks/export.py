@@ -1,0 +1,92 @@
+"""Exported files on a CPU: time and memory of one picture beside the network in PyTorch.
+
+    python benchmarks/export.py                                  # Swin-T, 512x512, 150 classes, random weights
+    python benchmarks/export.py --backbone resnet10t --channels 128 --side 320 --threads 2
+
+Each contender has a process of its own and ends at the logits of cells of 4x4 pixels. Told is the best time of the
+rounds, also as a multiple of the accelerated network's, and what the process held at its peak beyond what it held before
+the first picture.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cssformer import CSSFormer
+from cssformer.accelerate import accelerate_cpu
+from cssformer.export.formats import write
+from cssformer.export.graph import Deployment
+from cssformer.export.runtime import open_onnx, open_openvino
+from cssformer.utils.console import show
+
+
+def contender(name: str, folder: Path):
+    """What takes a picture (1, 3, side, side)."""
+    if name.endswith(".onnx"):
+        return open_onnx(folder / name)[0]
+    if name.endswith(".xml"):
+        return open_openvino(folder / name)[0]
+    network = CSSFormer.from_pretrained(folder)
+    network = accelerate_cpu(network) if name == "accelerated" else network
+    return lambda images: network.forward_logits(torch.from_numpy(images))
+
+
+def measure(name: str, folder: Path, side: int, rounds: int) -> dict[str, float]:
+    run = contender(name, folder)
+    images = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+    before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            run(images)
+            times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"seconds": min(times[1:]), "gigabytes": peak / 2**20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="swin_tiny_patch4_window7_224")
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--classes", type=int, default=150)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.worker:
+        name, folder = options.worker
+        print(json.dumps(measure(name, Path(folder), options.side, options.rounds)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        network = CSSFormer(options.backbone, options.classes, channels=options.channels).eval()
+        network.save_pretrained(folder)
+        deployment = Deployment(network).eval()
+        facts = {"config": json.dumps(network.saved_config())}
+        for sampling in ("gather", "gridsample"):
+            write(deployment, folder / f"{sampling}.onnx", None, sampling, False, facts)
+        write(deployment, folder / "gather.xml", folder / "gather.bin", "gather", False, facts)
+        found = {}
+        for name in ("accelerated", "eager", "gather.onnx", "gridsample.onnx", "gather.xml"):
+            command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, temporary]
+            found[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    base = found["accelerated"]["seconds"]
+    rows = [
+        (name, f"{row['seconds']:.2f}", f"{row['seconds'] / base:.2f}", f"{row['gigabytes']:.2f}")
+        for name, row in found.items()
+    ]
+    show(rows, ("contender", "seconds", "times accelerated", "GB"))
+
+
+if __name__ == "__main__":
+    main()
