@@ -4,8 +4,8 @@
     python benchmarks/export.py --backbone resnet10t --channels 128 --side 320 --threads 2
 
 Each contender has a process of its own and ends at the logits of cells of 4x4 pixels. Told is the best time of the
-rounds, also as a multiple of the accelerated network's, and what the process held at its peak beyond what it held before
-the first picture.
+rounds, also as a multiple of the accelerated network's, and what the process held at its peak beyond what it held
+before the first picture.
 """
 
 import argparse

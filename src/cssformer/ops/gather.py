@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POINTS_AT_ONCE = 4
+POINTS_AT_ONCE = 2
 """Points of a head and a scale that are read at one time, four corners each."""
 
 
