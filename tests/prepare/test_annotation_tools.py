@@ -133,6 +133,13 @@ def test_labelme_shapes_and_their_order(tmp_path):
     assert "2 points were left out" in notes and "the last of the file lies on top" in notes
 
 
+def test_pictures_of_trains_are_no_split(tmp_path):
+    labelme(tmp_path, [shape("car", "rectangle", (0, 0), (3, 3))])
+    for key, name in zip("ab", ("train-1", "my_test"), strict=True):
+        (tmp_path / f"{key}.json").rename(tmp_path / f"{name}.json")
+    assert set(prepared("labelme", tmp_path)[0]) == {"train-1", "my_test"}
+
+
 def test_labelme_lines_have_a_width(tmp_path, capsys):
     labelme(tmp_path, [shape("tree", "line", (0, 10), (30, 10))])
     words = ["prepare", "labelme", "--source", str(tmp_path), "--output", str(tmp_path / "out"), "--line_width"]

@@ -15,6 +15,7 @@ import numpy as np
 from cssformer.prepare.archives import Member
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.export import MOST_ANNOTATIONS, Annotated, Export, Pictures, split_words, within
+from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size, require_counts
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
@@ -67,7 +68,8 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                         raise UserError(f"{place} has the label {each.get('label')!r}, which the file does not list.")
                 # The sort keeps the order of the file where z_order is the same.
                 drawn.sort(key=lambda pair: int(pair[1].get("z_order", "0")))
-                split = next(iter(split_words(subset) + split_words(member.name) + split_words(picture.name)), None)
+                of_folders = read_folders(picture.name.split("/")[:-1])[1]
+                split = next(iter(split_words(subset) + split_words(member.name)), of_folders)
                 shapes = partial(_shapes, drawn, place)
                 found.append(Annotated(picture, picture.name, place, size, shapes, split))
     if not sources:

@@ -17,7 +17,8 @@ from typing import Any
 from cssformer.data.files import Readable
 from cssformer.data.image_io import decode_mask
 from cssformer.prepare.archives import Member
-from cssformer.prepare.export import Annotated, Export, Pictures, read_json, split_words, within
+from cssformer.prepare.export import Annotated, Export, Pictures, read_json, within
+from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Ellipse, Line, Polygons, Region, Shape, Size
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
@@ -74,7 +75,7 @@ def read(members: Sequence[Member], faults: Faults, line_width: float = 10.0) ->
                 shapes = partial(_shapes, drawn, member, line_width)
             labels |= own
             sources.append(member)
-            split = next(iter(split_words(member.name)), None)
+            split = read_folders(member.name.split("/")[:-1])[1]
             found.append(Annotated(image, member.name, str(member), size, shapes, split))
     if not sources and not faults.sentences:
         raise UserError("No JSON file of the source has labelme's shapes and imagePath.")
