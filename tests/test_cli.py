@@ -268,12 +268,12 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["evaluate", "run", "--short-side", "1000000000"], "short_side cannot be '1000000000'"),
         (["prepare", "folder", "--source", "x", "--output", "y", "--seed", "-1"], "seed cannot be '-1'"),
         (["evaluate", "run", "--scales", "x"], "scales.*x"),
-        (["evaluate"], "Give a model"),
-        (["evaluate", "run", "--raw"], "--raw"),
-        (["evaluate", "--predictions", "dir"], "Give --data"),
-        (["evaluate", "run", "--predictions", "dir", "--data", "d"], "leave out model"),
-        (["evaluate", "--predictions", "dir", "--data", "d", "--flip"], "leave out flip"),
-        (["evaluate", "--predictions", "dir", "--data", "d", "--scales", "1", "2"], "leave out scales"),
+        (["evaluate"], "needs MODEL"),
+        (["score", "dir"], "needs TRUTH"),
+        (["score", "dir", "nowhere", "--classes", "a"], "no file or folder nowhere"),
+        (["score", "dir", "/dev/null", "--classes", "a"], "no file or folder /dev/null"),
+        (["score", "dir", "nowhere", "--classes", "a", "--class_file", "b"], "not both"),
+        (["score", "dir", "nowhere", "--split", "val"], "leave out --split"),
         (["evaluate", "no/such/model"], "no model folder no/such/model"),
         (["evaluate", "no/such/model", "--output", "/dev/null/report"], "Cannot write /dev/null/report"),
         (["evaluate", "."], r"config\.json"),
@@ -575,7 +575,7 @@ def test_predictions_of_other_programs(work: Path, tmp_path: Path) -> None:
     """The files that `predict` and a submission wrote score as the model that they came from."""
     data, file = work / "data", tmp_path / "scores.json"
     assert main(["predict", str(work / "run"), str(data / "val" / "images"), "--output", str(tmp_path / "out")]) == 0
-    words = ["evaluate", "--predictions", str(tmp_path / "out"), "--data", str(data), "--json", str(file)]
+    words = ["score", str(tmp_path / "out"), str(data), "--json", str(file)]
     assert main([*words, "--output", str(tmp_path / "report")]) == 0
     scored = json.loads(file.read_text())
     assert scored == json.loads((tmp_path / "report" / "scores.json").read_text())
@@ -583,7 +583,7 @@ def test_predictions_of_other_programs(work: Path, tmp_path: Path) -> None:
     own = {"options": {}, "model": ""}
     assert {**scored, **own} == {**json.loads(file.read_text()), **own}
     assert main(["evaluate", str(work / "run"), "--submission", str(tmp_path / "submission")]) == 0
-    words = ["evaluate", "--predictions", str(tmp_path / "submission"), "--raw", "--data", str(data)]
+    words = ["score", str(tmp_path / "submission"), str(data), "--raw"]
     assert main([*words, "--json", str(file)]) == 0
     assert {**json.loads(file.read_text()), **own} == {**scored, **own}
 
@@ -604,9 +604,7 @@ def test_a_split_without_labels_gives_files_alone(
         "pictures": len(names),
     }
     assert files_below(tmp_path / "out") == [f"{name}.png" for name in names]
-    assert "no labels to score against" in refused(
-        "evaluate", "--predictions", tmp_path / "out", "--data", data, "--split", "test"
-    )
+    assert "no labels to score against" in refused("score", tmp_path / "out", data, "--split", "test")
     assert "prepared data" in refused(*words, "--submission", data / "test" / "labels")
     assert not (data / "test" / "labels").exists()
 
@@ -629,12 +627,13 @@ def _commands(work: Path, output: Path) -> dict[str, list[object]]:
         "prepare": ["prepare", "folder", "--source", source / "pictures", source / "masks", "--output", output],
         "train": ["train", "--data", work / "data", "--output", output, *TINY],
         "evaluate": ["evaluate", work / "run", "--output", output],
+        "score": ["score", work / "data" / "val" / "labels", work / "data", "--output", output],
         "predict": ["predict", work / "run", source / "pictures", "--output", output, "--overlay"],
         "json": ["check", work / "data", "--json", output / "check.json"],
     }
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "json"])
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "score", "predict", "json"])
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
 def test_an_output_that_cannot_be_written(
     refused: Callable[..., str], work: Path, tmp_path: Path, command: str, place: str

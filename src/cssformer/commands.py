@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cssformer.prepare.commands import PREPARE
+from cssformer.score_commands import SCORE, add_scoring, show_scores, tell_scores
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.command import Command, arguments, write_json
@@ -19,7 +20,6 @@ from cssformer.utils.options import (
     Batch,
     ConfigFile,
     Natural,
-    Share,
     Side,
     add_device,
     add_views,
@@ -27,8 +27,6 @@ from cssformer.utils.options import (
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-
-    from cssformer.metrics import Evaluation
 
 
 def _add_check(parser: "ArgumentParser") -> None:
@@ -101,7 +99,7 @@ def _train(options: "Namespace") -> int:
         if options.resume and scores.is_file():
             write_json(options, json.loads(scores.read_text(encoding="utf-8")))
         return 0
-    _show_scores(evaluation)
+    show_scores(evaluation)
     print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
     write_json(options, evaluation.as_dict())
     return 0
@@ -114,16 +112,8 @@ def _note_unfinished(model: str) -> None:
         print(f"{model} has not finished its training; this is its best network so far.")
 
 
-def _show_scores(evaluation: "Evaluation") -> None:
-    show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
-    print()
-    show(evaluation.summary())
-
-
 def _add_evaluate(parser: "ArgumentParser") -> None:
-    parser.add_argument(
-        "model", type=str | None, nargs="?", help="A run folder, a model folder or a Hugging Face model id."
-    )
+    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
     parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
     parser.add_argument("--split", type=str, default="val", help="Which split is scored.")
     parser.add_argument("--output", type=Path | None, help="Write scores, tables and pictures into this folder.")
@@ -132,30 +122,13 @@ def _add_evaluate(parser: "ArgumentParser") -> None:
         type=Path | None,
         help="Write PNGs with the source's ids into this folder, as test servers take them; needs no labels.",
     )
-    parser.add_argument(
-        "--predictions",
-        type=Path | None,
-        help="Instead of a model: a folder of PNGs, NAME.png or NAME_*.png, with the class index of each pixel.",
-    )
-    parser.add_argument(
-        "--raw", type=bool, default=False, help="The predictions hold the source's ids, not class indices."
-    )
     add_views(parser)
-    parser.add_argument(
-        "--dilation_ratio", type=Share, default=0.02, help="Width of Boundary IoU's bands, of the picture's diagonal."
-    )
-    parser.add_argument(
-        "--group_by",
-        type=str | None,
-        help="A regular expression; pictures in whose names it finds the same text, such as frames of a video, count "
-        "as one for the 95 % interval.",
-    )
+    add_scoring(parser)
 
 
 def _evaluate(options: "Namespace") -> int:
-    from cssformer.metrics import write_report
     from cssformer.metrics.report import SCORES
-    from cssformer.training.score import score_model, score_predictions
+    from cssformer.training.score import score_model
 
     _know_baselines()
 
@@ -163,43 +136,23 @@ def _evaluate(options: "Namespace") -> int:
         # Not only after hours of work.
         require_writable(options.output / SCORES)
     views = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision")
-    given = {name: options[name] for name in views}
-    if options.predictions is None:
-        if options.model is None:
-            raise UserError("Give a model to evaluate, or label files with --predictions DIR --data DIR.")
-        if options.raw:
-            raise UserError("--raw tells how the files of --predictions are meant; leave it out for a model.")
-        _note_unfinished(options.model)
-        found = score_model(
-            options.model,
-            options.data,
-            options.split,
-            submission=options.submission,
-            scored=options.output is not None,
-            dilation_ratio=options.dilation_ratio,
-            device=options.device,
-            **given,
-        )
-        if isinstance(found, int):
-            print(f"{found} files written to {options.submission}; without labels there is no score.")
-            write_json(options, {"submission": str(options.submission), "pictures": found})
-            return 0
-    else:
-        given |= {"model": options.model, "submission": options.submission}
-        if needless := [name for name, value in given.items() if value not in (None, False, [1.0])]:
-            raise UserError(f"Files of --predictions are scored as they are; leave out {needless[-1]}.")
-        if options.data is None:
-            raise UserError("Give --data DIR, the prepared folder with the truth for --predictions.")
-        found = score_predictions(
-            options.predictions, options.data, options.split, raw=options.raw, dilation_ratio=options.dilation_ratio
-        )
+    _note_unfinished(options.model)
+    found = score_model(
+        options.model,
+        options.data,
+        options.split,
+        submission=options.submission,
+        scored=options.output is not None,
+        dilation_ratio=options.dilation_ratio,
+        device=options.device,
+        **{name: options[name] for name in views},
+    )
+    if isinstance(found, int):
+        print(f"{found} files written to {options.submission}; without labels there is no score.")
+        write_json(options, {"submission": str(options.submission), "pictures": found})
+        return 0
     evaluation, data = found
-    if options.group_by is not None:
-        evaluation = evaluation.grouped(options.group_by)
-    _show_scores(evaluation)
-    if options.output is not None:
-        write_report(evaluation, data, options.output)
-    write_json(options, evaluation.as_dict())
+    tell_scores(evaluation, data, options)
     return 0
 
 
@@ -355,7 +308,8 @@ COMMANDS: dict[str, Command] = {
     **PREPARE,
     "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
     "train": Command("Train a network and score it.", _add_train, _train, _presets),
-    "evaluate": Command("Score a trained network, or label files of any program.", _add_evaluate, _evaluate),
+    "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
+    **SCORE,
     "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
     "study modules": _study_command("modules", "Train with and without the paper's modules."),
     "study points": _study_command("points", "Train with several numbers of points."),

@@ -10,7 +10,7 @@ import pytest
 
 from cssformer.data import DatasetInfo, SegmentationFolder, verify_labels
 from cssformer.data.check import check
-from cssformer.metrics.predictions import PredictionFolder
+from cssformer.metrics.predictions import Predictions
 from cssformer.utils.errors import UserError
 from tests.data.encoders import png, tiff
 
@@ -228,7 +228,7 @@ def test_labels_of_few_bits_are_read_as_stored(prepared, bits, palette):
     assert check(prepared).errors == []
     for split in ("train", "val"):
         dataset = SegmentationFolder(prepared, split)
-        predictions = PredictionFolder(prepared / split / "labels", dataset)
+        predictions = Predictions(prepared / split / "labels", dataset)
         for index, name in enumerate(dataset.names):
             expected = drawn[prepared / split / "labels" / f"{name}.png"]
             assert np.array_equal(dataset[index].label, expected)

@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.data.dataset import look_up, raw_ids
 from cssformer.inference import predict_files
-from cssformer.metrics import PredictionFolder, Submission, evaluate_predictions
+from cssformer.metrics import Predictions, Submission, evaluate_predictions
 from cssformer.model import CSSFormer, Metadata
 from cssformer.prepare import ade20k, cityscapes
 from cssformer.prepare.benchmark import Benchmark
@@ -74,7 +74,7 @@ def test_indices_with_a_palette_in_16_bits_and_with_few_bits(data: SegmentationF
     indexed.save(folder / "x.png", bits=2)
     save(folder / "x_1.png", truth(data, "x_1").astype(np.uint16))
     assert (folder / "x.png").read_bytes()[24:26] == bytes([2, 3])
-    evaluation = evaluate_predictions(PredictionFolder(folder, data), data)
+    evaluation = evaluate_predictions(Predictions(folder, data), data)
     assert evaluation.scores.miou == evaluation.mean_boundary_iou == 1
     assert evaluation.names == ("x", "x_1", "y") and sum(evaluation.scores.pixels) == 3 * 600 - 20
 
@@ -88,8 +88,8 @@ def test_names_with_more_behind_them_at_any_depth(data: SegmentationFolder, tmp_
     save(folder / "y.png", np.zeros((20, 30), np.uint8))
     save(folder / "y_colour.png", np.zeros((20, 30, 3), np.uint8))
     save(folder / "other.png", np.zeros((1, 1), np.uint8))
-    found = PredictionFolder(folder, data)
-    assert [found.files[name][0].name for name in data.names] == ["x_pred.png", "x_1_pred.png", "y.png"]
+    found = Predictions(folder, data)
+    assert [Path(found.maps[name].place).name for name in data.names] == ["x_pred.png", "x_1_pred.png", "y.png"]
     evaluation = evaluate_predictions(found, data, workers=workers)
     right = (truth(data, "y") == 0).sum()
     assert evaluation.scores.pixel_accuracy == (1200 + right) / (1200 + 580)
@@ -98,7 +98,7 @@ def test_names_with_more_behind_them_at_any_depth(data: SegmentationFolder, tmp_
 def test_the_ignored_value_is_no_prediction(data: SegmentationFolder, tmp_path: Path) -> None:
     write_truth(data, tmp_path / "predictions")
     save(tmp_path / "predictions" / "x.png", np.full((20, 30), 255, np.uint8))
-    evaluation = evaluate_predictions(PredictionFolder(tmp_path / "predictions", data), data)
+    evaluation = evaluate_predictions(Predictions(tmp_path / "predictions", data), data)
     assert evaluation.matrix[:, -1].sum() == 600
     assert evaluation.scores.pixel_accuracy == pytest.approx(1180 / 1780)
 
@@ -111,14 +111,14 @@ def test_round_trip_loses_ignored_pixels_alone(data: SegmentationFolder, tmp_pat
     written = cv2.imread(str(tmp_path / "submission" / "y.png"), cv2.IMREAD_UNCHANGED)
     assert written.dtype == np.uint16
     np.testing.assert_array_equal(written, np.array([7, 4, 300, 300])[truth(data, "y").clip(-1)])
-    evaluation = evaluate_predictions(PredictionFolder(tmp_path / "submission", data, raw=True), data)
+    evaluation = evaluate_predictions(Predictions(tmp_path / "submission", data, raw=True), data)
     assert evaluation.scores.miou == 1 and evaluation.scores.pixel_accuracy == 1
 
 
 def test_raw_ids_that_are_ignored_are_no_prediction(data: SegmentationFolder, tmp_path: Path) -> None:
     for name in data.names:
         save(tmp_path / "predictions" / f"{name}.png", np.zeros((20, 30), np.uint8))
-    evaluation = evaluate_predictions(PredictionFolder(tmp_path / "predictions", data, raw=True), data)
+    evaluation = evaluate_predictions(Predictions(tmp_path / "predictions", data, raw=True), data)
     assert evaluation.scores.miou == 0 and evaluation.matrix[:, -1].sum() == 1780
 
 
@@ -131,9 +131,9 @@ def test_predictions_tell_whether_they_hold_raw_ids(data: SegmentationFolder, tm
     pictures = [data.root / "val/images"]
     predict_files(str(tmp_path / "model"), pictures, tmp_path / "out", raw=raw, device="cpu")
     for folder in (tmp_path / "out", tmp_path / "out/labels"):
-        PredictionFolder(folder, data, raw)
+        Predictions(folder, data, raw)
         with pytest.raises(UserError, match=f"was predicted {'with' if raw else 'without'} --raw"):
-            PredictionFolder(folder, data, not raw)
+            Predictions(folder, data, not raw)
 
 
 def test_ids_of_classes() -> None:
@@ -156,7 +156,7 @@ def test_no_submission_into_prepared_data(data: SegmentationFolder) -> None:
 
 def _missing(folder: Path) -> str:
     (folder / "x.png").unlink()
-    return r"no prediction for 1 of 3 pictures: x\.png is missing"
+    return r"no prediction for 1 of 3 pictures: x is missing"
 
 
 def _twice(folder: Path) -> str:
@@ -197,7 +197,7 @@ def _cut(folder: Path) -> str:
 
 def _no_folder(folder: Path) -> str:
     folder.rename(folder.parent / "elsewhere")
-    return "no folder .*predictions"
+    return "no file or folder .*predictions"
 
 
 @pytest.mark.parametrize("damage", [_missing, _twice, _size, _value, _wide_value, _colours, _words, _cut, _no_folder])
@@ -205,13 +205,13 @@ def test_what_cannot_be_scored_is_named(data: SegmentationFolder, tmp_path: Path
     write_truth(data, tmp_path / "predictions")
     message = damage(tmp_path / "predictions")  # type: ignore[operator]
     with pytest.raises(UserError, match=message):
-        evaluate_predictions(PredictionFolder(tmp_path / "predictions", data), data)
+        evaluate_predictions(Predictions(tmp_path / "predictions", data), data)
 
 
 def test_an_unknown_raw_id_is_named(data: SegmentationFolder, tmp_path: Path) -> None:
     write_truth(data, tmp_path / "predictions")
     with pytest.raises(UserError, match="has the value [12], which is not an id of the data set's source"):
-        evaluate_predictions(PredictionFolder(tmp_path / "predictions", data, raw=True), data)
+        evaluate_predictions(Predictions(tmp_path / "predictions", data, raw=True), data)
 
 
 # The published scorers, on real labels and predictions that err in many ways.
@@ -242,7 +242,7 @@ def test_cityscapes_scores_are_those_of_its_scripts(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", benchmark.info(), {name: classes_of(benchmark, raw[name]) for name in names})
     for seed, name in enumerate(names):
         save(tmp_path / "said" / f"{name}_leftImg8bit.png", disturbed(raw[name], np.arange(34), seed))
-    evaluation = evaluate_predictions(PredictionFolder(tmp_path / "said", data, raw=True), data)
+    evaluation = evaluate_predictions(Predictions(tmp_path / "said", data, raw=True), data)
 
     arguments = scripts.args
     arguments.evalInstLevelScore, arguments.JSONOutput, arguments.quiet = False, False, True
@@ -284,7 +284,7 @@ def test_ade20k_scores_are_those_of_its_definition(tmp_path: Path) -> None:
         for index in range(150):
             intersection[index] += ((said == index + 1) & (annotation == index + 1)).sum()
             union[index] += ((said == index + 1) | (annotation == index + 1)).sum()
-    evaluation = evaluate_predictions(PredictionFolder(tmp_path / "said", data, raw=True), data)
+    evaluation = evaluate_predictions(Predictions(tmp_path / "said", data, raw=True), data)
     assert evaluation.scores.pixel_accuracy == correct / labelled
     # The definition counts classes that never occur as 0; in the whole validation split all occur.
     assert evaluation.scores.miou * (union > 0).sum() == pytest.approx((intersection / np.maximum(union, 1e-9)).sum())
@@ -303,7 +303,7 @@ def test_torchmetrics_agrees_on_real_labels(tmp_path: Path) -> None:
     said = disturbed(np.where(label == IGNORE, 0, label), np.arange(19), 0)
     data = prepared(tmp_path / "data", cityscapes.BENCHMARK.info(), {"x": label})
     save(tmp_path / "said" / "x.png", said.astype(np.uint8))
-    ours = evaluate_predictions(PredictionFolder(tmp_path / "said", data), data).scores.miou
+    ours = evaluate_predictions(Predictions(tmp_path / "said", data), data).scores.miou
     theirs = MulticlassJaccardIndex(19, average="macro", ignore_index=IGNORE)(
         torch.from_numpy(said), torch.from_numpy(label)
     )

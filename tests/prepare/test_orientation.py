@@ -11,7 +11,7 @@ from cssformer.data.check import check, verify_labels
 from cssformer.data.image_io import as_stored, read_image
 from cssformer.inference import Predictor, predict_files
 from cssformer.metrics.evaluate import evaluate, evaluate_predictions
-from cssformer.metrics.predictions import PredictionFolder
+from cssformer.metrics.predictions import Predictions
 from cssformer.model import CSSFormer, Metadata
 from cssformer.prepare.folder import prepare_folder
 from cssformer.utils.errors import UserError
@@ -123,7 +123,7 @@ def test_predictions_of_files_score_as_the_network(tmp_path, predictor, kind, or
     verify_labels(tmp_path / "data", ("val",))
     for name, path in dataset.images.items():
         predictor(path).save(tmp_path / "predictions" / f"{name}.png")
-    files = evaluate_predictions(PredictionFolder(tmp_path / "predictions", dataset), dataset)
+    files = evaluate_predictions(Predictions(tmp_path / "predictions", dataset), dataset)
     assert files.as_dict() == evaluate(predictor.model, dataset, **predictor.options).as_dict()
     warned = [warning for warning in check(tmp_path / "data").warnings if "EXIF" in warning]
     assert len(warned) == (orientation != 1) and all("2 pictures are turned upright" in text for text in warned)
@@ -166,7 +166,7 @@ def test_predicted_prepared_pictures_score_as_the_network(tmp_path, classes, opt
     predict_files(str(tmp_path / "model"), [tmp_path / "data/val/images"], tmp_path / "out", device="cpu", **options)
     dataset = SegmentationFolder(tmp_path / "data", "val")
     assert len(dataset) == 8 and labels_lie_on_pictures(tmp_path / "data", step)
-    files = evaluate_predictions(PredictionFolder(tmp_path / "out/labels", dataset), dataset)
+    files = evaluate_predictions(Predictions(tmp_path / "out/labels", dataset), dataset)
     own = Predictor(model.eval(), "cpu", **options)
     network = evaluate(own.model, dataset, **own.options)
     assert np.array_equal(files.matrix, network.matrix) and np.diag(files.matrix).any()

@@ -2,20 +2,23 @@
 
 from cssformer.metrics.confusion import ConfusionMatrix, Scores
 from cssformer.metrics.evaluate import evaluate, evaluate_predictions, submit
-from cssformer.metrics.predictions import PredictionFolder, Submission
+from cssformer.metrics.label_files import LabelSet, open_truth
+from cssformer.metrics.predictions import Predictions, Submission
 from cssformer.metrics.report import contact_sheet, write_report
 from cssformer.metrics.scoring import Evaluation, Scorer
 
 __all__ = [
     "ConfusionMatrix",
     "Evaluation",
-    "PredictionFolder",
+    "LabelSet",
+    "Predictions",
     "Scorer",
     "Scores",
     "Submission",
     "contact_sheet",
     "evaluate",
     "evaluate_predictions",
+    "open_truth",
     "submit",
     "write_report",
 ]

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cssformer.data import DatasetInfo, SegmentationFolder
+from cssformer.data import DatasetInfo
 from cssformer.data.stream import Samples
 from cssformer.inference import Predictor, predict
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
-from cssformer.metrics.predictions import PredictionFolder, Submission
+from cssformer.metrics.label_files import Truth
+from cssformer.metrics.predictions import Predictions, Submission
 from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
 from cssformer.model import SegmentationNetwork
@@ -116,34 +117,34 @@ def submit(
 
 
 def evaluate_predictions(
-    predictions: PredictionFolder,
-    dataset: SegmentationFolder,
+    predictions: Predictions,
+    truth: Truth,
     *,
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,
 ) -> Evaluation:
-    """Score label files that any program wrote.
+    """Score label maps that any program predicted.
 
     Args:
-        predictions: the files for the data set.
-        dataset: a split with labels.
+        predictions: those for the data set.
+        truth: a split with labels, or label files.
         workers: threads that read and count; by default one per core.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
 
     Raises:
         UserError: a file cannot be read, has another size than its picture, or values that are no class.
     """
-    scorer, examples = Scorer(dataset.info, dilation_ratio), Examples(len(dataset))
+    scorer, examples = Scorer(truth.info, dilation_ratio), Examples(len(truth))
 
     def load(index: int) -> tuple[str, Labels, Counts]:
-        name, label = dataset.names[index], dataset.label(index)
+        name, label = truth.names[index], truth.label(index)
         if label is None:
-            raise UserError(f"The split {dataset.split} of {dataset.root} has no labels to score against.")
+            raise UserError(f"The split of {truth.root} has no labels to score against.")
         labels = predictions.read(name, label.shape)
         return name, thinned(labels).copy(), scorer.count(labels, label)
 
-    with _progress("evaluate", len(dataset)) as advance:
-        for name, labels, counts in ahead(load, len(dataset), lambda _: 0, workers):
+    with _progress("score", len(truth)) as advance:
+        for name, labels, counts in ahead(load, len(truth), lambda _: 0, workers):
             scorer.add(name, counts)
             examples.add(labels, scorer.areas[-1])
             advance(scorer)

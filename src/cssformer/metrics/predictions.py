@@ -1,84 +1,118 @@
 """Label files as other programs know them: predictions that anybody wrote, and submissions to test servers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import INVALID, label_table, look_up, raw_ids, source_ids
-from cssformer.data.files import files_under, read_bytes
-from cssformer.data.image_io import encode_png, read_ids, read_note
+from cssformer.data import DatasetInfo
+from cssformer.data.dataset import INVALID, label_table, raw_ids
+from cssformer.data.image_io import encode_png, read_note
+from cssformer.metrics.label_files import (
+    LabelMap,
+    LabelSet,
+    Truth,
+    find_label_files,
+    is_label_file,
+    label_map,
+    table_of_categories,
+    table_of_ids,
+    to_indices,
+)
+from cssformer.prepare.pairing import find_pairs
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
 
-class PredictionFolder:
-    """PNGs that hold the predictions for a split, found by the pictures' names.
+class Predictions:
+    """The label maps that any program predicted for the pictures of a data set, found by the pictures' names.
 
-    The file for picture NAME is ``NAME.png`` or, where there is none, ``NAME_*.png``, at any depth of the folder. It
-    has the picture's size and one channel, or a palette: class indices, or the ids of the data set's source. The
-    ignored value, or with ``raw`` an id that is ignored, says that there is no prediction.
+    Files, or maps within one file, see :func:`cssformer.metrics.label_files.find_label_files`. That for picture NAME is
+    called ``NAME`` or, where there is none, ``NAME_*``, at any depth of a folder; a folder scored by a folder of masks
+    pairs as :func:`cssformer.prepare.pairing.find_pairs` does. It has the picture's size and holds class indices, or
+    the ids of the data set's source. The ignored value, or with ``raw`` an id that is ignored, says that there is no
+    prediction.
 
     Args:
-        folder: searched to the bottom.
-        dataset: the split predicted.
-        raw: the files hold the source's ids, as :class:`Submission` writes them, not class indices.
+        path: the folder or file.
+        truth: what is predicted.
+        raw: they hold the source's ids, as :class:`Submission` writes them, not class indices; a folder of masks has
+            these alone.
 
     Raises:
-        UserError: the folder is missing, lacks a picture or has two files for one, or the source had no ids.
+        UserError: there is no such folder or file, it lacks a picture or has two maps for one, or the source had no
+            ids.
     """
 
-    def __init__(self, folder: Path, dataset: SegmentationFolder, raw: bool = False) -> None:
-        if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}.")
-        written = folder.resolve().parent if folder.resolve().name == "labels" else folder
+    def __init__(self, path: Path, truth: Truth, raw: bool = False) -> None:
+        written = path.resolve().parent if path.resolve().name == "labels" else path
         if f'"raw": {json.dumps(not raw)}' in read_note(legend := written / "legend.png"):
             told = "without --raw; leave it out" if raw else "with --raw; give it"
-            raise UserError(f"{folder} was predicted {told} here too, as {legend} tells.")
-        self.info, self.raw = dataset.info, raw
-        self.table = np.append(_classes_of_raw_ids(dataset.info) if raw else label_table(dataset.info), INVALID)
-        exact: dict[str, list[Path]] = {name: [] for name in dataset.names}
-        longer: dict[str, list[Path]] = {name: [] for name in dataset.names}
-        for path in files_under(folder):
-            if path.suffix.lower() != ".png":
-                continue
-            name = path.stem
-            while name not in exact and "_" in name:
-                name = name.rpartition("_")[0]
-            if name in exact:
-                (exact if name == path.stem else longer)[name].append(path)
-        self.files = {name: exact[name] or longer[name] for name in dataset.names}
-        missing = [name for name, paths in self.files.items() if not paths]
+            raise UserError(f"{path} was predicted {told} here too, as {legend} tells.")
+        own_ids = isinstance(truth, LabelSet) and truth.files.categories is None
+        found = find_label_files(path, truth.files.listed if isinstance(truth, LabelSet) else None)
+        self.info, self.raw = truth.info, raw or own_ids
+        if found.categories is not None:
+            ignored = truth.ignored if isinstance(truth, LabelSet) else ()
+            self.table = table_of_categories(found, truth.info, ignored, path)
+        else:
+            self.table = table_of_ids(truth.info) if self.raw else np.append(label_table(truth.info), INVALID)
+        if isinstance(truth, LabelSet) and truth.root.is_dir() and path.is_dir():
+            maps = _paired(path, truth)
+        else:
+            maps = _by_name(found.found, truth.names)
+        missing = [name for name in truth.names if not maps[name]]
         if missing:
             raise UserError(
-                f"{folder} has no prediction for {len(missing)} of {len(self.files)} pictures: "
-                f"{missing[0]}.png is missing."
+                f"{path} has no prediction for {len(missing)} of {len(maps)} pictures: {missing[0]} is missing."
             )
-        for name, paths in self.files.items():
-            if len(paths) > 1:
-                raise UserError(f"{paths[0]} and {paths[1]} may both be the prediction for {name}; leave one there.")
+        for name, several in maps.items():
+            if len(several) > 1:
+                places = f"{several[0].place} and {several[1].place}"
+                raise UserError(f"{places} may both be the prediction for {name}; leave one there.")
+        self.maps = {name: only for name, (only,) in maps.items()}
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
         """The class indices (H, W) predicted for a picture of this shape, ``IGNORE`` where there is none.
 
         Raises:
-            UserError: the file cannot be read, is of another kind or size, or holds a value that is no class.
+            UserError: the map cannot be read, is of another kind or size, or holds a value that is no class.
         """
-        path = self.files[name][0]
-        ids = read_ids(read_bytes(path), path)
-        if ids.shape != shape:
+        place, read = self.maps[name]
+        ids = read()
+        if ids.ndim == 2 and ids.shape != shape:
             raise UserError(
-                f"The prediction {path} is {ids.shape[1]}x{ids.shape[0]} but its picture is {shape[1]}x{shape[0]}; "
+                f"The prediction {place} is {ids.shape[1]}x{ids.shape[0]} but its picture is {shape[1]}x{shape[0]}; "
                 "predictions are scored at the picture's own size."
             )
-        labels = look_up(self.table, ids)
-        if labels.max() == INVALID:
-            value = int(ids[labels == INVALID][0])
-            known = "an id of the data set's source" if self.raw else f"a class from 0 to {len(self.info.classes) - 1}"
-            raise UserError(f"The prediction {path} has the value {value}, which is not {known}.")
-        return labels
+        known = "an id of the data set's source" if self.raw else f"a class from 0 to {len(self.info.classes) - 1}"
+        return to_indices(ids, self.table, f"The prediction {place}", known)
+
+
+def _by_name(found: Sequence[tuple[str, LabelMap]], names: Sequence[str]) -> dict[str, list[LabelMap]]:
+    """The maps that may be meant for each name."""
+    exact: dict[str, list[LabelMap]] = {name: [] for name in names}
+    longer: dict[str, list[LabelMap]] = {name: [] for name in names}
+    for called, each in found:
+        name = called
+        while name not in exact and "_" in name:
+            name = name.rpartition("_")[0]
+        if name in exact:
+            (exact if name == called else longer)[name].append(each)
+    return {name: exact[name] or longer[name] for name in names}
+
+
+def _paired(path: Path, truth: LabelSet) -> dict[str, list[LabelMap]]:
+    """The maps of a folder by the names of the masks that they pair with."""
+    pairs = find_pairs(path, truth.root, None, truth.label_suffix or None, is_label_file).pairs
+    name_of = {each.place: name for name, each in truth.maps.items()}
+    maps: dict[str, list[LabelMap]] = {name: [] for name in truth.names}
+    for pair in pairs:
+        if pair.label is not None:
+            maps[name_of[str(pair.label)]].append(label_map(pair.image))
+    return maps
 
 
 class Submission:
@@ -110,12 +144,3 @@ class Submission:
         """
         with atomic_write(self.folder / f"{name}.png", sync=False) as path:
             path.write_bytes(encode_png(np.take(self.ids, labels)))
-
-
-def _classes_of_raw_ids(info: DatasetInfo) -> NDArray[np.int32]:
-    """The table from an id of the source to its class index, ``IGNORE`` or ``INVALID``."""
-    ids = source_ids(info.mapping) or {**{index: index for index in range(len(info.classes))}, info.ignore: None}
-    table = np.full(max(ids) + 1, INVALID, np.int32)
-    for raw, index in ids.items():
-        table[raw] = IGNORE if index is None else index
-    return table

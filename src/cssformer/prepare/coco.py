@@ -7,18 +7,22 @@ whose colours are segments: red + 256 green + 65536 blue.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from cssformer.data.files import Readable
 from cssformer.data.image_io import decode_mask
-from cssformer.prepare.archives import Member
+from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.export import Annotated, Export, Pictures, read_json, split_words, within
 from cssformer.prepare.pairing import read_folders
-from cssformer.prepare.shapes import Bitmap, Polygons, Region, Runs, Shape, Size
+from cssformer.prepare.shapes import Bitmap, Polygons, Region, Runs, Shape, Size, draw
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
@@ -85,6 +89,19 @@ def _pictures(
     faults: Faults,
 ) -> Iterable[Annotated]:
     """The pictures of one file."""
+    own_split = next(iter(split_words(member.name)), None)
+    for image, place, shapes in _images(content, names, member, panoptics, faults):
+        with faults.caught(), within(place):
+            size = (int(image["height"]), int(image["width"])) if "height" in image else None
+            picture = pictures.find(image["file_name"], member)
+            split = own_split or read_folders(picture.name.split("/")[:-1])[1]
+            yield Annotated(picture, picture.name, place, size, shapes, split)
+
+
+def _images(
+    content: dict[str, Any], names: dict[Any, str], member: Member, panoptics: Pictures, faults: Faults
+) -> Iterable[tuple[dict[str, Any], str, Callable[[Size], Iterable[Shape]]]]:
+    """The images of one file, each with its place for messages and its shapes."""
     drawn: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     images = {each["id"]: each for each in content["images"]}
     if len(images) < len(content["images"]):
@@ -94,24 +111,79 @@ def _pictures(
             if each["image_id"] not in images:
                 raise UserError(f"{member} has an annotation of the image {each['image_id']}, which it does not list.")
             drawn[each["image_id"]].append(each)
-    own_split = next(iter(split_words(member.name)), None)
     for key, image in images.items():
-        place = f"{member}, image {key}"
-        with faults.caught(), within(place):
-            size = (int(image["height"]), int(image["width"])) if "height" in image else None
-            picture = pictures.find(image["file_name"], member)
-            split = own_split or read_folders(picture.name.split("/")[:-1])[1]
 
-            def shapes(size: Size, annotations: list[dict[str, Any]] = drawn[key]) -> Iterable[Shape]:
-                for each in annotations:
-                    place = f"{member}, the annotation {each.get('id')} of the image {each['image_id']},"
-                    with within(place):
-                        if "segments_info" in each:
-                            yield from _segments(each, names, member, panoptics, size)
-                        else:
-                            yield Shape(_name(each, names, place), _region(each["segmentation"]), place)
+        def shapes(size: Size, annotations: list[dict[str, Any]] = drawn[key]) -> Iterable[Shape]:
+            for each in annotations:
+                place = f"{member}, the annotation {each.get('id')} of the image {each['image_id']},"
+                with within(place):
+                    if "segments_info" in each:
+                        yield from _segments(each, names, member, panoptics, size)
+                    else:
+                        yield Shape(_name(each, names, place), _region(each["segmentation"]), place)
 
-            yield Annotated(picture, picture.name, place, size, shapes, split)
+        yield image, f"{member}, image {key}", shapes
+
+
+@dataclass(frozen=True)
+class LabelMaps:
+    """The label maps of a COCO file, for which its pictures are not needed.
+
+    Attributes:
+        categories: name -> id, in the order of the ids.
+        panoptic: whether pixels without a shape are none of the classes, instead of the background.
+        maps: name of a picture -> its label map (H, W): 0, 1, 2, ... for the categories in order, their number where
+            there is no shape; of shapes that overlap the smaller lies on top. Raises UserError.
+        listed: ``images`` and ``categories``, for a file of results that has neither.
+    """
+
+    categories: dict[str, int]
+    panoptic: bool
+    maps: dict[str, Callable[[], NDArray[Any]]]
+    listed: dict[str, Any]
+
+
+def read_maps(path: Path, listed: dict[str, Any] | None = None) -> LabelMaps:
+    """Find the label maps of one JSON file: annotations, panoptic labels, or a list of results.
+
+    Panoptic PNGs stand in the folder named like the file, or else beside it.
+
+    Args:
+        path: the file.
+        listed: the images and categories that a list of results is of, see :class:`LabelMaps`.
+
+    Raises:
+        UserError: it is not of COCO's form, two images have one name, or it is a list and ``listed`` is None.
+    """
+    member = Member(path.parent, path.name, path.stat().st_size, path.read_bytes)
+    content = read_json(member)
+    if isinstance(content, list):
+        if listed is None:
+            raise UserError(f"{path} is a list of results without images; score it against a COCO file that has them.")
+        content = {**listed, "annotations": content}
+    if not isinstance(content, dict) or not {"images", "categories", "annotations"} <= content.keys():
+        raise UserError(f"{path} has not COCO's images, categories and annotations.")
+    folder = path.with_suffix("")
+    with ExitStack() as opened, within(path):
+        files = opened.enter_context(open_source(folder if folder.is_dir() else path.parent))
+        names = {each["id"]: str(each["name"]) for each in content["categories"]}
+        categories = {names[key]: int(key) for key in sorted(names)}
+        if len(categories) < len(content["categories"]):
+            raise UserError(f"{path} gives two categories one id or name.")
+        value_of = {name: value for value, name in enumerate(categories)}
+        maps: dict[str, Callable[[], NDArray[Any]]] = {}
+        for image, place, shapes in _images(content, names, member, Pictures(files), Faults()):
+            name = Path(str(image["file_name"])).stem
+
+            def labels(image: Any = image, place: str = place, shapes: Any = shapes) -> NDArray[Any]:
+                with within(place):
+                    size = int(image["height"]), int(image["width"])
+                    return draw(list(shapes(size)), value_of, size, len(value_of), "smaller")
+
+            if maps.setdefault(name, labels) is not labels:
+                raise UserError(f"{path} has two images of the name {name}.")
+    panoptic = any("segments_info" in each for each in content["annotations"])
+    return LabelMaps(categories, panoptic, maps, {key: content[key] for key in ("images", "categories")})
 
 
 def _name(annotation: dict[str, Any], names: dict[Any, str], place: str) -> str:

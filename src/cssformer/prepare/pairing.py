@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,24 +70,29 @@ class _File:
 
 
 def find_pairs(
-    images: Path, labels: Path | None = None, image_suffix: str | None = None, label_suffix: str | None = None
+    images: Path,
+    labels: Path | None = None,
+    image_suffix: str | None = None,
+    label_suffix: str | None = None,
+    readable: Callable[[Path], bool] = is_picture,
 ) -> Pairing:
     """Pair the pictures under ``images`` with the masks under ``labels`` (by default under ``images``, too).
 
     A picture and its mask stand in the same folder, words like ``images`` or ``masks`` aside, and have the same name up
-    to a suffix. Suffixes that are not given are those with which most files pair.
+    to a suffix. Suffixes that are not given are those with which most files pair. Files that are not ``readable`` are
+    passed over.
 
     Raises:
         UserError: a folder is missing or holds no pictures, nothing pairs, or several label suffixes fit.
     """
     if labels is None:
-        files = list(_files(images, None))
+        files = list(_files(images, None, readable))
         # Where no folder says that it holds masks, only the names can.
         masks = [file for file in files if file.role == "label"] or files
         pictures = [file for file in files if file.role == "image"] or [file for file in files if file.role is None]
         pictures = files if masks is files else pictures
     else:
-        pictures, masks = list(_files(images, "image")), list(_files(labels, "label"))
+        pictures, masks = list(_files(images, "image", readable)), list(_files(labels, "label", readable))
     for found, where in ((pictures, images), (masks, labels or images)):
         if not found:
             raise UserError(f"{where} holds no {'pictures' if found is pictures else 'masks'} that can be read.")
@@ -137,11 +142,11 @@ def _paired(pictures: list[_File], masks: list[_File], image_suffix: str | None,
     return Pairing(pairs, sorted(mask_of.values()), suffixes if paired else [])
 
 
-def _files(root: Path, role: str | None) -> Iterable[_File]:
+def _files(root: Path, role: str | None, readable: Callable[[Path], bool]) -> Iterable[_File]:
     """The readable files under ``root``; where no role is given, their folders may tell it."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.")
-    for path in filter(is_picture, files_under(root)):
+    for path in filter(readable, files_under(root)):
         folders, split, told = read_folders(path.relative_to(root).parts[:-1], role)
         yield _File(path, path.name, folders, split, told)
 

@@ -1,4 +1,4 @@
-"""Score a run, a model or label files on the data they are for."""
+"""Score a run or a model on the data they are for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from cssformer.data import SegmentationFolder
 from cssformer.inference import Predictor
-from cssformer.metrics import Evaluation, PredictionFolder, evaluate, evaluate_predictions, submit
+from cssformer.metrics import Evaluation, evaluate, submit
 from cssformer.training.datasets import Dataset, datasets
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.errors import UserError
@@ -61,15 +61,6 @@ def score_model(
     return replace(evaluation, about=about(model, folder, split)), data
 
 
-def score_predictions(
-    files: Path, folder: Path, split: str, *, raw: bool, dilation_ratio: float
-) -> tuple[Evaluation, Dataset]:
-    """Score label files of any program on a split of prepared data; raises as :func:`evaluate_predictions`."""
-    data = SegmentationFolder(folder, split)
-    evaluation = evaluate_predictions(PredictionFolder(files, data, raw), data, dilation_ratio=dilation_ratio)
-    return replace(evaluation, about=about(files, folder, split)), data
-
-
 def about(scored: str | Path, data: str | Path | None, split: str = "val") -> dict[str, str]:
-    """What a score is of: the model or the folder of label files, and the data."""
+    """What a score is of: the model and the data."""
     return {"model": str(scored), "data": str(data or "generated scenes"), "split": split}
