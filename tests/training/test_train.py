@@ -335,3 +335,13 @@ def test_tensorboard_holds_each_curve_once_a_step(tmp_path: Path) -> None:
     # Softmax of an untrained network: about the logarithm of the number of classes.
     assert 0 < events.Scalars("validation_loss")[0].value < 3 * math.log(len(names))
     assert "backbone: convnext_atto" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
+
+
+@pytest.mark.parametrize("place", ["data", "data/val", "data/../data/train"])
+def test_a_run_is_not_written_into_its_data(tmp_path: Path, place: str) -> None:
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    asked = recipe(tmp_path / place)
+    asked.data = str(tmp_path / "data")
+    with pytest.raises(UserError, match=r"is the folder of the data, or a split of it; give another --output"):
+        runs.train(asked)
+    assert [path.name for path in (tmp_path / "data").rglob("*")] == ["train"]

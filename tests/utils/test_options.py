@@ -309,3 +309,9 @@ def test_values_are_written_as_they_are_read() -> None:
     arguments = {"depths": [1, 2], "name": "a"}
     assert parsed(f"--model.backbone_args={written(arguments)}").model.backbone_args == arguments
     assert parsed(f"--augment.short_side={written(None)}").augment.short_side is None
+
+
+@pytest.mark.parametrize("words", [("--output", ""), ("--output=",), ("--data", "")])
+def test_an_empty_value_is_not_the_folder_one_is_in(words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="one of the values is empty"):
+        parsed(*words)

@@ -28,6 +28,7 @@ from cssformer.utils.options import (
     Points,
     Positive,
     Scale,
+    Scenes,
     Share,
     Shift,
     Side,
@@ -88,9 +89,9 @@ class ModelConfig:
 class ScenesConfig:
     """The generated pictures trained on when no data folder is given."""
 
-    count: Count = 4000
+    count: Scenes = 4000
     """Pictures in the training split."""
-    val_count: Count = 60
+    val_count: Scenes = 60
     """Pictures in the validation split."""
     size: tuple[Side, Side] = (128, 128)
     """Height and width in pixels."""

@@ -15,7 +15,7 @@ from cssformer.backbones import add_lora, merged, trunk
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
 from cssformer.data.custom import CustomAugment
-from cssformer.data.dataset import raw_ids
+from cssformer.data.dataset import SPLITS, raw_ids
 from cssformer.data.rare_classes import RareClasses
 from cssformer.data.stream import TrainingStream
 from cssformer.data.transforms import Augment
@@ -72,6 +72,7 @@ def train(
             trains into the run folder.
         Interrupted: someone asked to stop; call again with ``resume``.
     """
+    _require_apart(Path(recipe.output), recipe.data)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     stop, console = Stop(), console or plain_console()
     try:
@@ -185,6 +186,11 @@ def _train(
     evaluation = replace(evaluation, about=about(run, recipe.data))
     write_report(evaluation, val_data, run)
     return evaluation
+
+
+def _require_apart(run: Path, data: str | None) -> None:
+    if data is not None and run.resolve() in (Path(data).resolve() / part for part in ("", *SPLITS)):
+        raise UserError(f"The run folder {run} is the folder of the data, or a split of it; give another --output.")
 
 
 def _require_validated(run: Path, start: int, steps: int) -> None:

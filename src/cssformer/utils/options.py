@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from builtins import int as Devices
     from builtins import int as Natural
     from builtins import int as Points
+    from builtins import int as Scenes
     from builtins import int as Side
     from builtins import int as Workers
     from builtins import str as Device
@@ -60,6 +61,7 @@ else:
     Devices = _whole(1, 1000)
     Workers = _whole(0, 1000)
     Count = _whole(1, 10**9)
+    Scenes = _whole(1, 10**7)
     Natural = _whole(0, 2**31 - 1)
     Positive = _number(0, 1e6, above=True)
     NonNegative = _number(0, 1e6)
@@ -188,6 +190,9 @@ def parse(parser: ArgumentParser, arguments: list[str], where: str) -> Namespace
         if action.dest in _sections(parser):
             action.help = SUPPRESS
     types_of = {f"--{action.dest}": getattr(action, "_typehint", None) for action in parser._actions}
+    if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in arguments):
+        # A path that is empty would be the folder one is in.
+        raise UserError(f"{where}: one of the values is empty; perhaps a variable of the shell is not set.")
     # After a bare -- only positional arguments follow.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     configs, words = _in_one_word(arguments[:end], types_of)
