@@ -66,6 +66,7 @@ def test_the_best_by_the_score_of_the_recipe_is_kept(
     assert all(torch.equal(value, last[f"model.{name}"]) for name, value in weights.items()) == (kept[-1] == 5)
     table = f"  {CLASSES[0]} 50.00  {CLASSES[1]} 50.00  {CLASSES[2]} –"
     assert f"{best} 50.00 %, the best so far; IoU % of the classes:\n{table}" in told
+    assert re.search(r"  .*\n  .*  power line –\n", told)
     assert "the best is 60.00 %, 1 validation ago" in told or best == f"IoU of {CLASSES[1]}"
 
 

@@ -89,14 +89,15 @@ def test_a_recipe_names_its_losses(tmp_path: Path) -> None:
 def test_all_augmentation_goes_on_to_the_bit_in_a_resumed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = {"lovasz": 1.0, "dice": 1.0, "boundary": 1.0, "class_weights": "effective", "ohem": 0.5}
     whole, broken = (recipe(tmp_path / name, EVERYTHING, **loss) for name in ("whole", "broken"))
-    whole.training.steps = broken.training.steps = 4
+    for asked in (whole, broken):
+        asked.training.steps, asked.training.ema, asked.training.device_batch = 4, 0.9, 2
     out = io.StringIO()
     runs.train(whole, console=Console(file=out, width=1000))
     assert "rare classes are drawn by inverse frequency: " in out.getvalue()
     step = SegmentationTask.training_step
 
     def killed(self: SegmentationTask, batch: Any, index: int) -> torch.Tensor:
-        if index == 3:
+        if index == 6:
             raise KeyboardInterrupt
         return step(self, batch, index)
 

@@ -65,9 +65,10 @@ def lovasz_softmax_loss(
     probabilities, truth = _flat(logits, labels, ignore_index)
     # Of the logits, so that there is a gradient, 0, where all pixels are ignored.
     total, weight = probabilities.sum() * 0, 0.0
+    columns = probabilities.unbind(1)
     for index in truth.unique().tolist():
         inside = truth == index
-        errors, order = (inside.to(probabilities) - probabilities[:, index]).abs().sort(descending=True)
+        errors, order = (inside.to(probabilities) - columns[index]).abs().sort(descending=True)
         inside = inside[order]
         # In whole numbers, and J_k - J_{k-1} solved: float32 loses both in the pixels of a large batch.
         intersection = (inside.sum() - inside.cumsum(0)).to(errors)

@@ -99,7 +99,9 @@ class BestModel(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            table = textwrap.fill("  ".join(self.table), 118, initial_indent="  ", subsequent_indent="  ")
+            # Lines break between classes, not in them.
+            entries = "  ".join(entry.replace(" ", "\u00a0") for entry in self.table)
+            table = textwrap.fill(entries, 118, initial_indent="  ", subsequent_indent="  ").replace("\u00a0", " ")
             self.console.print(f"  {self.told}; IoU % of the classes:\n{table}", markup=False, highlight=False)
         self._end_if_patience_is_over(trainer)
 
