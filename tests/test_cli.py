@@ -1,6 +1,7 @@
 """The command line as people type it: what works, and one sentence with exit code 2 for every mistake."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -514,6 +515,15 @@ def test_damaged_pictures_are_told_and_the_others_predicted(
     assert main(["predict", str(work / "run"), str(pictures), "--output", str(output)]) == 1
     assert capfd.readouterr().err.startswith(f"error: {pictures / '2.jpg'} is truncated")
     assert files_below(output) == [*(f"labels/{number}.png" for number in (0, 1, 3, 4, 5)), "legend.png"]
+
+
+def test_paths_from_the_standard_input(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = work / "source" / "pictures"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures / '1.jpg'}\n\n{pictures / '3.jpg'}\n"))
+    output = tmp_path / "out"
+    words = ["predict", str(work / "run"), str(pictures / "0.jpg"), "-", "--output", str(output)]
+    assert main(words) == 0
+    assert files_below(output) == ["labels/0.png", "labels/1.png", "labels/3.png", "legend.png"]
 
 
 def test_pictures_smaller_than_the_crop_just_work(work: Path, tmp_path: Path) -> None:

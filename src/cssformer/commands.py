@@ -160,7 +160,12 @@ def _add_predict(parser: "ArgumentParser") -> None:
     from cssformer.inference.files import predict_files
 
     parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
-    parser.add_argument("inputs", type=Path, nargs="+", help="Pictures, folders of pictures, videos.")
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        help="Pictures, folders, videos; - reads their paths from the standard input, one a line.",
+    )
     add_views(parser)
     views = {"mode", "crop", "stride", "short_side", "scales", "flip", "precision", "device"}
     parser.add_function_arguments(predict_files, skip={"model", "inputs", *views})
@@ -171,9 +176,13 @@ def _predict(options: "Namespace") -> int:
 
     _note_unfinished(options.model)
     _know_baselines()
+    listed = [Path(line) for line in sys.stdin.read().splitlines()] if Path("-") in options.inputs else []
+    options.inputs = [path for path in (*options.inputs, *listed) if path not in (Path("-"), Path())]
     done = predict_files(**arguments(options))
     show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
+    if done["skipped"]:
+        print(f"{_count(done['skipped'], 'file')} skipped, predicted before")
     if done["left_out"]:
         print(f"{_count(done['left_out'], 'other file')} left out")
     for note in done["notes"]:

@@ -193,6 +193,22 @@ def test_output_inside_the_folder_is_not_predicted_again(model_folder: Path, pic
     assert result["pictures"] == 3
 
 
+def test_what_is_there_is_skipped(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    output, options = tmp_path / "out", {"overlay": True, "skip_existing": True, "device": "cpu"}
+    first = predict_files(str(model_folder), [pictures], output, **options)
+    (output / "labels/a.png").unlink()
+    (output / "overlay/b.v2.jpg").unlink()
+    before = (output / "labels/deep/er/c.png").stat().st_mtime_ns
+    again = predict_files(str(model_folder), [pictures], output, **options)
+    assert [(found["pictures"], found["skipped"]) for found in (first, again)] == [(3, 0), (2, 1)]
+    assert (output / "labels/a.png").exists() and (output / "overlay/b.v2.jpg").exists()
+    assert (output / "labels/deep/er/c.png").stat().st_mtime_ns == before
+    last = predict_files(str(model_folder), [pictures], output, **options)
+    assert (last["pictures"], last["skipped"], set(last["shares"].values())) == (0, 3, {0})
+    with pytest.raises(UserError, match="leave out either save or skip_existing"):
+        predict_files(str(model_folder), [pictures], output, save=["coco"], **options)
+
+
 def test_predictions_of_two_models_are_not_mixed(
     model_folder: Path, pictures: Path, tmp_path: Path, predictor: Predictor
 ) -> None:

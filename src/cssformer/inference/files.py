@@ -61,6 +61,7 @@ def predict_files(
     short_side: int | None = None,
     precision: Precision | None = None,
     clear: list[str] | None = None,
+    skip_existing: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Predict pictures, folders of pictures and videos, and write what was found.
@@ -90,13 +91,14 @@ def predict_files(
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
         precision: Numbers of the network, bf16 and 16 (bits) are faster on GPUs; 32 by default.
         clear: Names of classes that the overlay leaves uncoloured and annotations out; background by default.
+        skip_existing: Leave out what the output holds already, to go on after a stop; not with annotations.
         device: Such as cuda or cpu; auto takes the best there is.
 
     Returns:
-        For JSON: "output", "pictures" and "videos" (how many were predicted), "shares" (class name -> share of the
-        pixels, the mean over files), "files" (a row for each, with its own shares), "failed" (file that could not be
-        read to its end, or written -> why), "left_out" (how many other files the folders hold), "notes" (what was
-        read, but perhaps not as expected).
+        For JSON: "output", "pictures" and "videos" (how many were predicted), "skipped" (how many were there before),
+        "shares" (class name -> share of the pixels, the mean over the files predicted), "files" (a row for each, with
+        its own shares), "failed" (file that could not be read to its end, or written -> why), "left_out" (how many
+        other files the folders hold), "notes" (what was read, but perhaps not as expected).
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
@@ -104,6 +106,13 @@ def predict_files(
             model. Files written before that are whole.
     """
     sources, left_out = _find(inputs, output)
+    skipped = 0
+    if skip_existing:
+        if save:
+            raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
+        wanted = [(LABELS, ".png"), *[(OVERLAY, ".jpg")] * overlay, *[(CONFIDENCE, ".png")] * confidence]
+        missing = [source for source in sources if not _is_there(source, output, wanted)]
+        sources, skipped = missing, len(sources) - len(missing)
     require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(
         model,
@@ -173,7 +182,7 @@ def predict_files(
             if getattr(error.__cause__, "errno", None) in FULL:
                 raise
             failed[str(source.path)] = str(error)
-    if not rows:
+    if failed and not rows:
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
         raise UserError(next(iter(failed.values())) + more)
@@ -184,7 +193,10 @@ def predict_files(
         "output": str(output),
         "pictures": len(rows) - videos,
         "videos": videos,
-        "shares": {name: sum(row["shares"].get(name, 0) for row in rows) / len(rows) for name in predictor.classes},
+        "skipped": skipped,
+        "shares": {
+            name: sum(row["shares"].get(name, 0) for row in rows) / max(1, len(rows)) for name in predictor.classes
+        },
         "files": rows,
         "failed": failed,
         "left_out": left_out,
@@ -223,6 +235,12 @@ def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
                 f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
             )
     return sources, left_out
+
+
+def _is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
+    """Whether all files of a picture or video are written; what is there is whole."""
+    kinds = [(OVERLAY, ".mp4")] if source.is_video else wanted
+    return all(_named(output / kind / source.place, suffix).exists() for kind, suffix in kinds)
 
 
 def _is_outside(path: Path, places: set[Path]) -> bool:

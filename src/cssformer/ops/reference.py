@@ -1,22 +1,21 @@
 """The definition of the two sampling functions, in plain PyTorch: what every other backend must agree with.
 
-Runs on any device and in any floating dtype, stores every sampled value (its cost in memory and time), and traces into
-``torch.export`` and ONNX with static ``shapes``. Arithmetic is float32 for half-precision values, float64 for float64.
+Runs on any device and in any floating dtype, stores every sampled value of a scale (its cost in memory and time), and
+traces into ``torch.export`` and ONNX. Arithmetic is float32 for half-precision values, float64 for float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def _sample(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> Tensor:
-    """Bilinear samples, (B, M, D, N, L·K); zero outside the map and where a position is NaN."""
+def _samples(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> Iterator[Tensor]:
+    """Bilinear samples of each scale, (B, M, D, N, K); zero outside the map and where a position is NaN."""
     B, _, M, D = value_BSMD.shape
     N, K = positions_BNMLK2.shape[1], positions_BNMLK2.shape[4]
     maps = value_BSMD.split([h * w for h, w in shapes], 1)
-    levels = []
     for level, (map_BSMD, (H, W)) in enumerate(zip(maps, shapes, strict=True)):
         # Two pixels outside is as zero as infinitely far, but stays exact in the arithmetic below.
         x, y = positions_BNMLK2[:, :, :, level].nan_to_num(nan=-2.0).unbind(-1)
@@ -29,8 +28,7 @@ def _sample(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNM
             padding_mode="zeros",
             align_corners=False,
         )
-        levels.append(sampled)
-    return torch.cat(levels, -1).view(B, M, D, N, len(levels) * K)
+        yield sampled.view(B, M, D, N, K)
 
 
 def ms_deform_sample(
@@ -38,9 +36,13 @@ def ms_deform_sample(
 ) -> Tensor:
     """The definition of :func:`cssformer.ops.ms_deform_sample`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
-    weights_BM1NP = weights_BNMLK.to(compute).flatten(3).transpose(1, 2).unsqueeze(2)
-    return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)
+    samples = _samples(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
+    weights_LBNMK = weights_BNMLK.to(compute).unbind(3)
+    parts_LBMDN = [
+        (sampled_BMDNK * weight_BNMK.transpose(1, 2).unsqueeze(2)).sum(-1)
+        for sampled_BMDNK, weight_BNMK in zip(samples, weights_LBNMK, strict=True)
+    ]
+    return torch.stack(parts_LBMDN).sum(0).permute(0, 3, 1, 2).to(value_BSMD.dtype)
 
 
 def ms_deform_attend(
@@ -52,11 +54,8 @@ def ms_deform_attend(
 ) -> Tensor:
     """The definition of :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    positions = positions_BNMLK2.to(compute)
-    weights = attention_weights(query_BNMD.to(compute), key_BSMD.to(compute), shapes, positions)
-    weights_BM1NP = weights.flatten(3).transpose(1, 2).unsqueeze(2)
-    sampled_BMDNP = _sample(value_BSMD.to(compute), shapes, positions)
-    return (sampled_BMDNP * weights_BM1NP).sum(-1).permute(0, 3, 1, 2).to(value_BSMD.dtype)
+    weights = attention_weights(query_BNMD.to(compute), key_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
+    return ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights)
 
 
 def attention_weights(
@@ -65,5 +64,5 @@ def attention_weights(
     """softmax(query · sampled key / √D) over the L·K samples: (B, N, M, L, K)."""
     query_BMDN1 = query_BNMD.permute(0, 2, 3, 1).unsqueeze(-1) * query_BNMD.shape[-1] ** -0.5
     # Products and sums rather than matmul: autocast would round a matmul to half precision.
-    logits_BMNP = (_sample(key_BSMD, shapes, positions_BNMLK2) * query_BMDN1).sum(2)
-    return logits_BMNP.softmax(-1).transpose(1, 2).unflatten(-1, positions_BNMLK2.shape[3:5])
+    logits = [(sampled * query_BMDN1).sum(2) for sampled in _samples(key_BSMD, shapes, positions_BNMLK2)]
+    return torch.cat(logits, -1).softmax(-1).transpose(1, 2).unflatten(-1, positions_BNMLK2.shape[3:5])
