@@ -24,8 +24,8 @@ from cssformer.weights.hub import HubUnreachable, require_hub
 def create_body(name: str, pretrained: bool = False, weights: str | None = None, **arguments: Any) -> nn.Module:
     """A timm feature extractor with all its maps; a plain Vision Transformer under a pyramid.
 
-    What :func:`cssformer.backbones.trunk` gives of it has an attribute ``origin``, a sentence about the weights, and
-    ``licence`` of timm's own, if there are any.
+    What :func:`cssformer.backbones.trunk` gives of it has an attribute ``origin``, a sentence about the weights, if
+    there are any.
 
     Args:
         name: a timm model name.
@@ -50,8 +50,7 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     if weights is not None:
         body.origin = load_weights(body, Path(weights), name, arguments)
     elif pretrained:
-        body.licence = str(body.pretrained_cfg.get("license") or "not stated")
-        body.origin = f"The backbone's weights are timm's {name}; their licence: {body.licence}"
+        body.origin = f"The backbone's weights are timm's {name}; their licence: {timms_licence(name)}"
     if any(parameter.is_meta for parameter in body.parameters()):
         body.register_load_state_dict_post_hook(_compute_constants)
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
@@ -60,6 +59,12 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     if pyramid is not None:
         raise UserError(f"Backbone {name} has four scales of its own; leave the argument pyramid out.")
     return body
+
+
+def timms_licence(name: str) -> str:
+    """Of timm's weights for a backbone, as timm states it."""
+    config = timm.get_pretrained_cfg(name)
+    return (config and config.license) or "not stated"
 
 
 def _any_size(name: str) -> dict[str, bool]:

@@ -1,5 +1,6 @@
 """From a recipe to a run folder: data, network, Lightning's trainer, the score."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
-from cssformer.backbones import add_lora, merged, trunk
+from cssformer.backbones import add_lora, merged, timms_licence, trunk
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
 from cssformer.data.custom import CustomAugment
@@ -128,8 +129,10 @@ def _train(
     saved = load(earlier)[0] if earlier is not None else {}
     if recipe.model.init is not None and not checkpoint:
         recipe, weights = starting_point(recipe, recipe.model.init)
-    model = build(recipe, train_data)
-    if first and not checkpoint and (origin := getattr(trunk(model.backbone), "origin", None)):
+    # A checkpoint holds the backbone's weights: where they first came from need not be there any more.
+    bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False, weights=None))
+    model = build(bare if checkpoint else recipe, train_data)
+    if first and (origin := getattr(trunk(model.backbone), "origin", None)):
         console.print(f"{origin}.", markup=False)
     info = train_data.info
     try:
@@ -143,7 +146,8 @@ def _train(
     custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
     augment = Augment(**{**vars(recipe.augment), "custom": custom})
     stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
-    licence = getattr(trunk(model.backbone), "licence", saved.get("backbone_licence"))
+    timms = recipe.model.pretrained and recipe.model.weights is None
+    licence = timms_licence(recipe.model.backbone) if timms else saved.get("backbone_licence")
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
     # Not only when the first network is to be saved.
     model.saved_config()
