@@ -15,7 +15,7 @@ from cssformer.metrics.report import TILE
 from cssformer.training import train as runs
 from cssformer.training.augmented import AUGMENTED, AugmentedSheet, augmented_sheet
 from cssformer.training.module import SegmentationTask
-from cssformer.training.rare_classes import build_loss
+from cssformer.training.rare_classes import build_loss, told_counts
 from cssformer.training.recipe import AugmentConfig, LossConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST
 from cssformer.utils.errors import UserError
@@ -48,9 +48,17 @@ def test_the_loss_is_the_recipes_and_its_class_weights_are_told(tmp_path: Path) 
     for name, loss in (("plain", {}), ("both", {"dice": 0.5, "class_weights": "balanced"})):
         out = io.StringIO()
         runs.train(recipe(tmp_path / name, **loss), console=Console(file=out, width=1000))
-        assert ("class weights: meadow" in out.getvalue()) == bool(loss)
+        for told in ("class weights: meadow ", "classes of the 10 training pictures: meadow "):
+            assert (told in out.getvalue()) == bool(loss)
         first.append(float((tmp_path / name / "metrics.csv").read_text().splitlines()[1].split(",")[1]))
     assert first[1] > first[0] + 0.2
+
+
+def test_counts_are_told() -> None:
+    pixels = np.array([[90, 0, 10], [95, 5, 0]])
+    assert told_counts(pixels, INFO) == (
+        "classes of the 2 training pictures: road 92.50 % in 2, tree 2.50 % in 1, sky 5.00 % in 1"
+    )
 
 
 def test_class_weights_that_cannot_be_are_told(tmp_path: Path) -> None:

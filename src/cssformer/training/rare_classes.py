@@ -57,6 +57,14 @@ def build_loss(recipe: Recipe, info: DatasetInfo, pixels: NDArray[np.integer] | 
     return SegmentationLoss(**options, auxiliary_weight=recipe.training.auxiliary_weight)
 
 
+def told_counts(pixels: NDArray[np.integer], info: DatasetInfo) -> str:
+    """Each class's share of the training pixels, and the number of pictures that hold it."""
+    shares, pictures = 100 * pixels.sum(axis=0) / pixels.sum(), (pixels > 0).sum(axis=0)
+    parts = zip(info.classes, shares, pictures, strict=True)
+    named = ", ".join(f"{name} {share:.2f} % in {count}" for name, share, count in parts)
+    return f"classes of the {len(pixels)} training pictures: {named}"
+
+
 def told(loss: SegmentationLoss, rare: RareClasses | None, info: DatasetInfo) -> Iterator[str]:
     """Sentences on what is weighted and what is drawn."""
     if loss.class_weights is not None:

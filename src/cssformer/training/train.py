@@ -28,7 +28,7 @@ from cssformer.training.best import require_score
 from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
-from cssformer.training.rare_classes import build_loss, wants_counts, wants_draws
+from cssformer.training.rare_classes import build_loss, told_counts, wants_counts, wants_draws
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
@@ -55,8 +55,8 @@ def train(
     """Train by the recipe and leave a run folder.
 
     The folder holds ``recipe.yaml`` (resolved), ``model/`` (the best validated weights, for ``from_pretrained``),
-    ``checkpoints/``, ``metrics.csv``, TensorBoard events, and the report of the validation split: scores, per-class
-    table, pictures.
+    ``checkpoints/``, ``metrics.csv``, ``augmented.png`` (the first pictures as the network sees them), TensorBoard
+    events, and the report of the validation split: scores, per-class table, pictures.
 
     Args:
         recipe: what to do; ``recipe.output`` is the run folder.
@@ -142,6 +142,8 @@ def _train(
     require_score(recipe.training.best, info)
     pixels = class_pixels(train_data) if wants_counts(recipe) else None
     loss = build_loss(recipe, info, pixels)
+    if first and pixels is not None:
+        console.print(told_counts(pixels, info), markup=False)
     rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
     custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
     augment = Augment(**{**vars(recipe.augment), "custom": custom})
