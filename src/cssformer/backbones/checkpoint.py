@@ -56,7 +56,7 @@ def load_weights(body: nn.Module, path: Path, name: str, arguments: dict[str, An
     """
     state = _read(path, name)
     network = outline(name, arguments)
-    examples = ", ".join(list(state)[:3])
+    examples = ", ".join([key for key, value in state.items() if value.ndim][:3]) or "nothing"
     try:
         state = _timm_names(state, network, name)
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError, TypeError) as error:
@@ -65,11 +65,14 @@ def load_weights(body: nn.Module, path: Path, name: str, arguments: dict[str, An
     own = {key: value for key, value in body.state_dict().items() if value.is_floating_point()}
     found = {key: by_flat_name[flat(key)] for key in own if flat(key) in by_flat_name}
     other = next((key for key, value in found.items() if value.shape != own[key].shape), None)
-    share = sum(own[key].numel() for key in found) / sum(value.numel() for value in own.values())
-    if other is not None or share < LEAST_SHARE:
+    fitting = [key for key, value in found.items() if value.shape == own[key].shape]
+    share = sum(own[key].numel() for key in fitting) / sum(value.numel() for value in own.values())
+    reason = None
+    if share < LEAST_SHARE:
         reason = f"{share:.0%} of its parameters are there, {LEAST_SHARE:.0%} are asked for"
-        if other is not None:
-            reason = f"{other} is {tuple(found[other].shape)}, not {tuple(own[other].shape)}"
+    elif other is not None:
+        reason = f"{other} is {tuple(found[other].shape)}, not {tuple(own[other].shape)}"
+    if reason is not None:
         raise UserError(
             f"The weight file {path} does not fit backbone {name}: {reason}. The file has {examples}, ...; the "
             f"backbone {', '.join(list(own)[:3])}, ...."
@@ -77,7 +80,7 @@ def load_weights(body: nn.Module, path: Path, name: str, arguments: dict[str, An
     body.load_state_dict(found, strict=False)
     missing = [key for key in own if key not in found]
     anew = f"; anew begin {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}" if missing else ""
-    return f"{len(found)} of {len(own)} tensors of the backbone ({share:.1%} of its parameters) are {path}'s{anew}"
+    return f"{len(found)} of {len(own)} tensors of the backbone ({share:.1%} of its parameters) come from {path}{anew}"
 
 
 def _read(path: Path, name: str) -> State:
