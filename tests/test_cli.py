@@ -275,6 +275,11 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         (["score", "dir", "/dev/null", "--classes", "a"], "no file or folder /dev/null"),
         (["score", "dir", "nowhere", "--classes", "a", "--class_file", "b"], "not both"),
         (["score", "dir", "nowhere", "--split", "val"], "leave out --split"),
+        (["compare", "a"], "needs SECOND"),
+        (["compare", "a", "b", "--classes", "c"], "leave out --classes"),
+        (["compare", "a", "b", "nowhere", "--data", "d"], "not both"),
+        (["compare", "a", "b", "nowhere", "--classes", "c"], "no file or folder nowhere"),
+        (["compare", "no/such/model", "b", "--data", "d"], "no model folder no/such/model"),
         (["evaluate", "no/such/model"], "no model folder no/such/model"),
         (["evaluate", "no/such/model", "--output", "/dev/null/report"], "Cannot write /dev/null/report"),
         (["evaluate", "."], r"config\.json"),
@@ -598,6 +603,19 @@ def test_predictions_of_other_programs(work: Path, tmp_path: Path) -> None:
     assert {**json.loads(file.read_text()), **own} == {**scored, **own}
 
 
+def test_two_models_are_compared_on_their_data(
+    refused: Callable[..., str], work: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, file = str(work / "run"), tmp_path / "comparison.json"
+    words = ["compare", run, f"{run}/model", "--data", str(work / "data"), "--split", "train", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "report"), "--json", str(file)]) == 0
+    assert "do not tell which is better" in capfd.readouterr().out
+    told = json.loads(file.read_text())
+    assert told["miou"]["difference"] == told["miou"]["low"] == told["miou"]["high"] == 0
+    assert files_below(tmp_path / "report") == ["comparison.json", "differences.png"]
+    assert "give --data" in refused("compare", run, f"{run}/model")
+
+
 def test_a_split_without_labels_gives_files_alone(
     refused: Callable[..., str], work: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -614,7 +632,7 @@ def test_a_split_without_labels_gives_files_alone(
         "pictures": len(names),
     }
     assert files_below(tmp_path / "out") == [f"{name}.png" for name in names]
-    assert "no labels to score against" in refused("score", tmp_path / "out", data, "--split", "test")
+    assert "no label to score against" in refused("score", tmp_path / "out", data, "--split", "test")
     assert "prepared data" in refused(*words, "--submission", data / "test" / "labels")
     assert not (data / "test" / "labels").exists()
 

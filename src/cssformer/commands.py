@@ -130,7 +130,7 @@ def _evaluate(options: "Namespace") -> int:
     from cssformer.metrics.report import SCORES
     from cssformer.training.score import score_model
 
-    _know_baselines()
+    know_baselines()
 
     if options.output is not None:
         # Not only after hours of work.
@@ -175,7 +175,7 @@ def _predict(options: "Namespace") -> int:
     from cssformer.inference.files import predict_files
 
     _note_unfinished(options.model)
-    _know_baselines()
+    know_baselines()
     listed = [Path(line) for line in sys.stdin.read().splitlines()] if Path("-") in options.inputs else []
     options.inputs = [path for path in (*options.inputs, *listed) if path not in (Path("-"), Path())]
     done = predict_files(**arguments(options))
@@ -243,7 +243,7 @@ def _export(options: "Namespace") -> int:
     from cssformer.export.parity import table
 
     _note_unfinished(options.model)
-    _know_baselines()
+    know_baselines()
     done = export_model(**arguments(options))
     heading, *rows = table(done["parity"])
     show(rows, heading)
@@ -264,7 +264,7 @@ def _from_studies(module: str) -> Any:
     return import_module(f"studies.{module}")
 
 
-def _know_baselines() -> None:
+def know_baselines() -> None:
     """Let the networks of studies be loaded by name, where there are studies."""
     with suppress(UserError):
         _from_studies("baselines.networks")

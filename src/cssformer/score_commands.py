@@ -1,13 +1,17 @@
 """The commands ``cssformer score`` and ``compare``, and what they share with ``evaluate``."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cssformer.utils.atomic import require_writable
+from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import show
-from cssformer.utils.options import Share
+from cssformer.utils.errors import UserError
+from cssformer.utils.options import Share, add_device
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
     from cssformer.data.stream import Samples
     from cssformer.metrics import Evaluation
     from cssformer.metrics.label_files import Truth
+
+COMPARISON = "comparison.json"
+TRUTH = ("classes", "class_file", "ignore", "label_suffix")
+"""Options of a truth that is no prepared folder."""
 
 
 def add_scoring(parser: "ArgumentParser") -> None:
@@ -70,8 +78,7 @@ def _add_truth(parser: "ArgumentParser") -> None:
 def _truth(options: "Namespace") -> "Truth":
     from cssformer.metrics.label_files import open_truth
 
-    given = ("classes", "class_file", "ignore", "label_suffix")
-    return open_truth(options.truth, options.split, **{name: options[name] for name in given})
+    return open_truth(options.truth, options.split, **{name: options[name] for name in TRUTH})
 
 
 def _add_score(parser: "ArgumentParser") -> None:
@@ -105,6 +112,64 @@ def _score(options: "Namespace") -> int:
     return 0
 
 
+def _add_compare(parser: "ArgumentParser") -> None:
+    parser.add_argument("first", type=str, help="A: a model, as of `evaluate`, or with TRUTH its predictions.")
+    parser.add_argument("second", type=str, help="B: the same.")
+    parser.add_argument("truth", type=Path | None, nargs="?", help="The truth of two predictions, as of `score`.")
+    parser.add_argument("--data", type=Path | None, help="A prepared data folder for two models; by default their own.")
+    parser.add_argument("--output", type=Path | None, help="Write comparison.json and differences.png there.")
+    _add_truth(parser)
+    add_device(parser)
+
+
+def _compare(options: "Namespace") -> int:
+    from cssformer.commands import know_baselines
+    from cssformer.data.image_io import write_image
+    from cssformer.metrics import Predictions, evaluate, evaluate_predictions
+    from cssformer.metrics.compare import Comparison, differences_sheet
+    from cssformer.training.score import about, open_model
+
+    if options.output is not None:
+        # Not only after hours of work.
+        require_writable(options.output / COMPARISON)
+    split = options.split or "val"
+    if options.truth is None and (needless := next((name for name in (*TRUTH, "raw") if options[name]), None)):
+        raise UserError(f"Two models are compared on prepared data; leave out --{needless}, or give TRUTH.")
+    both: list[tuple[Callable[[Any], Evaluation], Any]] = []
+    if options.truth is None:
+        know_baselines()
+        for model in (options.first, options.second):
+            predictor, data, folder = open_model(model, options.data, split, options.device)
+            both.append((partial(evaluate, predictor, dilation_ratio=options.dilation_ratio), data))
+            print(f"{'AB'[len(both) - 1]}: {model} on {about(model, folder, split)['data']}")
+    elif options.data is not None:
+        raise UserError("Give --data for two models, or TRUTH for two predictions, not both.")
+    else:
+        truth = _truth(options)
+        for path in map(Path, (options.first, options.second)):
+            said = Predictions(path, truth, options.raw)
+            both.append((partial(evaluate_predictions, said, dilation_ratio=options.dilation_ratio), truth))
+            print(f"{'AB'[len(both) - 1]}: {path} on {options.truth}")
+    evaluations = [score(data) for score, data in both]
+    if options.group_by is not None:
+        evaluations = [each.grouped(options.group_by) for each in evaluations]
+    named = zip(evaluations, (options.first, options.second), strict=True)
+    comparison = Comparison(*(replace(each, about={"model": name}) for each, name in named))
+    for heading, *rows in comparison.tables():
+        print()
+        show(rows, heading)
+    print()
+    print(*comparison.sentences(), sep="\n")
+    if options.output is not None:
+        picture = differences_sheet(comparison, both[0][1], [score for score, _ in both])
+        write_image(options.output / "differences.png", picture)
+        with atomic_write(options.output / COMPARISON) as path:
+            path.write_text(json.dumps(comparison.as_dict(), indent=2) + "\n", encoding="utf-8")
+    write_json(options, comparison.as_dict())
+    return 0
+
+
 SCORE: dict[str, Command] = {
     "score": Command("Score label files of any program.", _add_score, _score),
+    "compare": Command("Tell whether one of two models or predictions is better.", _add_compare, _compare),
 }

@@ -1,5 +1,6 @@
 """From label maps to the figures of the field: confusion matrix, IoU, Boundary IoU, reports."""
 
+from cssformer.metrics.compare import Comparison
 from cssformer.metrics.confusion import ConfusionMatrix, Scores
 from cssformer.metrics.evaluate import evaluate, evaluate_predictions, submit
 from cssformer.metrics.label_files import LabelSet, open_truth
@@ -8,6 +9,7 @@ from cssformer.metrics.report import contact_sheet, write_report
 from cssformer.metrics.scoring import Evaluation, Scorer
 
 __all__ = [
+    "Comparison",
     "ConfusionMatrix",
     "Evaluation",
     "LabelSet",

@@ -15,7 +15,7 @@ from cssformer.data.stream import Samples
 from cssformer.inference import Predictor, predict
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
-from cssformer.metrics.label_files import Truth
+from cssformer.metrics.label_files import Labelled
 from cssformer.metrics.predictions import Predictions, Submission
 from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
@@ -118,7 +118,7 @@ def submit(
 
 def evaluate_predictions(
     predictions: Predictions,
-    truth: Truth,
+    truth: Labelled,
     *,
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,
@@ -139,7 +139,7 @@ def evaluate_predictions(
     def load(index: int) -> tuple[str, Labels, Counts]:
         name, label = truth.names[index], truth.label(index)
         if label is None:
-            raise UserError(f"The split of {truth.root} has no labels to score against.")
+            raise UserError(f"The picture {name} has no label to score against.")
         labels = predictions.read(name, label.shape)
         return name, thinned(labels).copy(), scorer.count(labels, label)
 

@@ -87,12 +87,16 @@ class Evaluation:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Percentile bootstrap over pictures, or groups of them: the 95 % confidence interval of the mIoU."""
+        return bootstrap_interval(self.by_group(self.areas))
+
+    def by_group(self, areas: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Areas of pictures (n, 3, C), summed over each group; as they are where there are no groups."""
         if self.groups is None:
-            return bootstrap_interval(self.areas)
+            return areas
         names, group_of = np.unique(self.groups, return_inverse=True)
-        areas = np.zeros((len(names), *self.areas.shape[1:]), np.int64)
-        np.add.at(areas, group_of, self.areas)
-        return bootstrap_interval(areas)
+        sums = np.zeros((len(names), *areas.shape[1:]), np.int64)
+        np.add.at(sums, group_of, areas)
+        return sums
 
     def grouped(self, pattern: str) -> "Evaluation":
         """With pictures in whose names the regular expression finds the same text as a group.
@@ -247,12 +251,20 @@ def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int 
         level: share of the resamplings inside.
         seed: of the draws.
     """
+    return percentile_interval(mean_of_present(intersection_over_union(resampled(areas, seed))), level)
+
+
+def resampled(areas: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
+    """Areas (n, ...) summed over n pictures drawn with replacement, 1000 times: (1000, ...)."""
     pictures = len(areas)
     rng = np.random.default_rng(seed)
-    times_drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLINGS)
-    resampled = (times_drawn @ areas.reshape(pictures, -1).astype(np.float64)).reshape(-1, *areas.shape[1:])
-    scores = mean_of_present(intersection_over_union(resampled))
-    # Where no pixel is labelled there is no score.
+    times_drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLINGS).astype(np.float64)
+    return (times_drawn @ areas.reshape(pictures, -1)).reshape(-1, *areas.shape[1:])
+
+
+def percentile_interval(scores: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Between which two values the share ``level`` of the resampled scores (1000,) lies; NaN is no score."""
+    # Where no pixel is labelled there is none.
     scores = scores[~np.isnan(scores)]
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2]) if scores.size else (np.nan, np.nan)
     return float(low), float(high)

@@ -40,25 +40,34 @@ def score_model(
     Raises:
         UserError: the model or its data are missing, or do not belong together.
     """
+    predictor, data, folder = open_model(model, folder, split, device, **views)
+    if submission is not None and isinstance(data, SegmentationFolder) and data.labels is None:
+        if scored:
+            raise UserError(f"The split {split} has no labels, so there are no scores for --output.")
+        return submit(predictor, data, submission)
+    evaluation = evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission)
+    return replace(evaluation, about=about(model, folder, split)), data
+
+
+def open_model(
+    model: str, folder: Path | None, split: str, device: str, **views: Any
+) -> tuple[Predictor, Dataset, Path | None]:
+    """The predictor of a model, the split that it is scored on, and the folder of these data if they have one.
+
+    Raises:
+        UserError: the model or its data are missing.
+    """
     saved = Path(model) / RECIPE
     recipe = Recipe.load(saved) if saved.is_file() else Recipe()
     predictor = Predictor.from_pretrained(model, device, **views)
     folder = folder or (Path(recipe.data) if recipe.data else None)
-    data: Dataset
     if folder is not None:
-        data = SegmentationFolder(folder, split)
-        if submission is not None and data.labels is None:
-            if scored:
-                raise UserError(f"The split {split} has no labels, so there are no scores for --output.")
-            return submit(predictor, data, submission)
-    elif not saved.is_file():
+        return predictor, SegmentationFolder(folder, split), folder
+    if not saved.is_file():
         raise UserError(f"{model} is no run folder, so its data is not known; give --data DIR.")
-    elif split != "val":
+    if split != "val":
         raise UserError(f"Generated scenes have no split {split!r} to score; take val.")
-    else:
-        data = datasets(recipe)[1]
-    evaluation = evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission)
-    return replace(evaluation, about=about(model, folder, split)), data
+    return predictor, datasets(recipe)[1], None
 
 
 def about(scored: str | Path, data: str | Path | None, split: str = "val") -> dict[str, str]:
