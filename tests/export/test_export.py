@@ -160,6 +160,22 @@ def test_a_file_that_computes_something_else_is_not_left(model: CSSFormer, tmp_p
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"model.onnx": b"before"}
 
 
+class Untraceable(CSSFormer):
+    """An operation that no exporter knows."""
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        return torch.linalg.svd(super().decode(features))[0]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_network_that_cannot_be_exported_is_told(suffix: str, model: CSSFormer, tmp_path: Path) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    with pytest.raises(UserError, match="cannot take this network"):
+        export_model(Untraceable(**model.hparams).eval(), tmp_path / f"model{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("precision", ["16", "int8"])
 def test_the_cost_of_lower_precision_is_told(precision: Any, model: CSSFormer, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")

@@ -65,6 +65,7 @@ def export_model(
     plain = "logits" in returns and input == "float" and size is None and short_side is None
     _require(output, returns, size, short_side, precision, calibration, data, plain)
     require_writable(output)
+    scored = None if data is None else SegmentationFolder(data, "val")
     network = model if isinstance(model, SegmentationNetwork) else SegmentationNetwork.from_pretrained(model)
     network = copy.deepcopy(network).cpu().eval()
     arguments = (returns, input == "uint8", size, short_side)
@@ -90,27 +91,26 @@ def export_model(
     runtime = SUFFIXES[output.suffix]
     bin_file = atomic_write(output.with_suffix(".bin")) if output.suffix == ".xml" else nullcontext()
     with atomic_write(output) as path, bin_file as weights:
-        formats.write(traced, path, weights, sampling, precision == "16", facts)
-        if precision == "int8":
-            quantize.to_int8(path, input == "uint8", network.metadata.inference.get("short_side"), calibration)
         try:
+            formats.write(traced, path, weights, sampling, precision == "16", facts)
+            if precision == "int8":
+                quantize.to_int8(path, input == "uint8", network.metadata.inference.get("short_side"), calibration)
             run = {
                 ".onnx": lambda: open_onnx(path)[0],
                 ".pt2": lambda: open_pt2(path),
                 ".xml": lambda: open_openvino(path, weights)[0],
             }[output.suffix]()
             rows = parity.compare(run, deployment)
-        except ModuleNotFoundError:
+        except (UserError, OSError, ModuleNotFoundError):
             raise
-        except Exception as error:  # each runtime has kinds of its own
-            raise UserError(
-                f"{output} was not written: {runtime} cannot run it ({' '.join(str(error).split())[:200]})."
-            ) from error
+        except Exception as error:  # exporters and runtimes have kinds of their own
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{output} was not written: {runtime} cannot take this network ({reason}).") from error
         if fault := parity.fault(rows, precision != "32"):
             raise UserError(f"{output} was not written: run by {runtime}, {fault}.")
         megabytes = sum(file.stat().st_size for file in (path, weights) if file is not None) / 1e6
     found = {"output": str(output), "megabytes": megabytes, "runtime": runtime, "parity": rows}
-    return found if data is None else {**found, **_scores(output, network, SegmentationFolder(data, "val"))}
+    return found if scored is None else {**found, **_scores(output, network, scored)}
 
 
 def _require(
