@@ -30,8 +30,8 @@ def tversky_loss(
         ignore_index: label of pixels that count for nothing.
     """
     probabilities, truth = _flat(logits, labels, ignore_index)
-    found = probabilities.sum(0)
-    hit = torch.zeros_like(found).index_add(0, truth, probabilities.gather(1, truth[:, None])[:, 0])
+    found = probabilities.sum(1)
+    hit = torch.zeros_like(found).index_add(0, truth, probabilities.gather(0, truth[None])[0])
     true = truth.bincount(minlength=len(found))
     losses = 1 - ratio(hit, hit + (1 - beta) * (found - hit) + beta * (true - hit))
     weights = (true > 0) * (1 if class_weights is None else class_weights.to(losses))
@@ -65,10 +65,10 @@ def lovasz_softmax_loss(
     probabilities, truth = _flat(logits, labels, ignore_index)
     # Of the logits, so that there is a gradient, 0, where all pixels are ignored.
     total, weight = probabilities.sum() * 0, 0.0
-    columns = probabilities.unbind(1)
+    rows = probabilities.unbind()
     for index in truth.unique().tolist():
         inside = truth == index
-        errors, order = (inside.to(probabilities) - columns[index]).abs().sort(descending=True)
+        errors, order = (inside.to(probabilities) - rows[index]).abs().sort(descending=True)
         inside = inside[order]
         # In whole numbers, and J_k - J_{k-1} solved: float32 loses both in the pixels of a large batch.
         intersection = (inside.sum() - inside.cumsum(0)).to(errors)
@@ -80,6 +80,6 @@ def lovasz_softmax_loss(
 
 
 def _flat(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Probabilities (P, C) and classes (P,) of the labelled pixels."""
+    """Probabilities (C, P) and classes (P,) of the labelled pixels."""
     labelled = labels != ignore_index
-    return at_least_float32(logits).movedim(1, -1)[labelled].softmax(1), labels[labelled]
+    return at_least_float32(logits).transpose(0, 1)[:, labelled].softmax(0), labels[labelled]

@@ -86,9 +86,7 @@ class BestModel(Callback):
                 merged(pl_module.model).save_pretrained(self.folder)
         self.table = [f"{name} {percent(iou)}" for name, iou in zip(self.info.classes, scores.iou, strict=True)]
         self.told = f"{self.score} {percent(value)} %, " + (
-            f"the best is {percent(self.best)} %, {self.since_best} validation{'s' * (self.since_best > 1)} ago"
-            if self.since_best
-            else "the best so far"
+            f"the best is {percent(self.best)} %, {self._validations()} ago" if self.since_best else "the best so far"
         )
 
     def _value(self, trainer: L.Trainer, task: SegmentationTask, scores: Scores) -> float:
@@ -110,10 +108,13 @@ class BestModel(Callback):
             trainer.should_stop = True
             if trainer.is_global_zero:
                 self.console.print(
-                    f"The training ends at step {trainer.global_step}: {self.since_best} validations brought no better "
+                    f"The training ends at step {trainer.global_step}: {self._validations()} brought no better "
                     f"{self.score} (training.patience).",
                     markup=False,
                 )
+
+    def _validations(self) -> str:
+        return f"{self.since_best} validation{'s' * (self.since_best > 1)}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "since_best": self.since_best}
