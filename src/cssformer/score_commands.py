@@ -76,9 +76,14 @@ def _add_truth(parser: "ArgumentParser") -> None:
 
 
 def _truth(options: "Namespace") -> "Truth":
-    from cssformer.metrics.label_files import open_truth
+    from cssformer.metrics.label_files import LabelSet, open_truth
 
-    return open_truth(options.truth, options.split, **{name: options[name] for name in TRUTH})
+    truth = open_truth(options.truth, options.split, **{name: options[name] for name in TRUTH})
+    masks = isinstance(truth, LabelSet) and options.output is not None
+    if masks and options.output.resolve().is_relative_to(truth.root.resolve()):
+        # The pictures of a report would be label maps to whoever scores next.
+        raise UserError(f"{options.output} lies in {options.truth}, which holds the truth; give another output.")
+    return truth
 
 
 def _add_score(parser: "ArgumentParser") -> None:

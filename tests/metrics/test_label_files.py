@@ -205,6 +205,16 @@ def test_a_report_without_pictures(tmp_path: Path) -> None:
     assert told["model"] == str(tmp_path / "said") and told["data"] == str(tmp_path / "truth") and told["groups"] == 3
 
 
+@pytest.mark.parametrize("place", ["", "report"])
+def test_no_report_is_written_among_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    said, truth = pngs(tmp_path / "said", SAID), pngs(tmp_path / "truth", TRUTH)
+    before = sorted(tmp_path.rglob("*"))
+    for words in (["score", str(said)], ["compare", str(said), str(said)]):
+        assert main([*words, str(truth), "--classes", *CLASSES, "--output", str(truth / place)]) == 2
+        assert "holds the truth; give another output" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def changed(change: Callable[[dict[str, NDArray]], object]) -> Written:
     def write(folder: Path, maps: dict[str, NDArray[np.uint8]]) -> Path:
         ours = dict(maps)
@@ -242,6 +252,10 @@ def other_category(folder: Path, maps: dict[str, NDArray[np.uint8]]) -> Path:
         (changed(lambda maps: maps.update(a=maps["a"].T)), "array a, is 20x30 but its picture is 30x20"),
         (changed(lambda maps: maps.update(a=maps["a"] + 1)), "array a, has the value 3, which is not an id"),
         (changed(lambda maps: maps.update(a=maps["a"].astype(int) - 1)), "array a, has the value -1"),
+        (
+            changed(lambda maps: maps.update(a=maps["a"] + np.uint64(2**63))),
+            "array a, has the value 9223372036854775808",
+        ),
         (changed(lambda maps: maps.update(a=maps["a"].astype(float))), "is float64 of the shape 20x30; give one class"),
         (changed(lambda maps: maps.update(a=np.stack([maps["a"]] * 3))), "is uint8 of the shape 3x20x30"),
         (pickled, "cannot be read as NumPy arrays: .*Python objects"),

@@ -131,8 +131,8 @@ def to_indices(ids: NDArray[Any], table: NDArray[np.int32], place: str, known: s
         shape = "x".join(map(str, ids.shape))
         raise UserError(f"{place} is {ids.dtype} of the shape {shape}; give one class id a pixel, height x width.")
     ids = ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
-    # Negative ids would be clipped to 0, a class.
-    outside = int(ids.min()) if ids.min() < 0 else None
+    # These would be clipped to 0, a class: negative ids, and those that are negative as int64.
+    outside = next((int(end) for end in (ids.min(), ids.max()) if not 0 <= int(end) < 2**63), None)
     labels = look_up(table, ids)
     if outside is None and labels.max() == INVALID:
         outside = int(ids[labels == INVALID][0])
