@@ -1,6 +1,8 @@
 """A user's own augmentation, called as albumentations' Compose is."""
 
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,12 @@ def test_many_classes_have_16_bits() -> None:
         (lambda image, mask: {"image": image[1:], "mask": mask[1:]}, r"must be uint8 \(4, 5, 3\) and \(4, 5\)"),
         (lambda image, mask: {"image": image, "mask": mask // 2 + 3}, "mask with 3; the classes are 0 to 2"),
         (lambda image, mask: {"image": image, "mask": mask / 2}, "mask with 0.5; the classes"),
+        (lambda image, mask: {"image": image, "mask": np.full((4, 5), None)}, "mask of object; it must hold numbers"),
+        (lambda image, mask: {"image": [[1, 2], [3]], "mask": mask}, "must give a dictionary with image and mask"),
+        (lambda image, mask: [][0], r"fails in .*test_custom\.py, line \d+: IndexError: list index out of range"),
+        (lambda: {}, "fails in .*custom.py, line .* unexpected keyword argument 'image'"),
+        (sys.exit, "fails in .*custom.py, line"),
+        (lambda image, mask: sys.exit(3), r"fails in .*test_custom\.py, line \d+: SystemExit: 3"),
     ],
 )
 def test_what_it_may_not_give_is_told(result: Any, told: str) -> None:
@@ -85,9 +93,17 @@ def test_what_it_may_not_give_is_told(result: Any, told: str) -> None:
         custom(result)(SAMPLE, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("line", ["raise RuntimeError('odd')", "def (", "raise SystemExit(3)"])
+def test_a_module_that_cannot_be_imported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    (tmp_path / "breaks_at_import.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="cannot be imported: (RuntimeError: odd|SyntaxError: .*|SystemExit: 3); give"):
+        CustomAugment.load("breaks_at_import.augment", INFO)
+
+
 def test_it_is_imported_by_its_path() -> None:
     assert CustomAugment.load("os.path.join", INFO).path == "os.path.join"
-    for path in ("augment", "no_such_package.augment", "os.no_such_function"):
+    for path in ("augment", "no_such_package.augment", "os.no_such_function", "..augment"):
         with pytest.raises(UserError, match=f"augment.custom {path} cannot be imported.*mypackage.augment"):
             CustomAugment.load(path, INFO)
     with pytest.raises(UserError, match="is no function"):

@@ -1,6 +1,7 @@
 """A user's own augmentation, of the form that albumentations has."""
 
 import random
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from cssformer.data.dataset import IGNORE, DatasetInfo, Sample
 from cssformer.utils.errors import UserError
+from cssformer.utils.stop import Interrupted
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,17 @@ class CustomAugment:
         """Import what the path names.
 
         Raises:
-            UserError: there is no such module or nothing in it that can be called by this name.
+            UserError: there is no such module, its import fails, or it has nothing that can be called by this name.
         """
         module, _, name = path.rpartition(".")
         try:
             found = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:
             raise UserError(
-                f"augment.custom {path} cannot be imported: {error}; give module and name, such as mypackage.augment."
+                f"augment.custom {path} cannot be imported: {_named(error)}; give module and name, such as "
+                "mypackage.augment."
             ) from error
         if not callable(found):
             raise UserError(f"augment.custom {path} is no function; it is called with image and mask.")
@@ -52,23 +57,33 @@ class CustomAugment:
         """The sample after the user's function.
 
         Raises:
-            UserError: it gives something else than an image and a mask of the same kind and size.
+            UserError: it fails, or gives something else than an image and a mask of the same kind and size.
         """
         name, image, label = sample
         assert label is not None
         ignore = self.info.ignore
         mask = np.where(label == IGNORE, ignore, label).astype(np.uint8 if ignore == 255 else np.uint16)
-        with self._seeded(int(rng.integers(2**32))):
-            result = self.augment(image=image, mask=mask)
+        try:
+            with self._seeded(int(rng.integers(2**32))):
+                result = self.augment(image=image, mask=mask)
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"augment.custom {self.path} fails in {place.filename}, line {place.lineno}: {_named(error)}."
+            ) from error
         try:
             image, mask = (np.asarray(result[key]) for key in ("image", "mask"))
-        except (TypeError, KeyError, IndexError) as error:
+        except (TypeError, LookupError, ValueError) as error:
             raise UserError(f"augment.custom {self.path} must give a dictionary with image and mask.") from error
         if (image.shape, image.dtype, mask.shape) != ((*label.shape, 3), np.uint8, label.shape):
             raise UserError(
                 f"augment.custom {self.path} gave an image {image.dtype} {image.shape} and a mask {mask.shape}; they "
                 f"must be uint8 {(*label.shape, 3)} and {label.shape}."
             )
+        if mask.dtype.kind not in "iufb":
+            raise UserError(f"augment.custom {self.path} gave a mask of {mask.dtype}; it must hold numbers.")
         known = (mask == ignore) | ((mask >= 0) & (mask < len(self.info.classes)) & (mask % 1 == 0))
         if not known.all():
             raise UserError(
@@ -92,3 +107,7 @@ class CustomAugment:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}"
