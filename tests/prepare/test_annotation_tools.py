@@ -306,6 +306,30 @@ def test_voc_of_cvat(tmp_path):
     assert re.search(r'"my: car": 1', (tmp_path / "out/dataset.yaml").read_text())
 
 
+def test_voc_names_with_dots(tmp_path):
+    index = np.arange(600).reshape(SIZE) % 2
+    voc(tmp_path, np.array([(0, 0, 0), (128, 0, 0)])[index], {}, "background:0,0,0::\ncar:128,0,0::\n")
+    for path in tmp_path.glob("*/*.*g"):
+        path.rename(path.with_stem(f"clip.{path.stem}"))
+    assert set(prepared("voc", tmp_path)[0]) == {"clip.a", "clip.b", "clip.c"}
+
+
+def test_voc_masks_of_one_name(tmp_path, capsys):
+    for part in ("1", "2"):
+        voc(tmp_path / part, np.zeros((*SIZE, 3)), {}, None)
+    words = ["prepare", "voc", "--source", str(tmp_path / "1"), str(tmp_path / "2"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "2/SegmentationClass/a.png have one name" in capsys.readouterr().err
+
+
+def test_cvat_pictures_of_tests_are_no_split(tmp_path):
+    cvat(tmp_path, '<box label="car" xtl="0" ytl="0" xbr="5" ybr="5"/>')
+    (tmp_path / "images/a.png").rename(tmp_path / "images/test 1.png")
+    path = tmp_path / "annotations.xml"
+    path.write_text(path.read_text().replace("a.png", "test 1.png"))
+    assert set(prepared("cvat", tmp_path)[0]) == {"test 1", "b"}
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("masks_as", ["shown", "stored"])
 def test_shares_of_turned_pictures(tmp_path, orientation, masks_as):

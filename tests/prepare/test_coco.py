@@ -151,6 +151,19 @@ def test_classes_are_renamed_merged_ignored_and_left_out(tmp_path, capsys):
     assert not (tmp_path / "c").exists()
 
 
+def test_classes_of_odd_names(tmp_path):
+    """A class called unlabeled is not what has no shape, and a number is no id of pixels."""
+    contents = layout(tmp_path / "in", "coco")
+    for split in ("train", "val"):
+        text = json.dumps(contents[split]).replace('"dog"', '"unlabeled"').replace('"car"', '"20261128"')
+        (tmp_path / f"in/annotations/instances_{split}2017.json").write_text(text)
+    prepare_export(read, [tmp_path / "in"], tmp_path / "out", unlabeled="ignore")
+    assert DatasetInfo.load(tmp_path / "out").classes == ("20261128", "unlabeled", "sky, cloudy")
+    labels = expected(contents["train"], tmp_path) | expected(contents["val"], tmp_path)
+    table = np.array([IGNORE, 0, 1, 2])
+    assert all((label == table[labels[name]]).all() for name, label in prepared(tmp_path / "out").items())
+
+
 def test_annotation_files_may_be_larger_than_pictures(tmp_path, monkeypatch):
     layout(tmp_path / "in", "coco")
     monkeypatch.setattr(archives, "MOST_BYTES", 3000)
@@ -203,6 +216,7 @@ BROKEN = {
     "cut off": (set_first("segmentation", {"size": [40, 60], "counts": "PPP"}), "damaged or cut off"),
     "other size": (set_first("segmentation", {"size": [60, 40], "counts": "PPP"}), "its mask is 40x60, but the"),
     "no counts": (set_first("segmentation", {"size": [40, 60]}), "has no 'counts'"),
+    "no size": (set_first("segmentation", {"size": None, "counts": [2400]}), "cannot be understood"),
     "category": (set_first("category_id", 5), "has the category 5, which the file does not list"),
     "image": (set_first("image_id", 99), "has an annotation of the image 99, which it does not list"),
     "picture": (set_first("file_name", "none.png", "images"), "names the picture none.png, which is not there"),

@@ -1,6 +1,7 @@
 """Data sets that Hugging Face's ``datasets`` wrote, as parquet files and by ``save_to_disk``."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -26,8 +27,10 @@ def labels(folder: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf_disk"])
-def test_labels_are_those_saved(tmp_path, kind):
-    assert main(command(EXPORTS / kind, tmp_path / "out", "--classes", "car", "tree", "sky")) == 0
+@pytest.mark.parametrize("archive", [False, True])
+def test_labels_are_those_saved(tmp_path, kind, archive):
+    source = Path(shutil.make_archive(str(tmp_path / "in"), "zip", EXPORTS / kind)) if archive else EXPORTS / kind
+    assert main(command(source, tmp_path / "out", "--classes", "car", "tree", "sky")) == 0
     info = DatasetInfo.load(tmp_path / "out")
     assert info.classes == ("car", "tree", "sky") and info.counts == {"train": 2, "val": 1}
     for label, expected in zip(labels(tmp_path / "out"), EXPECTED, strict=True):
@@ -82,6 +85,20 @@ def test_many_row_groups_and_columns_of_other_names(tmp_path, capsys):
         for path in (tmp_path / "out").rglob("labels/*.png")
     }
     assert found == {number: number % 4 for number in range(7)}
+
+
+def test_ids_above_255_and_unlabeled_pixels(tmp_path):
+    """In 16 bits 255 is a class and 65535 ignored; a class called unlabeled is one."""
+    ids, data = np.array([[0, 255, 300, 65535]], np.uint16).repeat(8, 0), io.BytesIO()
+    Image.fromarray(ids).save(data, "PNG")
+    picture = png(np.zeros((8, 4, 3)))
+    table(tmp_path / "in/rows.parquet", image=[picture] * 2, label=[data.getvalue()] * 2)
+    assert main(command(tmp_path / "in", tmp_path / "out")) == 0
+    assert all((label[0] == [0, 1, 2, IGNORE]).all() for label in labels(tmp_path / "out"))
+    names = {0: "unlabeled", 255: "road", 300: "car"}
+    (tmp_path / "in/id2label.json").write_text(json.dumps(names))
+    assert main(command(tmp_path / "in", tmp_path / "named")) == 0
+    assert DatasetInfo.load(tmp_path / "named").classes == ("unlabeled", "road", "car")
 
 
 @pytest.mark.parametrize(

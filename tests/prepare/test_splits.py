@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cssformer.data import SegmentationFolder
 from cssformer.prepare.folder import prepare_folder
+from cssformer.prepare.splits import draw_validation
 from cssformer.utils.errors import UserError
 from tests.prepare.test_folder import random_labels, source
 
@@ -37,6 +38,14 @@ def test_drawn_split_keeps_folders_together(tmp_path_factory, lengths, share, se
     assert abs(len(splits["val"]) - share * sum(lengths)) <= max(lengths)
     assert SegmentationFolder(root / "b", "val").names == splits["val"]
     assert prepared[0].info == prepared[1].info
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_large_folder_is_not_drawn_for_a_small_share(seed):
+    items = [("large", number) for number in range(90)] + [("small", number) for number in range(90, 100)]
+    assert draw_validation(items, 0.1, seed)[0] == set(range(90, 100))
+    # Where every folder is too large, the smallest.
+    assert draw_validation(items, 0.01, seed)[0] == set(range(90, 100))
 
 
 def test_pictures_of_one_folder_are_drawn_singly(tmp_path):

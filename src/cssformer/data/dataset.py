@@ -91,9 +91,11 @@ class DatasetInfo:
                 sources=dict(content.get("sources", {})),
                 partial=bool(content.get("partial", False)),
             )
+            # Else names, some of which may be numbers.
+            ids = all(raw.isdecimal() for raw in info.mapping)
             for raw, index in info.mapping.items():
                 known = index is None or (type(index) is int and 0 <= index < len(ordered))
-                if not known or (raw.isdecimal() and (len(raw) > 5 or int(raw) > 65535)):
+                if not known or (ids and (len(raw) > 5 or int(raw) > 65535)):
                     raise ValueError(f"the mapping sends {raw[:20]} to {str(index)[:20]}")
             if info.ignore not in (255, 65535) or len(ordered) > info.ignore:
                 raise ValueError(f"ignore is {info.ignore}; it must be 255 (up to 255 classes) or 65535")

@@ -178,7 +178,7 @@ def read_maps(path: Path, listed: dict[str, Any] | None = None) -> LabelMaps:
             def labels(image: Any = image, place: str = place, shapes: Any = shapes) -> NDArray[Any]:
                 with within(place):
                     size = int(image["height"]), int(image["width"])
-                    return draw(list(shapes(size)), value_of, size, len(value_of), "smaller")
+                    return draw(shapes(size), value_of, size, len(value_of), "smaller")
 
             if maps.setdefault(name, labels) is not labels:
                 raise UserError(f"{path} has two images of the name {name}.")
@@ -194,7 +194,8 @@ def _name(annotation: dict[str, Any], names: dict[Any, str], place: str) -> str:
 
 def _region(segmentation: Any) -> Region:
     if isinstance(segmentation, dict):
-        return Runs(segmentation["size"], segmentation["counts"])
+        height, width = segmentation["size"]
+        return Runs((height, width), segmentation["counts"])
     if not segmentation:
         raise ValueError("it has a box at most, but no outline")
     return Polygons(segmentation)

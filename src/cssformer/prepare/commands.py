@@ -48,7 +48,7 @@ def _prepare_folder(options: "Namespace") -> int:
 
 
 def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), meaning: str = "") -> Command:
-    """The command of one file of ``data/benchmarks``, which may come with either number of classes."""
+    """The command of one file of ``prepare`` that reads a benchmark, perhaps with either number of classes."""
 
     def add_arguments(parser: "ArgumentParser") -> None:
         parser.add_argument(

@@ -53,7 +53,8 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
         for label in root.iterfind("meta//label"):
             # Parts of a skeleton are no classes.
             if label.findtext("parent") is None:
-                classes.setdefault(label.findtext("name") or "", _colour(label.findtext("color")))
+                with within(f"{member}, label {label.findtext('name')}"):
+                    classes.setdefault(label.findtext("name") or "", _colour(label.findtext("color")))
         for image in root.iterfind("image"):
             place = f"{member}, image {image.get('id')}"
             with faults.caught(), within(place):

@@ -207,20 +207,25 @@ def prepare_export(
             if (other := first.setdefault(picture.image, picture)) is not picture:
                 raise UserError(f"{other.place} and {picture.place} both annotate {picture.path}; leave one there.")
         overlap = overlap or export.overlap
-        without = unlabeled or export.unlabeled
-        info, value_of, index_of = _classes(
-            export, map or [], [*(ignore or []), *(["unlabeled"] if without == "ignore" else [])]
-        )
+        info, value_of, index_of = _classes(export, map or [], ignore or [], unlabeled or export.unlabeled)
         seen: set[str] = set()
         bare: list[str] = []
 
         def drawing(picture: Annotated) -> Drawing:
             def values(size: Size) -> Any:
-                shapes = list(picture.shapes(size))
-                seen.update(shape.name for shape in shapes)
-                if not shapes:
+                names: set[str] = set()
+
+                # Not in a list: masks of many classes would fill the memory.
+                def shapes() -> Iterator[Shape]:
+                    for shape in picture.shapes(size):
+                        names.add(shape.name)
+                        yield shape
+
+                label = draw(shapes(), value_of, size, len(export.classes), overlap)
+                seen.update(names)
+                if not names:
                     bare.append(picture.path)
-                return draw(shapes, value_of, size, len(export.classes), overlap)
+                return label
 
             return Drawing(picture.place, picture.size, values)
 
@@ -246,7 +251,7 @@ def prepare_export(
 
 
 def _classes(
-    export: Export, map: Sequence[str], ignore: Sequence[str]
+    export: Export, map: Sequence[str], ignore: Sequence[str], unlabeled: Literal["background", "ignore"]
 ) -> tuple[DatasetInfo, dict[str, int], dict[int, int | None]]:
     """The description of the data set, the value that each of the export's classes is drawn with, and their meaning."""
     known, ignore = list(export.classes), [*ignore, *(name for name in export.ignored if name in export.classes)]
@@ -261,7 +266,8 @@ def _classes(
         if name not in renamed and name not in renamed.values() and name != "unlabeled":
             raise UserError(f"{name!r} cannot be ignored: the classes are {', '.join(known)}, and unlabeled pixels.")
     # What has no label may have a class of its own name in the export.
-    background = "background" if "unlabeled" not in ignore or "unlabeled" in renamed else None
+    ignored = unlabeled == "ignore" or ("unlabeled" in ignore and "unlabeled" not in renamed)
+    background = None if ignored else "background"
     kept = [new for old, new in renamed.items() if new and old not in ignore and new not in ignore]
     classes = list(dict.fromkeys(([background] if background else []) + kept))
     if len(classes) < 1 + bool(background):
@@ -287,9 +293,9 @@ def _split(pictures: Sequence[Annotated], val_share: float, seed: int) -> tuple[
     chosen = [(picture, picture.split or "train") for picture in pictures]
     how = "" if without else "by the export"
     if not any(split == "val" for _, split in chosen):
-        labelled = [(posixpath.dirname(picture.path), picture.path) for picture, split in chosen if split == "train"]
+        labelled = [(posixpath.dirname(picture.path), picture) for picture, split in chosen if split == "train"]
         drawn, groups = draw_validation(labelled, val_share, seed)
-        chosen = [(picture, "val" if picture.path in drawn else split) for picture, split in chosen]
+        chosen = [(picture, "val" if picture in drawn else split) for picture, split in chosen]
         how = f"{how + ', ' if how else ''}{val_share:.0%} drawn for validation, {groups}"
     chosen.sort(key=lambda pair: (SPLITS.index(pair[1]), pair[0].path))
     return chosen, how

@@ -29,39 +29,45 @@ _MASKS = ("label", "mask", "annotation", "labels", "masks", "annotations", "segm
 
 
 class _Rows:
-    """The rows of a file, of which two groups are held at a time."""
+    """The rows of a file, which is held in memory only if it is in an archive."""
 
     def __init__(self, member: Member) -> None:
-        self.member, lock = member, Lock()
-        buffer = pyarrow.py_buffer(member.read_bytes(MOST_ANNOTATIONS))
+        self.member, self._lock = member, Lock()
+        path, is_parquet = member.source / member.name, member.name.endswith(".parquet")
         try:
-            if member.name.endswith(".parquet"):
-                file = pyarrow.parquet.ParquetFile(buffer)
-                self.columns, read, groups = file.schema_arrow, file.read_row_group, file.num_row_groups
-                counts = [file.metadata.row_group(number).num_rows for number in range(groups)]
+            if path.is_file():
+                file = pyarrow.OSFile(str(path)) if is_parquet else pyarrow.memory_map(str(path))
             else:
-                table = pyarrow.ipc.open_stream(buffer).read_all()
-                self.columns, counts, read = table.schema, [table.num_rows], lambda _: table
+                file = pyarrow.BufferReader(member.read_bytes(MOST_ANNOTATIONS))
+            if is_parquet:
+                parquet = pyarrow.parquet.ParquetFile(file)
+                self.columns, groups = parquet.schema_arrow, range(parquet.num_row_groups)
+                counts = [parquet.metadata.row_group(number).num_rows for number in groups]
+                self._read = lambda group, column: parquet.read_row_group(group, [column])
+            else:
+                table = pyarrow.ipc.open_stream(file).read_all()
+                self.columns, counts = table.schema, [table.num_rows]
+                self._read = lambda group, column: table
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(member, error) from None
         self._starts = [0, *accumulate(counts)]
 
-        @lru_cache(maxsize=2)
-        def group(number: int) -> pyarrow.Table:
-            return read(number)
-
-        def cell(column: str, row: int) -> Any:
-            number = bisect(self._starts, row) - 1
-            with lock:
-                try:
-                    return group(number)[column][row - self._starts[number]].as_py()
-                except (pyarrow.ArrowException, OSError) as error:
-                    raise _damaged(member, error) from None
-
-        self.cell = cell
+    def cell(self, column: str, row: int) -> Any:
+        group = bisect(self._starts, row) - 1
+        with self._lock:
+            try:
+                return _held(self, group, column)[column][row - self._starts[group]].as_py()
+            except (pyarrow.ArrowException, OSError) as error:
+                raise _damaged(self.member, error) from None
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+
+@lru_cache(maxsize=4)
+def _held(rows: _Rows, group: int, column: str) -> pyarrow.Table:
+    """A group of rows; of all files together a few are held."""
+    return rows._read(group, column)
 
 
 @dataclass(frozen=True)
@@ -122,17 +128,15 @@ def read(
                 values |= values_of(read_ids(label.read_bytes(), Path(str(label))))
                 path, picture = f"{folder}/{stem}-{number:06}.png".lstrip("/"), _Cell(rows, image, number)
                 found.append(Annotated(picture, path, str(label), None, partial(_shapes, label, names), split))
-    ignored = {255, 65535} - names.keys()
-    for value in sorted(values - ignored):
-        if names and value not in names:
-            raise UserError(f"The masks have the id {value}, but the classes are {min(names)} to {max(names)}.")
-    every = [_name(value, names) for value in sorted((values | names.keys()) - ignored)]
+    top = 65535 if max(values, default=0) > 255 else 255
+    unnamed = sorted(values - names.keys() - {top})
+    if names and unnamed:
+        raise UserError(f"The masks have the id {unnamed[0]}, but the classes are {min(names)} to {max(names)}.")
+    names |= {value: f"class {value}" for value in unnamed}
+    every = [names[value] for value in sorted(names)]
+    names.setdefault(top, "void")
     notes = [f"{without} rows without mask were left out."] if without else []
     return Export(found, [*every, "void"], files, unlabeled="ignore", ignored=["void"], notes=notes)
-
-
-def _name(value: int, names: dict[int, str]) -> str:
-    return names.get(value, "void" if value in (255, 65535) else f"class {value}")
 
 
 def _shapes(label: _Cell, names: dict[int, str], size: Size) -> Iterable[Shape]:
@@ -140,7 +144,7 @@ def _shapes(label: _Cell, names: dict[int, str], size: Size) -> Iterable[Shape]:
     if ids.shape != size:
         raise UserError(f"{label} is {ids.shape[1]}x{ids.shape[0]}, but its picture is {size[1]}x{size[0]}.")
     for value in sorted(values_of(ids)):
-        yield Shape(_name(value, names), Bitmap(ids == value), str(label))
+        yield Shape(names[value], Bitmap(ids == value), str(label))
 
 
 def _column(rows: _Rows, wanted: str | None, usual: Sequence[str], what: str) -> str:

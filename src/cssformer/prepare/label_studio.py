@@ -51,7 +51,7 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                 if given:
                     results = [each for each in given[0]["result"] if each.get("type") in (*_AREAS, "labels")]
                     results = [each for each in results if {"rle", "points", "x"} & each["value"].keys()]
-                    picture = _picture(task["data"], results, member, pictures)
+                    picture = _picture(task["data"], member, pictures)
                     sizes = {(int(each["original_height"]), int(each["original_width"])) for each in results}
                     if len(sizes) > 1:
                         raise ValueError(f"its regions are of pictures of {len(sizes)} sizes")
@@ -67,8 +67,8 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     return Export(found, sorted(labels), sources, notes=notes)
 
 
-def _picture(data: dict[str, Any], results: list[dict[str, Any]], member: Member, pictures: Pictures) -> Member:
-    """The picture of a task: the value that its regions are drawn on, or the one that names a file."""
+def _picture(data: dict[str, Any], member: Member, pictures: Pictures) -> Member:
+    """The picture of a task: the value that is called image, or the first that names a file."""
     keys = [key for key, value in data.items() if isinstance(value, str) and "." in value.rpartition("/")[2]]
     key = next((key for key in ("image", *keys) if key in data), None)
     if key is None:

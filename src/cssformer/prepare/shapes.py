@@ -6,7 +6,7 @@ takes corners to the nearest fifth of a pixel; ellipses and lines are decided at
 run-length mask of COCO, of which a picture's label map is painted one over the other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -129,11 +129,11 @@ class Bitmap:
 class Runs:
     """A run-length mask of COCO: pixels in columns, alternately outside and inside, as numbers or compressed."""
 
-    size: Any
+    size: Size
     counts: Any
 
     def runs(self, size: Size) -> RunLengths:
-        if list(self.size) != list(size):
+        if tuple(self.size) != size:
             raise ValueError(f"its mask is {self.size[1]}x{self.size[0]}, but the picture is {size[1]}x{size[0]}")
         if isinstance(self.counts, str | bytes):
             packed = self.counts.encode("latin-1") if isinstance(self.counts, str) else self.counts
@@ -147,7 +147,7 @@ class Runs:
 
 
 def draw(
-    shapes: Sequence[Shape], value_of: Mapping[str, int], size: Size, empty: int, overlap: Overlap
+    shapes: Iterable[Shape], value_of: Mapping[str, int], size: Size, empty: int, overlap: Overlap
 ) -> NDArray[Any]:
     """Paint shapes into a label map of one value per class.
 

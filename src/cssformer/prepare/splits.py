@@ -28,12 +28,14 @@ def draw_validation(items: Sequence[tuple[Hashable, Item]], share: float, seed: 
         groups = {item: [item] for item in next(iter(groups.values()))}
         how = "picture by picture (there is only one folder)"
     if len(groups) < 2:
-        raise UserError("There is only one picture with a mask; training and validation need at least one each.")
+        raise UserError(
+            "Fewer than two pictures have a mask and are not of the test split; training and validation need one each."
+        )
     keys = [list(groups)[index] for index in np.random.default_rng(seed).permutation(len(groups))]
     wanted = share * sum(map(len, groups.values()))
-    drawn: set[Item] = set(groups[keys[0]])
-    for key in keys[1:-1]:
+    drawn: set[Item] = set()
+    for key in keys[:-1]:
         # A folder is taken if that brings the number nearer to what is wanted.
         if abs(len(drawn) + len(groups[key]) - wanted) < abs(len(drawn) - wanted):
             drawn.update(groups[key])
-    return drawn, how
+    return drawn or set(groups[min(keys, key=lambda key: len(groups[key]))]), how

@@ -34,36 +34,42 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     Raises:
         UserError: there are no masks, or a list or ``labelmap.txt`` is broken.
     """
-    masks = {match["name"]: member for member in members if (match := _MASK.search(full_name(member)))}
+    masks: dict[str, Member] = {}
+    for member in members:
+        if match := _MASK.search(full_name(member)):
+            other = masks.setdefault(match["name"], member)
+            if other is not member:
+                raise UserError(f"{other} and {member} have one name; rename one of them.")
     if not masks:
         raise UserError("The source has no SegmentationClass/NAME.png, where VOC's layout has its masks.")
     pictures = Pictures(member for member in members if not _OTHER.search(full_name(member)))
     labelmaps = [member for member in members if member.name.rpartition("/")[2] == "labelmap.txt"]
-    class_of = {VOID: "void"}
-    for member in labelmaps:
-        class_of |= _labelmap(member)
-    if not labelmaps:
-        class_of |= {colour(index): name for index, name in enumerate(_CLASSES)}
-    split_of: dict[str, str | None] = {}
+    own = {colour(index): name for index, name in enumerate(_CLASSES)}
+    class_of = {VOID: "void"} | (_labelmap(labelmaps) if labelmaps else own)
+    listed_in: dict[str, tuple[str | None, Member | None]] = {}
     lists = []
     for member in members:
         listed = _LIST.search(full_name(member))
         if listed and listed["split"].lower() != "trainval":
             lists.append(member)
+            split = next(iter(split_words(listed["split"])), None)
             for line in read_text(member).splitlines():
                 if words := line.split():
                     # Datumaro quotes names with spaces.
                     name = line.strip().strip('"') if line.strip().strip('"') in masks else words[0]
-                    split_of[name] = next(iter(split_words(listed["split"])), None)
+                    first_split, its_list = listed_in.setdefault(name, (split, member))
+                    if first_split != split:
+                        raise UserError(f"{its_list} and {member} both name {name}; leave it in one.")
     found = []
-    for name in split_of if lists else masks:
+    for name, (split, its_list) in (listed_in if lists else dict.fromkeys(masks, (None, None))).items():
         with faults.caught():
             if name not in masks:
-                raise UserError(f"{lists[0]} names {name}, which has no mask in SegmentationClass.")
+                raise UserError(f"{its_list} names {name}, which has no mask in SegmentationClass.")
             mask = masks[name]
             picture = pictures.find(name, mask)
             shapes = partial(_shapes, mask, {int.from_bytes(bytes(rgb), "big"): each for rgb, each in class_of.items()})
-            found.append(Annotated(picture, name, str(mask), None, shapes, split_of.get(name)))
+            # Names hold dots that begin no suffix.
+            found.append(Annotated(picture, name + Path(picture.name).suffix, str(mask), None, shapes, split))
     names = [name for name in dict.fromkeys(class_of.values()) if name not in ("void", "ignored")]
     colours = {name: rgb for rgb, name in class_of.items()}
     return Export(
@@ -83,13 +89,15 @@ def _shapes(mask: Member, class_of: dict[int, str], size: Size) -> Iterable[Shap
         yield Shape(class_of[value], Bitmap(values == value), str(mask))
 
 
-def _labelmap(member: Member) -> dict[Colour, str]:
+def _labelmap(members: Sequence[Member]) -> dict[Colour, str]:
     """The classes of lines such as ``car:128,0,0::``; without colours those of VOC's map in the order of the lines."""
     found: dict[Colour, str] = {}
-    lines = [line for line in read_text(member).splitlines() if line.strip() and not line.startswith("#")]
-    for index, line in enumerate(lines):
-        with within(f"{member}, line {line!r},"):
-            name, rgb = line.rsplit(":", 3)[:2]
-            red, green, blue = map(int, rgb.split(",")) if rgb else colour(index)
-            found[red, green, blue] = name
+    for member in members:
+        lines = [line for line in read_text(member).splitlines() if line.strip() and not line.startswith("#")]
+        for index, line in enumerate(lines):
+            with within(f"{member}, line {line!r},"):
+                name, rgb = line.rsplit(":", 3)[:2]
+                red, green, blue = bytes(map(int, rgb.split(","))) if rgb else colour(index)
+                if (other := found.setdefault((red, green, blue), name)) != name:
+                    raise ValueError(f"its colour is that of {other}")
     return found
