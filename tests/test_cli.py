@@ -529,6 +529,27 @@ def test_paths_from_the_standard_input(work: Path, tmp_path: Path, monkeypatch: 
     words = ["predict", str(work / "run"), str(pictures / "0.jpg"), "-", "--output", str(output)]
     assert main(words) == 0
     assert files_below(output) == ["labels/0.png", "labels/1.png", "labels/3.png", "legend.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["predict", str(work / "run"), "-", "--output", str(tmp_path / "none")]) == 2
+
+
+def test_wrong_groups_are_told_before_anything_is_scored(
+    refused: Callable[..., str], work: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(*_: object, **__: object) -> None:
+        raise AssertionError("It was scored first.")
+
+    for module in ("cssformer.training.score.evaluate", "cssformer.metrics.evaluate_predictions"):
+        monkeypatch.setattr(module, scored)
+    labels = data / "val" / "labels"
+    for words in (["evaluate", work / "run"], ["score", labels, data], ["compare", labels, labels, data]):
+        assert "is no regular expression" in refused(*words, "--group_by", "(")
+
+
+def test_the_folder_one_is_in_is_predicted(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work / "source" / "pictures")
+    assert main(["predict", str(work / "run"), ".", "--output", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == 6
 
 
 def test_pictures_smaller_than_the_crop_just_work(work: Path, tmp_path: Path) -> None:

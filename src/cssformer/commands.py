@@ -144,6 +144,7 @@ def _evaluate(options: "Namespace") -> int:
         submission=options.submission,
         scored=options.output is not None,
         dilation_ratio=options.dilation_ratio,
+        group_by=options.group_by,
         device=options.device,
         **{name: options[name] for name in views},
     )
@@ -176,8 +177,9 @@ def _predict(options: "Namespace") -> int:
 
     _note_unfinished(options.model)
     know_baselines()
-    listed = [Path(line) for line in sys.stdin.read().splitlines()] if Path("-") in options.inputs else []
-    options.inputs = [path for path in (*options.inputs, *listed) if path not in (Path("-"), Path())]
+    if Path("-") in options.inputs:
+        listed = [Path(line) for line in sys.stdin.read().splitlines() if line]
+        options.inputs = [*(path for path in options.inputs if path != Path("-")), *listed]
     done = predict_files(**arguments(options))
     show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")

@@ -46,11 +46,9 @@ def show_scores(evaluation: "Evaluation") -> None:
 
 
 def tell_scores(evaluation: "Evaluation", data: "Samples", options: "Namespace") -> None:
-    """Print and write an evaluation as ``--group_by``, ``--output`` and ``--json`` say."""
+    """Print and write an evaluation as ``--output`` and ``--json`` say."""
     from cssformer.metrics import write_report
 
-    if options.group_by is not None:
-        evaluation = evaluation.grouped(options.group_by)
     show_scores(evaluation)
     if options.output is not None:
         write_report(evaluation, data, options.output)
@@ -102,18 +100,20 @@ def _score(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.metrics import Predictions, evaluate_predictions
     from cssformer.metrics.report import SCORES
+    from cssformer.metrics.scoring import groups_of
 
     if options.output is not None:
         # Not only after hours of work.
         require_writable(options.output / SCORES)
     truth = _truth(options)
+    groups = groups_of(truth.names, options.group_by)
     evaluation = evaluate_predictions(
         Predictions(options.predictions, truth, options.raw), truth, dilation_ratio=options.dilation_ratio
     )
     about = {"model": str(options.predictions), "data": str(options.truth)}
     if isinstance(truth, SegmentationFolder):
         about["split"] = truth.split
-    tell_scores(replace(evaluation, about=about), truth, options)
+    tell_scores(replace(evaluation, about=about, groups=groups), truth, options)
     return 0
 
 
@@ -132,6 +132,7 @@ def _compare(options: "Namespace") -> int:
     from cssformer.data.image_io import write_image
     from cssformer.metrics import Predictions, evaluate, evaluate_predictions
     from cssformer.metrics.compare import Comparison, differences_sheet
+    from cssformer.metrics.scoring import groups_of
     from cssformer.training.score import about, open_model
 
     if options.output is not None:
@@ -155,11 +156,10 @@ def _compare(options: "Namespace") -> int:
             said = Predictions(path, truth, options.raw)
             both.append((partial(evaluate_predictions, said, dilation_ratio=options.dilation_ratio), truth))
             print(f"{'AB'[len(both) - 1]}: {path} on {options.truth}")
+    groups = [groups_of(data.names, options.group_by) for _, data in both]
     evaluations = [score(data) for score, data in both]
-    if options.group_by is not None:
-        evaluations = [each.grouped(options.group_by) for each in evaluations]
-    named = zip(evaluations, (options.first, options.second), strict=True)
-    comparison = Comparison(*(replace(each, about={"model": name}) for each, name in named))
+    named = zip(evaluations, (options.first, options.second), groups, strict=True)
+    comparison = Comparison(*(replace(each, about={"model": name}, groups=own) for each, name, own in named))
     for heading, *rows in comparison.tables():
         print()
         show(rows, heading)

@@ -20,7 +20,7 @@ from cssformer.inference import Predictor, predict
 from cssformer.metrics import contact_sheet, evaluate, write_report
 from cssformer.metrics.confusion import ConfusionMatrix
 from cssformer.metrics.report import EXAMPLES, spread, thinned
-from cssformer.metrics.scoring import Evaluation, Scorer, bootstrap_interval
+from cssformer.metrics.scoring import Evaluation, Scorer, bootstrap_interval, groups_of
 from cssformer.model import CSSFormer
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import confusion_picture
@@ -152,7 +152,7 @@ def test_the_interval_over_groups_is_that_of_the_groups_sums() -> None:
     names = tuple(f"video{index // 8:02}/frame{index % 8}" for index in range(400))
     info = Colours().info
     frames = Evaluation(info, names, np.zeros((2, 1, 2), np.int64), areas, areas)
-    videos = frames.grouped("^[^/]+")
+    videos = replace(frames, groups=groups_of(names, "^[^/]+"))
     assert videos.interval == bootstrap_interval(areas.reshape(50, 8, 3, 1).sum(axis=1))
     width, narrow = (high - low for low, high in (videos.interval, frames.interval))
     assert width / narrow == pytest.approx(8**0.5, rel=0.15)
@@ -162,7 +162,7 @@ def test_the_interval_over_groups_is_that_of_the_groups_sums() -> None:
         ("^v", "one group"),
     ):
         with pytest.raises(UserError, match=told):
-            frames.grouped(pattern)
+            groups_of(names, pattern)
 
 
 def test_interval_does_not_change_from_call_to_call() -> None:

@@ -206,6 +206,8 @@ def predict_files(
 
 def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
     """All files to predict, in order, none of them written by an earlier prediction, and how many others there are."""
+    if not inputs:
+        raise UserError("No picture, folder or video is named; give one at least.")
     if (output.resolve().parent / "dataset.yaml").is_file():
         raise UserError(
             f"{output} is a split of prepared data, whose labels would be overwritten; give another output."

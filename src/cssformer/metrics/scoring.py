@@ -1,7 +1,8 @@
 """From label maps to what a whole data set scores; knows nothing of networks and files."""
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -97,26 +98,6 @@ class Evaluation:
         sums = np.zeros((len(names), *areas.shape[1:]), np.int64)
         np.add.at(sums, group_of, areas)
         return sums
-
-    def grouped(self, pattern: str) -> "Evaluation":
-        """With pictures in whose names the regular expression finds the same text as a group.
-
-        Frames of one video are alike: taken as independent pictures they make the interval too narrow.
-
-        Raises:
-            UserError: no regular expression, one that is not found in a name, or a single group.
-        """
-        try:
-            found = [re.search(pattern, name) for name in self.names]
-        except re.error as error:
-            raise UserError(f"{pattern!r} is no regular expression: {error}.") from error
-        groups = tuple(match[0] for match in found if match)
-        if len(groups) < len(found):
-            missed = self.names[found.index(None)]
-            raise UserError(f"The pattern {pattern!r} of the groups is not found in the name {missed}.")
-        if len(set(groups)) < 2:
-            raise UserError(f"The pattern {pattern!r} makes one group of all pictures; an interval needs several.")
-        return replace(self, groups=groups)
 
     @cached_property
     def picture_miou(self) -> NDArray[np.float64]:
@@ -238,6 +219,29 @@ class Scorer:
         """The evaluation of all pictures added so far; ``details`` are its ``options`` and ``examples``."""
         areas, boundary = np.stack(self.areas), np.stack(self.boundary)
         return Evaluation(self.info, tuple(self.names), self.bands, areas, boundary, self.dilation_ratio, **details)
+
+
+def groups_of(names: Sequence[str], pattern: str | None) -> tuple[str, ...] | None:
+    """The group of each picture: the text that the regular expression finds in its name; None without a pattern.
+
+    Frames of one video are alike: taken as independent pictures they make the interval too narrow.
+
+    Raises:
+        UserError: no regular expression, one that is not found in a name, or a single group.
+    """
+    if pattern is None:
+        return None
+    try:
+        found = [re.search(pattern, name) for name in names]
+    except re.error as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}.") from error
+    groups = tuple(match[0] for match in found if match)
+    if len(groups) < len(found):
+        missed = names[found.index(None)]
+        raise UserError(f"The pattern {pattern!r} of the groups is not found in the name {missed}.")
+    if len(set(groups)) < 2:
+        raise UserError(f"The pattern {pattern!r} makes one group of all pictures; an interval needs several.")
+    return groups
 
 
 def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int = 0) -> tuple[float, float]:

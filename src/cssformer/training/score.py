@@ -7,6 +7,7 @@ from typing import Any
 from cssformer.data import SegmentationFolder
 from cssformer.inference import Predictor
 from cssformer.metrics import Evaluation, evaluate, submit
+from cssformer.metrics.scoring import groups_of
 from cssformer.training.datasets import Dataset, datasets
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.errors import UserError
@@ -20,6 +21,7 @@ def score_model(
     submission: Path | None = None,
     scored: bool = False,
     dilation_ratio: float,
+    group_by: str | None = None,
     device: str,
     **views: Any,
 ) -> tuple[Evaluation, Dataset] | int:
@@ -32,21 +34,23 @@ def score_model(
         submission: also write the predictions into this folder.
         scored: refuse a split without labels.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        group_by: of :func:`cssformer.metrics.scoring.groups_of`.
         device, views: of :class:`cssformer.inference.Predictor`.
 
     Returns:
         The evaluation and its data, or how many files of a submission were written where there are no labels.
 
     Raises:
-        UserError: the model or its data are missing, or do not belong together.
+        UserError: the model or its data are missing, do not belong together, or make no such groups.
     """
     predictor, data, folder = open_model(model, folder, split, device, **views)
     if submission is not None and isinstance(data, SegmentationFolder) and data.labels is None:
         if scored:
             raise UserError(f"The split {split} has no labels, so there are no scores for --output.")
         return submit(predictor, data, submission)
+    groups = groups_of(data.names, group_by)
     evaluation = evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission)
-    return replace(evaluation, about=about(model, folder, split)), data
+    return replace(evaluation, about=about(model, folder, split), groups=groups), data
 
 
 def open_model(
