@@ -66,3 +66,9 @@ def test_each_layer_is_the_formulas(model: CSSFormer) -> None:
 def test_a_backbone_without_attention_is_refused() -> None:
     with pytest.raises(UserError, match="no attention for training.lora"):
         add_lora(trunk(CSSFormer("test_resnet", 3, channels=16, heads=2, points=2).backbone), 2)
+
+
+def test_a_rank_that_is_not_low_is_refused() -> None:
+    tiny = CSSFormer("pvt_v2_b0", 3, channels=16, heads=2, points=2)
+    with pytest.raises(UserError, match="training.lora 256 is no low rank, where the attention's weights have 256"):
+        add_lora(trunk(tiny.backbone), 256)

@@ -1,6 +1,7 @@
 """Predictor and predicted files with a tiny saved network."""
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -385,6 +386,22 @@ def test_the_output_may_hold_the_pictures(model_folder: Path, pictures: Path) ->
     for output in (pictures.parent, pictures.parent, pictures, pictures):
         result = predict_files(str(model_folder), [pictures], output, overlay=True, device="cpu")
         assert result["pictures"] == 3
+
+
+@pytest.mark.parametrize(("kind", "options"), [("labels", {}), ("overlay", {}), ("labelme", {"save": ["labelme"]})])
+def test_folders_of_the_users_own_are_not_written_into(
+    model_folder: Path, pictures: Path, tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    (tmp_path / "mine" / kind).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"mine/{kind} is there already, and no legend.png"):
+        predict_files(str(model_folder), [pictures], tmp_path / "mine", device="cpu", **options)
+    assert files_below(tmp_path / "mine") == []
+
+
+def test_a_file_that_is_given_twice_is_predicted_once(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = next(pictures.glob("*.png"))
+    done = predict_files(str(model_folder), [picture, picture], tmp_path / "out", device="cpu", save=["coco"])
+    assert done["pictures"] == len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == 1
 
 
 def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, pictures: Path) -> None:

@@ -29,7 +29,7 @@ def add_lora(trunk: nn.Module, rank: int) -> None:
     """Freeze a backbone and add :class:`LowRank` to the linear layers of its attention, in place.
 
     Raises:
-        UserError: it has no attention.
+        UserError: it has no attention, or none of its layers is larger than the rank.
     """
     trunk.requires_grad_(False)
     found = [
@@ -41,6 +41,10 @@ def add_lora(trunk: nn.Module, rank: int) -> None:
     ]
     if not found:
         raise UserError("The backbone has no attention for training.lora; leave it out.")
+    if rank >= (size := max(min(layer.weight.shape) for layer in found)):
+        raise UserError(
+            f"training.lora {rank} is no low rank, where the attention's weights have {size}; give a lower one."
+        )
     for layer in found:
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
 

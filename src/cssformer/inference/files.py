@@ -102,8 +102,8 @@ def predict_files(
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
-            left clear or the raw ids are unknown, or the output cannot be written or holds predictions of another
-            model. Files written before that are whole.
+            left clear or the raw ids are unknown, or the output cannot be written, holds predictions of another model
+            or has folders of these names that are no predictions. Files written before that are whole.
     """
     sources, left_out = _find(inputs, output)
     skipped = 0
@@ -137,7 +137,14 @@ def predict_files(
         )
     made = {"weights": digest(dict(predictor.network.state_dict())), "options": predictor.options, "raw": raw}
     note = json.dumps({"classes": predictor.classes, **made}, sort_keys=True)
-    if (output / LEGEND).exists() and read_note(output / LEGEND) != note:
+    if not (output / LEGEND).exists():
+        for kind in (LABELS, OVERLAY, CONFIDENCE, *(save or ())):
+            if (output / kind).exists():
+                raise UserError(
+                    f"{output / kind} is there already, and no {LEGEND} beside it tells that it holds predictions; "
+                    "give another output."
+                )
+    elif read_note(output / LEGEND) != note:
         raise UserError(
             f"{output} holds predictions of another model or of other options, as its {LEGEND} tells; give another "
             "output or remove it."
@@ -229,14 +236,14 @@ def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
             sources.append(Source(given, Path(given.stem)))
         else:
             raise UserError(f"There is no file or folder {given}.")
-    places: dict[tuple[Path, bool], Path] = {}
+    places: dict[tuple[Path, bool], Source] = {}
     for source in sources:
-        other = places.setdefault((source.place, source.is_video), source.path)
+        other = places.setdefault((source.place, source.is_video), source).path
         if other != source.path:
             raise UserError(
                 f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
             )
-    return sources, left_out
+    return list(places.values()), left_out
 
 
 def _is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
