@@ -57,7 +57,7 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--config",
         action=ConfigFile,
-        help="A recipe: demo, light, photos, vit or a YAML file; later ones win, and options over them all.",
+        help="demo, light, photos, rare_classes, vit or a YAML file; later recipes win, and options over them all.",
     )
     parser.add_class_arguments(Recipe)
 

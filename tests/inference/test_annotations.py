@@ -168,6 +168,27 @@ def test_round_trip(tmp_path, name, tolerance):
         assert not differs.any() if exact else differs.mean() < 0.03
 
 
+@pytest.mark.parametrize("source", ["out", "out/coco.json"])
+def test_what_predict_draws_is_not_the_picture(tmp_path, source):
+    saved(tmp_path, {"a": blobs(1), "b": blobs(2), "c": blobs(3)}, ["coco"])
+    (tmp_path / "out/legend.png").write_bytes((tmp_path / "pictures/a.png").read_bytes())
+    for folder in ("labels", "overlay", "confidence"):
+        (tmp_path / "out" / folder).mkdir()
+        for path in (tmp_path / "pictures").iterdir():
+            Image.new("RGB", (64, 48)).save(tmp_path / "out" / folder / path.name)
+    prepared("coco", tmp_path / "again", [tmp_path / source, tmp_path / "pictures"])
+    written = {path.name: path.read_bytes() for path in (tmp_path / "again").glob("*/images/*")}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
+
+
+def test_predictions_that_are_no_annotations_yet(tmp_path):
+    saved(tmp_path, {"a": blobs(1)}, ["label-studio", "yolo"])
+    with pytest.raises(UserError, match="predictions alone; accept them"):
+        prepared("label_studio", tmp_path / "again", [tmp_path / "out/label-studio.json", tmp_path / "pictures"])
+    with pytest.raises(UserError, match="names no pictures; put them into images"):
+        prepared("yolo", tmp_path / "again", [tmp_path / "out/yolo", tmp_path / "pictures"])
+
+
 def test_coco_and_its_reader(tmp_path):
     saved(tmp_path, {"a": blobs(1), "sub/b": blobs(2)}, ["coco"])
     content = json.loads((tmp_path / "out/coco.json").read_text())

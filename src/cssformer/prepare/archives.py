@@ -32,6 +32,8 @@ MOST_UNPACKED = 16 << 30
 MOST_MEMBERS = 500_000
 """Of a .tar, where a few packed megabytes could hold millions."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+ANNOTATIONS = (".json", ".xml")
+"""Files that are a source by themselves."""
 
 _CHUNK = 1 << 17
 # What the libraries raise on damaged archives; RuntimeError on a long chain of tar headers (RecursionError).
@@ -83,10 +85,13 @@ class Member:
 
 @contextmanager
 def open_source(path: Path) -> Iterator[list[Member]]:
-    """Yield the files of a folder or an archive, sorted by name; an archive is closed at the end of the block.
+    """Yield the files of a folder or an archive, sorted by name, or a single annotation file.
+
+    An archive is closed at the end of the block.
 
     Raises:
-        UserError: there is nothing at ``path``, it is no folder or whole archive, or it has unsafe members.
+        UserError: there is nothing at ``path``, it is no folder, annotation file or whole archive, or it has unsafe
+            members.
     """
     if path.is_dir():
         yield sorted(_files(path), key=lambda member: member.name)
@@ -94,6 +99,9 @@ def open_source(path: Path) -> Iterator[list[Member]]:
     if not path.is_file():
         raise UserError(f"There is no file or folder {path}.")
     kind = path.name.lower()
+    if kind.endswith(ANNOTATIONS):
+        yield [Member(path.parent, path.name, path.stat().st_size, path.read_bytes)]
+        return
     if not kind.endswith(ARCHIVES):
         raise UserError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)}).")
     with ExitStack() as opened:

@@ -199,7 +199,7 @@ def prepare_export(
         members = [member for path in source for member in opened.enter_context(open_source(path))]
         # Archives hold what folders hide: macOS adds a file of its own to each.
         members = [member for member in members if not re.search(r"(^|/)(\.|__MACOSX/)", member.name)]
-        export = read(members, faults)
+        export = read(_without_predictions(members), faults)
         if not export.pictures:
             raise UserError(faults.sentences[0] if faults.sentences else f"{source[0]} has no annotated pictures.")
         first: dict[Readable, Annotated] = {}
@@ -248,6 +248,22 @@ def prepare_export(
     if faults.sentences:
         notes.append(f"{len(faults.sentences)} broken ones were left out; the first: {faults.sentences[0]}")
     return Prepared(output, info, (), how, tuple(notes))
+
+
+def _without_predictions(members: Sequence[Member]) -> list[Member]:
+    """Without what ``cssformer predict`` draws beside its annotations, which is called as the pictures are."""
+    drawn = {
+        (each.source, each.name.removesuffix("legend.png") + folder)
+        for each in members
+        if each.name.rpartition("/")[2] == "legend.png"
+        for folder in ("labels/", "overlay/", "confidence/")
+    }
+    return [
+        each
+        for each in members
+        if not is_picture(Path(each.name))
+        or not any(each.source == source and each.name.startswith(folder) for source, folder in drawn)
+    ]
 
 
 def _classes(

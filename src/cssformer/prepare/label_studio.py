@@ -45,6 +45,8 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
         for number, task in enumerate(tasks):
             place = f"{member}, task {task.get('id', number)}"
             with faults.caught(), within(place):
+                if "annotations" not in task and "predictions" in task:
+                    raise UserError(f"{place} has predictions alone; accept them in Label Studio and export that.")
                 given = [each for each in task["annotations"] if not each.get("was_cancelled")]
                 several += len(given) > 1
                 without += not given

@@ -38,6 +38,8 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     if len(described) != 1:
         raise UserError(f"The source has {len(described)} YAML files with names of classes; give one data.yaml.")
     ((member, content),) = described.items()
+    if not {*SPLITS, ""} & content.keys():
+        raise UserError(f"{member} names no pictures; put them into images beside it and add the line 'train: images'.")
     with within(member):
         names = content["names"]
         numbered = names.items() if isinstance(names, dict) else enumerate(names)

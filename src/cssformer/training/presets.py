@@ -44,7 +44,7 @@ def preset_words(data: Path | None, init: str | None) -> list[str]:
     if data is not None and (found := choose_preset(data)) is not None:
         name, reason = found
         network = "" if init is None else f", with the network of {init}"
-        others = "--config demo, light, photos, vit or FILE chooses another"
+        others = "--config demo, light, photos, rare_classes, vit or FILE chooses another"
         print(f"No --config: {name} is taken, {reason}{network}; {others}.")
         words += ["--config", name]
     if init is not None:
