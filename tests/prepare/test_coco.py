@@ -210,6 +210,7 @@ BROKEN = {
     "odd": (set_first("segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "7 coordinates, an odd number"),
     "not finite": (set_first("segmentation", [[1, 2, 3, 4, 5, float("nan")]]), "not finite"),
     "numbers alone": (set_first("segmentation", [1, 2, 3, 4, 5, 6]), "its coordinates are no numbers"),
+    "a number": (set_first("segmentation", 1.5), "the image 7, cannot be understood"),
     "no outline": (set_first("segmentation", []), "it has a box at most, but no outline"),
     "too short": (set_first("segmentation", {"size": [40, 60], "counts": [5, 5]}), "cover 10 pixels, but"),
     "too long": (set_first("segmentation", {"size": [40, 60], "counts": [5, 5000]}), "cover 5005 pixels"),

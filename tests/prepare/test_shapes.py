@@ -101,6 +101,7 @@ def test_shapes_without_a_value_are_left_out():
     ("region", "sentence"),
     [
         (Polygons([]), "it has no polygon"),
+        (Polygons([[]]), "its polygon has 0 points instead of three or more"),
         (Polygons([[1, 2, 3, 4]]), "its polygon has 2 points instead of three or more"),
         (Polygons([[1, 2, 3, 4, 5]]), "it has 5 coordinates, an odd number"),
         (Polygons([[1, 2, 3, 4, 5, float("nan")]]), "its coordinates are not finite"),

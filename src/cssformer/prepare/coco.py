@@ -198,7 +198,7 @@ def _region(segmentation: Any) -> Region:
         return Runs((height, width), segmentation["counts"])
     if not segmentation:
         raise ValueError("it has a box at most, but no outline")
-    return Polygons(segmentation)
+    return Polygons(list(segmentation))
 
 
 def _segments(

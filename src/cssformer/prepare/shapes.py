@@ -52,7 +52,7 @@ class Polygons:
         parts = [_coordinates(part, size) for part in self.parts]
         if not parts:
             raise ValueError("it has no polygon")
-        if short := next((len(part) for part in parts if len(part) < 6), None):
+        if (short := min(map(len, parts))) < 6:
             raise ValueError(f"its polygon has {short // 2} points instead of three or more")
         return coco.merge(coco.frPyObjects(parts, *size))
 
