@@ -69,7 +69,8 @@ def _training_seconds(run: Run) -> float:
             speed = float(row["images_per_second"])
             seconds += (int(row["step"]) - last) * run.recipe.training.batch_size / speed
             last = int(row["step"])
-    return seconds * run.recipe.training.steps / last if last else math.nan
+    # Its last row is a validation's, after the last step.
+    return seconds * int(row["step"]) / last if last else math.nan
 
 
 class Results:

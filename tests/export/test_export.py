@@ -33,7 +33,9 @@ def network(backbone: str = "test_resnet", **arguments: Any) -> CSSFormer:
         # Branches that begin at zero would hide what is wrong in them.
         if not parameter.abs().max():
             nn.init.normal_(parameter, std=0.2)
-    model.metadata = Metadata(tuple("abcde"), tuple((i, 2 * i, 255 - i) for i in range(5)), inference={"mode": "whole"})
+    model.metadata = Metadata(
+        tuple("abcde"), tuple((i, 2 * i, 255 - i) for i in range(5)), None, {"mode": "whole"}, "mit"
+    )
     return model.eval()
 
 
@@ -100,7 +102,8 @@ def test_all_that_a_user_must_know_is_in_the_file(model: CSSFormer, exported: Pa
     assert json.loads(facts["classes"]) == list("abcde")
     assert json.loads(facts["colours"])[1] == [1, 2, 254]
     assert json.loads(facts["mean"]) == pytest.approx(model.backbone.mean)
-    assert facts["license"] == "apache-2.0" and facts["cssformer"]
+    assert json.loads(facts["backbone_licence"]) == "mit" and facts["cssformer"]
+    assert "license" not in facts
     (images,), (logits,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.shape) == ("images", ["batch", 3, "height", "width"])
     assert (logits.name, logits.shape) == ("logits", ["batch", 5, "rows", "columns"])

@@ -150,6 +150,9 @@ def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: 
         "step,loss,lr,images_per_second,mIoU\n20,1,1,8,\n20,,,,0.1\n40,1,1,4,\n50,1,1,2,\n100,,,,0.2\n"
     )
     assert _training_seconds(run) == pytest.approx((20 * 4 / 8 + 20 * 4 / 4 + 10 * 4 / 2) * 100 / 50)
+    # training.patience ended it.
+    (tmp_path / METRICS).write_text("step,loss,lr,images_per_second,mIoU\n50,1,1,2,\n50,,,,0.1\n60,,,,0.1\n")
+    assert _training_seconds(run) == pytest.approx(60 * 4 / 2)
 
 
 def test_costs_are_of_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from rich.console import Console
@@ -103,6 +104,24 @@ def test_patience_is_the_same_in_a_resumed_run(tmp_path: Path, scored: list[floa
     assert "training ends" not in run(first)
     told = run(recipe(tmp_path, patience=2), resume=True)
     assert "training ends at step 3: 2 validations" in told and len(scored) == 2
+
+
+def test_without_labelled_pixels_no_score_is_told(tmp_path: Path, scored: list[float]) -> None:
+    scored += [float("nan")] * 2
+    told = run(recipe(tmp_path, steps=2))
+    assert "step 1/2  mIoU – %\n  mIoU – %, the best so far" in told
+    assert "step 2/2  mIoU – %\n  mIoU – %, the best is – %, 1 validation ago" in told
+
+
+def test_a_class_that_no_validation_label_holds_cannot_decide(prepared: Path, tmp_path: Path) -> None:
+    for path in (prepared / "val" / "labels").iterdir():
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label[label == 2] = 1
+        cv2.imwrite(str(path), label)
+    asked = recipe(tmp_path / "run", best="IoU of sky")
+    asked.data = str(prepared)
+    with pytest.raises(UserError, match="training.best is 'IoU of sky', but no validation label holds that class"):
+        runs.train(asked)
 
 
 def test_a_score_that_there_is_not_is_told(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What a pass takes, against what PyTorch is found to hold, and what is refused for it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from cssformer.backbones import add_lora, trunk
+from cssformer.backbones.lora import LowRank
 from cssformer.cli import main
 from cssformer.training.estimate import kept_bytes, require_memory
 from cssformer.training.module import SegmentationTask
@@ -20,15 +23,31 @@ class Classes:
         self.info = self
 
 
-def task(**training: object) -> SegmentationTask:
-    model = ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)
+VIT = {"backbone": "vit_tiny_patch16_224", "backbone_args": {"depth": 4, "embed_dim": 384, "num_heads": 6}}
+
+
+def task(vit: bool = False, **training: object) -> SegmentationTask:
+    model = ModelConfig(channels=16, heads=2, points=2, **(VIT if vit else {"backbone": "test_resnet"}))
     recipe = Recipe(model=model, augment=AugmentConfig(crop=(1024, 2048)), training=TrainingConfig(**training))
-    return SegmentationTask(build_model(recipe, Classes(5)), recipe)  # type: ignore[arg-type]
+    network = build_model(recipe, Classes(5))  # type: ignore[arg-type]
+    if recipe.training.lora is not None:
+        add_lora(trunk(network.backbone), recipe.training.lora)
+    return SegmentationTask(network, recipe)
 
 
-@pytest.mark.parametrize(("height", "width"), [(128, 128), (64, 96), (256, 320)])
-def test_what_is_counted_is_what_autograd_holds(height: int, width: int) -> None:
-    asked = task()
+@pytest.mark.parametrize(
+    ("height", "width", "options"),
+    [
+        (128, 128, {}),
+        (64, 96, {}),
+        (256, 320, {}),
+        # Weights with its additions are as large for a small crop.
+        (256, 256, {"vit": True, "lora": 2}),
+        (256, 256, {"vit": True, "backbone_lr_factor": 0}),
+    ],
+)
+def test_what_is_counted_is_what_autograd_holds(height: int, width: int, options: dict[str, Any]) -> None:
+    asked = task(**options)
     before = {name: value.clone() for name, value in asked.state_dict().items()}
     random = torch.get_rng_state()
     estimate = kept_bytes(asked, height, width)
@@ -36,9 +55,10 @@ def test_what_is_counted_is_what_autograd_holds(height: int, width: int) -> None
     assert torch.equal(torch.get_rng_state(), random) and asked.model.training
     held: dict[int, torch.Tensor] = {}
     own = {parameter.data_ptr() for parameter in asked.parameters()}
+    merged = {tuple(part.up.shape[:1] + part.down.shape[1:]) for part in asked.modules() if isinstance(part, LowRank)}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in own:
+        if tensor.data_ptr() not in own and not {tuple(tensor.shape), tuple(tensor.shape[::-1])} & merged:
             held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
@@ -64,6 +84,10 @@ def test_what_cannot_fit_is_refused_with_what_to_lower(monkeypatch: pytest.Monke
         with_memory(4 * parameters + 0.5 * each)
     with pytest.raises(UserError, match=r"network alone does not fit"):
         with_memory(parameters)
+    # What is frozen has neither gradients nor moments.
+    frozen = asked.model.backbone.requires_grad_(False)
+    still = sum(value.nbytes for value in frozen.parameters())
+    with_memory(4 * parameters - 3 * still + 8.0001 * kept_bytes(asked, 1024, 2048))
     asked.recipe.augment.crop = (128, 128)
     with_memory(1)
 

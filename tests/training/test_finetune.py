@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from cssformer import CSSFormer
+from cssformer.backbones import first_licence
 from cssformer.model import Metadata
 from cssformer.training import train as runs
 from cssformer.training.finetune import start_from, starting_point
@@ -152,3 +153,10 @@ def test_the_licence_of_pretrained_weights_is_told_and_goes_with_every_network_a
     for each in (first, second):
         runs.train(dataclasses.replace(each, training=more), resume=True, console=Console(file=out, width=1000))
         assert CSSFormer.from_pretrained(each.output).metadata.backbone_licence == "apache-2.0"
+
+
+def test_a_file_of_weights_states_no_licence() -> None:
+    """The hub's card would else call anybody's weights Apache-2.0."""
+    assert first_licence("resnet10t", True) == "apache-2.0"
+    assert first_licence("resnet10t", True, "mine.pth") == first_licence("resnet10t", False, "mine.pth") == "not stated"
+    assert first_licence("resnet10t", False) is None

@@ -78,7 +78,7 @@ def test_with_a_network_to_start_from_the_data_choose_the_rest(
     )
     assert main(words) == 0
     for each in taken:
-        model, weights = starting_point(each, words[-1])
+        model, _, weights = starting_point(each, words[-1])
         # Three classes, as there, so that all fits.
         words_of = {name: value for name, value in vars(model.model).items() if name != "init"}
         CSSFormer(num_classes=3, **words_of).load_state_dict(weights)

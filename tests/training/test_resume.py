@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from cssformer import CSSFormer
 from cssformer.cli import main
 from cssformer.data import Sample, SyntheticScenes
+from cssformer.model import Metadata
 from cssformer.training import train as runs
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST, LOCK, alone, read_checkpoint
@@ -109,6 +110,35 @@ def test_resumed_weights_are_the_uninterrupted_ones(
     steps = [[row[0] for row in rows] for rows in columns]
     assert steps[0][-1] == steps[1][-1] == str(STEPS)
     assert [row for row in columns[0] if row[2]] == [row for row in columns[1] if row[2]]
+
+
+def test_the_licence_outlives_a_stop_before_the_first_network_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, begun = CSSFormer("resnet10t", 17, channels=16, heads=2, points=2), recipe(tmp_path / "run")
+    first.metadata = Metadata(backbone_licence="cc-by-nc-4.0")
+    first.save_pretrained(tmp_path / "first")
+    begun.model.init = str(tmp_path / "first")
+    with monkeypatch.context() as patch:
+        disturb(patch, at_reading=2 * BATCH, kill=False)
+        with pytest.raises(Interrupted):
+            runs.train(begun)
+    # Killed while it wrote its first network.
+    (tmp_path / "run" / "model").mkdir()
+    runs.train(begun, resume=True)
+    assert CSSFormer.from_pretrained(tmp_path / "run").metadata.backbone_licence == "cc-by-nc-4.0"
+
+
+def test_the_words_that_started_from_a_network_may_be_repeated(tmp_path: Path) -> None:
+    CSSFormer("test_resnet", 17, channels=16, heads=2, points=2).save_pretrained(tmp_path / "first")
+    asked = recipe(tmp_path / "run")
+    asked.training.steps = 1
+    asked.save(tmp_path / "asked.yaml")
+    options = {"init": tmp_path / "first", "backbone": "test_resnet", "pretrained": "true", "weights": "none.pth"}
+    words = [f"--model.{name}={value}" for name, value in options.items()]
+    begun = ["train", "--config", str(tmp_path / "asked.yaml"), *words]
+    assert main(begun) == 0
+    assert main(["train", "--output", str(tmp_path / "run"), *words, "--resume"]) == 0
 
 
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What stands below the paper's network: timm's models as pyramids, and the weights that they start from."""
 
 from cssformer.backbones.adapter import ViTAdapter
-from cssformer.backbones.create import create_body, timms_licence
+from cssformer.backbones.create import create_body, first_licence
 from cssformer.backbones.lora import add_lora, merged
 from cssformer.backbones.outline import layers_above
 from cssformer.backbones.pyramid import SimpleFeaturePyramid, trunk
@@ -11,8 +11,8 @@ __all__ = [
     "ViTAdapter",
     "add_lora",
     "create_body",
+    "first_licence",
     "layers_above",
     "merged",
-    "timms_licence",
     "trunk",
 ]

@@ -50,7 +50,7 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     if weights is not None:
         body.origin = load_weights(body, Path(weights), name, arguments)
     elif pretrained:
-        body.origin = f"The backbone's weights are timm's {name}; their licence: {timms_licence(name)}"
+        body.origin = f"The backbone's weights are timm's {name}; their licence: {first_licence(name, pretrained)}"
     if any(parameter.is_meta for parameter in body.parameters()):
         body.register_load_state_dict_post_hook(_compute_constants)
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
@@ -61,9 +61,11 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     return body
 
 
-def timms_licence(name: str) -> str:
-    """Of timm's weights for a backbone, as timm states it."""
-    config = timm.get_pretrained_cfg(name)
+def first_licence(name: str, pretrained: bool, weights: str | None = None) -> str | None:
+    """Of the weights that a backbone begins with: of timm's as timm states it; a file states none."""
+    if not pretrained and weights is None:
+        return None
+    config = timm.get_pretrained_cfg(name) if weights is None else None
     return (config and config.license) or "not stated"
 
 

@@ -72,7 +72,7 @@ def export_model(
     deployment = Deployment(network, *arguments).eval()
     facts = {
         "cssformer": cssformer.__version__,
-        "license": "apache-2.0",
+        "backbone_licence": json.dumps(network.metadata.backbone_licence),
         "classes": json.dumps(network.metadata.classes),
         "colours": json.dumps(network.metadata.colours),
         "mean": json.dumps(network.backbone.mean),

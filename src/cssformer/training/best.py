@@ -86,7 +86,9 @@ class BestModel(Callback):
                 merged(pl_module.model).save_pretrained(self.folder)
         self.table = [f"{name} {percent(iou)}" for name, iou in zip(self.info.classes, scores.iou, strict=True)]
         self.told = f"{self.score} {percent(value)} %, " + (
-            f"the best is {percent(self.best)} %, {self._validations()} ago" if self.since_best else "the best so far"
+            f"the best is {percent(self.best if self.best >= 0 else math.nan)} %, {self._validations()} ago"
+            if self.since_best
+            else "the best so far"
         )
 
     def _value(self, trainer: L.Trainer, task: SegmentationTask, scores: Scores) -> float:

@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from rich.console import Console
 
+from cssformer.metrics.confusion import percent
+from cssformer.training.module import SegmentationTask
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
@@ -48,7 +50,9 @@ class ResumePoint(Checkpoint):
         self.data = data
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, SegmentationTask)
         checkpoint["data"] = self.data
+        checkpoint["backbone_licence"] = pl_module.model.metadata.backbone_licence
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # Of a run that was finished and is to take more steps.
@@ -180,7 +184,7 @@ class Progress(Callback):
         miou = trainer.callback_metrics["mIoU"].item()
         self._write(trainer, {"step": trainer.global_step, "mIoU": miou})
         if trainer.is_global_zero:
-            self.console.print(f"step {trainer.global_step}/{self.steps}  mIoU {100 * miou:.2f} %")
+            self.console.print(f"step {trainer.global_step}/{self.steps}  mIoU {percent(miou)} %")
         # The validation's seconds are not the training's.
         self.since += time.monotonic() - self.validation_since
 

@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+from torch.nn.utils import parametrize
 
 from cssformer.training.module import SegmentationTask
 from cssformer.utils.errors import UserError
@@ -19,14 +20,13 @@ GIB = 2**30
 def kept_bytes(task: SegmentationTask, height: int, width: int) -> float:
     """What one crop keeps for its gradients in float32, by the pass of a small one on the CPU.
 
-    Autograd's saved tensors are counted, but for parameters; all of them grow with the crop's area.
+    Autograd's saved tensors are counted, but for weights; all others grow with the crop's area.
 
     Args:
         task: a network and its loss, on the CPU; it is left as it is.
         height, width: of the crop, in pixels.
     """
     task = copy.deepcopy(task).train()
-    own = {parameter.untyped_storage().data_ptr() for parameter in task.parameters()}
     sides = min(height, PROBE), min(width, PROBE)
     kept: dict[int, torch.Tensor] = {}
 
@@ -35,9 +35,13 @@ def kept_bytes(task: SegmentationTask, height: int, width: int) -> float:
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    with torch.random.fork_rng([]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Two, which BatchNorm takes however small the coarsest map is.
-        task.loss(task.model(torch.rand(2, 3, *sides)), torch.zeros(2, *sides, dtype=torch.long))
+    with parametrize.cached(), torch.random.fork_rng([]):
+        # Weights with LoRA's additions, once computed here, are cached.
+        weights = [*task.parameters(), *(part.weight for part in task.modules() if isinstance(part, torch.nn.Linear))]
+        own = {weight.untyped_storage().data_ptr() for weight in weights}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # Two, which BatchNorm takes however small the coarsest map is.
+            task.loss(task.model(torch.rand(2, 3, *sides)), torch.zeros(2, *sides, dtype=torch.long))
     total = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     return total / 2 * (height * width) / math.prod(sides)
 
@@ -57,9 +61,9 @@ def require_memory(task: SegmentationTask, device: torch.device, device_batch: i
     height, width = recipe.augment.crop
     if device_batch * height * width <= SMALL_PASS:
         return
-    parameters = sum(parameter.nbytes for parameter in task.parameters())
-    # Weights, gradients, the two moments of AdamW and a moving average.
-    fixed = (4 + (recipe.training.ema is not None)) * parameters
+    # Weights and a moving average; of what learns also gradients and the two moments of AdamW.
+    copies = 1 + (recipe.training.ema is not None)
+    fixed = sum((copies + 3 * parameter.requires_grad) * parameter.nbytes for parameter in task.parameters())
     each = kept_bytes(task, height, width) * (1 if recipe.training.precision == "32" else 0.5)
     memory = total_memory(device)
     if fixed + device_batch * each <= memory:

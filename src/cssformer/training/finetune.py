@@ -1,6 +1,7 @@
 """Starting from a trained network instead of the backbone's pretrained weights: fine-tuning, also for other classes."""
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from cssformer.weights.hub import load
 CLASS_LAYERS = ("head.classify.", "aux_head.4.")
 
 
-def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tensor]]:
-    """The recipe with the input normalisation of the network to start from, and that network's weights.
+def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Any], dict[str, Tensor]]:
+    """The recipe with the input normalisation of the network to start from, and that network's config and weights.
 
     The recipe asks for no weights of the backbone any more, since it gets those.
 
@@ -51,7 +52,7 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Tenso
         mean=recipe.model.mean or config.get("mean"),
         std=recipe.model.std or config.get("std"),
     )
-    return dataclasses.replace(recipe, model=model), weights
+    return dataclasses.replace(recipe, model=model), saved, weights
 
 
 def start_from(model: SegmentationNetwork, weights: dict[str, Tensor], held: list[str] | None = None) -> str:

@@ -302,7 +302,11 @@ class Recipe:
             raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
         before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
-        changed = [key for key in asked if asked[key] != before.get(key) and key not in ("data", "training.steps")]
+        free = {"data", "training.steps"}
+        if recipe.model.init is not None:
+            # Without effect beside it, so that the run's own recipe asks for none.
+            free |= {"model.pretrained", "model.weights"}
+        changed = [key for key in asked if asked[key] != before.get(key) and key not in free]
         if changed:
             raise UserError(
                 f"--resume goes on by the run's own recipe, whose {changed[0]} is {written(before.get(changed[0]))}; "

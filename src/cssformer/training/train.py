@@ -4,15 +4,15 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
-from cssformer.backbones import add_lora, merged, timms_licence, trunk
+from cssformer.backbones import add_lora, first_licence, merged, trunk
 from cssformer.data import verify_labels
 from cssformer.data.class_pixels import class_pixels
 from cssformer.data.custom import CustomAugment
@@ -29,7 +29,7 @@ from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.rare_classes import build_loss, told_counts, wants_counts, wants_draws
-from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.recipe import OF_CLASS, RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
     read_checkpoint,
@@ -114,7 +114,12 @@ def _train(
             )
         return None
     if first and recipe.data is not None and not checkpoint:
-        absent = verify_labels(recipe.data).get("train", [])
+        none = verify_labels(recipe.data)
+        if recipe.training.best in (OF_CLASS + name for name in none.get("val", [])):
+            raise UserError(
+                f"training.best is {recipe.training.best!r}, but no validation label holds that class; give another."
+            )
+        absent = none.get("train", [])
         named = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
         if absent:
             console.print(f"warning: no training label holds {named}, which cannot be learned.", markup=False)
@@ -124,11 +129,10 @@ def _train(
             f"The data in {recipe.data} are not those that the run in {run} was begun with: classes, names or sizes of "
             f"files differ; give theirs with --data, or go on with --model.init {run} in another --output."
         )
+    saved: dict[str, Any] = {}
     weights: dict[str, Tensor] | None = None
-    earlier = (run if (run / RUN_MODEL).is_dir() else None) if checkpoint else recipe.model.init
-    saved = load(earlier)[0] if earlier is not None else {}
     if recipe.model.init is not None and not checkpoint:
-        recipe, weights = starting_point(recipe, recipe.model.init)
+        recipe, saved, weights = starting_point(recipe, recipe.model.init)
     # A checkpoint holds the backbone's weights: where they first came from need not be there any more.
     bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False, weights=None))
     model = build(bare if checkpoint else recipe, train_data)
@@ -148,8 +152,10 @@ def _train(
     custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
     augment = Augment(**{**vars(recipe.augment), "custom": custom})
     stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
-    timms = recipe.model.pretrained and recipe.model.weights is None
-    licence = timms_licence(recipe.model.backbone) if timms else saved.get("backbone_licence")
+    asked = recipe.model
+    licence = first_licence(asked.backbone, asked.pretrained, asked.weights) or saved.get("backbone_licence")
+    if checkpoint:
+        licence = checkpoint.get("backbone_licence")
     model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
     # Not only when the first network is to be saved.
     model.saved_config()
@@ -161,7 +167,6 @@ def _train(
         add_lora(trunk(model.backbone), recipe.training.lora)
     if checkpoint:
         require_same_network(checkpoint, model, run)
-    if checkpoint:
         steps = recipe.training.steps
         _require_validated(run, start, steps)
         if first:
@@ -189,7 +194,7 @@ def _train(
     model = accelerated(model.to(best_device()))
     with _full_memory_told(recipe):
         evaluation = evaluate(model, val_data, **model.metadata.inference)
-    evaluation = replace(evaluation, about=about(run, recipe.data))
+    evaluation = dataclasses.replace(evaluation, about=about(run, recipe.data))
     write_report(evaluation, val_data, run)
     return evaluation
 

@@ -45,7 +45,7 @@ class Metadata:
         colours: an RGB triple, 0 to 255, per class.
         raw_ids: the id that each class has in the user's own labels.
         inference: how pictures are to be predicted, options of :func:`cssformer.inference.predict`.
-        backbone_licence: of the pretrained weights that the backbone began with, as timm states it.
+        backbone_licence: of the pretrained weights that the backbone began with, as timm states it; a file states none.
     """
 
     classes: tuple[str, ...] | None = None
