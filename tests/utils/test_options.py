@@ -260,7 +260,7 @@ def test_a_wrong_file_below_is_told_with_the_file_in_which_it_stands(
         (("--model.mean", "1", "2"), "3 values with spaces between them, each a number"),
         (("--training.clip", "x"), "a number above 0 and at most 1000000 or null"),
         (("--training.precision", "64"), "32 or bf16 or 16"),
-        (("--model.cia", "maybe"), "unrecognized arguments"),
+        (("--model.cia", "maybe"), "'maybe' belongs to no option"),
     ],
 )
 def test_the_form_of_a_value_is_told(words: tuple[str, ...], form: str) -> None:

@@ -99,6 +99,7 @@ _UNKNOWN = re.compile(
     r"unrecognized arguments: --?([^\s=]+).*|.*Option '(.+)' is not accepted.*"
     r"|.*Group '(.+)' does not accept option '(.+)'.*"
 )
+_WORD = re.compile(r"unrecognized arguments: ([^-\s].*)")
 _MISSING = re.compile(r".*the following arguments are required: (.*)")
 _WRONG = re.compile(r'Parser key "([^"]+)"[^:]*: .*')
 _VALUE = re.compile(
@@ -265,6 +266,8 @@ def told(error: Exception, parser: ArgumentParser, where: str) -> UserError:
         *keys, group, inside = found.groups()
         key = next((key for key in keys if key), f"{group}.{inside}")
         return UserError(f"{where} has no option {key!r}{_instead(key, parser)}.")
+    if found := _WORD.fullmatch(text):
+        return UserError(f"{where}: {found[1]!r} belongs to no option; `{parser.prog} --help` tells what there is.")
     if found := _WRONG.fullmatch(text):
         key, value = found[1], _VALUE.search(text)
         given = next((part for part in value.groups() if part is not None), None) if value else None
