@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cssformer.cli import main
+from cssformer.data.image_io import write_image
 from cssformer.metrics import Predictions, evaluate_predictions, open_truth
 from cssformer.metrics.confusion import Scores
 from cssformer.utils.errors import UserError
@@ -192,6 +193,20 @@ def test_ids_that_share_a_name_are_one_class(tmp_path: Path) -> None:
     ]
     right = sum((true == said).sum() for true, said in told)
     assert scores.pixel_accuracy == right / sum((label != 255).sum() for label in TRUTH.values())
+
+
+def test_class_indices_are_not_scored_as_ids(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("1 ground\n2 plant\n")
+    maps = {"a": np.arange(64, dtype=np.uint8).reshape(8, 8) % 2}
+    said = pngs(tmp_path / "said" / "labels", maps)
+    write_image(tmp_path / "said" / "legend.png", np.zeros((9, 9, 3), np.uint8), json.dumps({"raw": False}))
+    pngs(tmp_path / "truth", {name: each + 1 for name, each in maps.items()})
+    truth = open_truth(tmp_path / "truth", class_file=tmp_path / "classes.txt", ignore=["0"])
+    with pytest.raises(UserError, match="was predicted without --raw, but the truth holds ids; predict with --raw"):
+        Predictions(said, truth)
+    # Where ids are indices there is no difference.
+    truth = open_truth(pngs(tmp_path / "same", maps), classes=["ground", "plant"])
+    assert evaluate_predictions(Predictions(said, truth), truth).scores.miou == 1
 
 
 def test_a_report_without_pictures(tmp_path: Path) -> None:

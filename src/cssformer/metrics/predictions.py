@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import DatasetInfo
-from cssformer.data.dataset import INVALID, label_table, raw_ids
+from cssformer.data.dataset import INVALID, label_table, raw_ids, source_ids
 from cssformer.data.image_io import encode_png, read_note
 from cssformer.metrics.label_files import (
     LabelMap,
@@ -47,11 +47,17 @@ class Predictions:
     """
 
     def __init__(self, path: Path, truth: Truth, raw: bool = False) -> None:
+        own_ids = isinstance(truth, LabelSet) and truth.files.categories is None
+        if own_ids:
+            index_of = source_ids(truth.info.mapping)
+            # Class indices may be told from ids only where they differ.
+            raw = raw or any(index_of.get(index) != index for index in range(len(truth.info.classes)))
         written = path.resolve().parent if path.resolve().name == "labels" else path
         if f'"raw": {json.dumps(not raw)}' in read_note(legend := written / "legend.png"):
-            told = "without --raw; leave it out" if raw else "with --raw; give it"
-            raise UserError(f"{path} was predicted {told} here too, as {legend} tells.")
-        own_ids = isinstance(truth, LabelSet) and truth.files.categories is None
+            told = "without --raw; leave it out here too" if raw else "with --raw; give it here too"
+            if raw and own_ids:
+                told = "without --raw, but the truth holds ids; predict with --raw"
+            raise UserError(f"{path} was predicted {told}, as {legend} tells.")
         found = find_label_files(path, truth.files.listed if isinstance(truth, LabelSet) else None)
         self.info, self.raw = truth.info, raw or own_ids
         if found.categories is not None:

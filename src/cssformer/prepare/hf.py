@@ -1,6 +1,6 @@
 """Data sets of Hugging Face on disk, parquet files or a folder of ``save_to_disk``: a column of pictures, one of masks.
 
-Masks hold ids; 255 (65535 in masks of 16 bits) is ignored. Splits are those that the names of files speak of.
+Masks hold ids; 255 is ignored, 65535 where there are ids above 255. Splits are those that the names of files speak of.
 """
 
 import json
