@@ -141,6 +141,15 @@ def test_the_words_that_started_from_a_network_may_be_repeated(tmp_path: Path) -
     assert main(["train", "--output", str(tmp_path / "run"), *words, "--resume"]) == 0
 
 
+def test_maps_that_are_computed_again_count_once_in_the_statistics(tmp_path: Path) -> None:
+    for name in ("kept", "again"):
+        asked = recipe(tmp_path / name, grad_checkpointing=name == "again")
+        asked.training.steps = 2
+        runs.train(asked)
+    kept, again = weights(tmp_path / "kept"), weights(tmp_path / "again")
+    assert [name for name in kept if "num_batches" not in name and not torch.equal(kept[name], again[name])] == []
+
+
 def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         runs.train(dataclasses.replace(recipe(tmp_path / name), seed=seed))

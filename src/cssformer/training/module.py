@@ -52,10 +52,12 @@ class SegmentationTask(L.LightningModule):
         """BatchNorms that shall keep their statistics stay in eval mode."""
         super().train(mode)
         if self.recipe.training.freeze_statistics:
-            for part in self.backbone[0].modules():
-                if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    part.eval()
+            for part in self._batch_norms():
+                part.eval()
         return self
+
+    def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        return [part for part in self.backbone[0].modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
     def on_train_start(self) -> None:
         # A run may continue to another number of steps, which changes the rates.
@@ -73,6 +75,16 @@ class SegmentationTask(L.LightningModule):
         """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int16 -> the loss."""
         loss: Tensor = self.loss(self.model(batch["image"].float() / 255), batch["label"].long())
         return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        # What is computed again for the gradients would move the statistics a second time.
+        self.momenta = [(part, part.momentum) for part in self._batch_norms()]
+        for part, _ in self.momenta:
+            part.momentum = 0.0
+
+    def on_after_backward(self) -> None:
+        for part, momentum in self.momenta:
+            part.momentum = momentum
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # Without a gradient they neither move nor count in its norm; devices that train together need it computed.
