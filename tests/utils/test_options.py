@@ -313,5 +313,5 @@ def test_values_are_written_as_they_are_read() -> None:
 
 @pytest.mark.parametrize("words", [("--output", ""), ("--output=",), ("--data", "")])
 def test_an_empty_value_is_not_the_folder_one_is_in(words: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="one of the values is empty"):
+    with pytest.raises(UserError, match=f"{words[0].strip('-=')} is empty"):
         parsed(*words)

@@ -8,6 +8,7 @@ import types
 import typing
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -191,9 +192,11 @@ def parse(parser: ArgumentParser, arguments: list[str], where: str) -> Namespace
         if action.dest in _sections(parser):
             action.help = SUPPRESS
     types_of = {f"--{action.dest}": getattr(action, "_typehint", None) for action in parser._actions}
-    if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in arguments):
-        # A path that is empty would be the folder one is in.
-        raise UserError(f"{where}: one of the values is empty; perhaps a variable of the shell is not set.")
+    for before, word in pairwise(["", *arguments]):
+        if word == "" or (word.startswith("--") and word.endswith("=")):
+            # A path that is empty would be the folder one is in.
+            name = (word or before).strip("-=") if (word or before).startswith("--") else "one of the values"
+            raise UserError(f"{where}: {name} is empty; perhaps a variable of the shell is not set.")
     # After a bare -- only positional arguments follow.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     configs, words = _in_one_word(arguments[:end], types_of)
