@@ -201,7 +201,7 @@ def _add_explain(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--at", type=tuple[Natural, Natural], required=True, help="The pixel's X and Y; 0 0 is the picture's top left."
     )
-    parser.add_argument("--output", type=Path, required=True, help="The PNG to write.")
+    parser.add_argument("--output", type=Path, required=True, help="The picture to write, .png or .jpg.")
     parser.add_argument(
         "--stride",
         type=Literal[4, 8, 16, 32] | None,
@@ -211,8 +211,12 @@ def _add_explain(parser: "ArgumentParser") -> None:
 
 
 def _explain(options: "Namespace") -> int:
+    from cssformer.data.files import require_picture_name
     from cssformer.inference import Predictor, explain
 
+    # Not only after the computation.
+    require_picture_name(options.output)
+    require_writable(options.output)
     explanation = explain(Predictor.from_pretrained(options.model, options.device), options.image, *options.at)
     explanation.save(options.output, options.stride)
     heading, *rows = explanation.table()

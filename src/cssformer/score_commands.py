@@ -1,6 +1,7 @@
 """The commands ``cssformer score`` and ``compare``, and what they share with ``evaluate``."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from cssformer.data.stream import Samples
-    from cssformer.metrics import Evaluation
+    from cssformer.metrics import Evaluation, Predictions
     from cssformer.metrics.label_files import Truth
 
 COMPARISON = "comparison.json"
@@ -96,6 +97,11 @@ def _add_score(parser: "ArgumentParser") -> None:
     _add_truth(parser)
 
 
+def _tell_doubt(said: "Predictions") -> None:
+    if doubt := said.doubt():
+        print(f"note: {doubt}", file=sys.stderr)
+
+
 def _score(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.metrics import Predictions, evaluate_predictions
@@ -107,13 +113,13 @@ def _score(options: "Namespace") -> int:
         require_writable(options.output / SCORES)
     truth = _truth(options)
     groups = groups_of(truth.names, options.group_by)
-    evaluation = evaluate_predictions(
-        Predictions(options.predictions, truth, options.raw), truth, dilation_ratio=options.dilation_ratio
-    )
+    said = Predictions(options.predictions, truth, options.raw)
+    evaluation = evaluate_predictions(said, truth, dilation_ratio=options.dilation_ratio)
     about = {"model": str(options.predictions), "data": str(options.truth)}
     if isinstance(truth, SegmentationFolder):
         about["split"] = truth.split
     tell_scores(replace(evaluation, about=about, groups=groups), truth, options)
+    _tell_doubt(said)
     return 0
 
 
@@ -142,6 +148,7 @@ def _compare(options: "Namespace") -> int:
     if options.truth is None and (needless := next((name for name in (*TRUTH, "raw") if options[name]), None)):
         raise UserError(f"Two models are compared on prepared data; leave out --{needless}, or give TRUTH.")
     both: list[tuple[Callable[[Any], Evaluation], Any]] = []
+    read: list[Predictions] = []
     if options.truth is None:
         know_baselines()
         for model in (options.first, options.second):
@@ -153,7 +160,7 @@ def _compare(options: "Namespace") -> int:
     else:
         truth = _truth(options)
         for path in map(Path, (options.first, options.second)):
-            said = Predictions(path, truth, options.raw)
+            read.append(said := Predictions(path, truth, options.raw))
             both.append((partial(evaluate_predictions, said, dilation_ratio=options.dilation_ratio), truth))
             print(f"{'AB'[len(both) - 1]}: {path} on {options.truth}")
     groups = [groups_of(data.names, options.group_by) for _, data in both]
@@ -165,6 +172,8 @@ def _compare(options: "Namespace") -> int:
         show(rows, heading)
     print()
     print(*comparison.sentences(), sep="\n")
+    for said in read:
+        _tell_doubt(said)
     if options.output is not None:
         picture = differences_sheet(comparison, both[0][1], [score for score, _ in both])
         write_image(options.output / "differences.png", picture)

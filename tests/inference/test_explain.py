@@ -157,8 +157,20 @@ def test_the_command_tells_which_strides_there_are(
     assert main([*command, str(tmp_path / "looks.png"), "--stride", "4"]) == 2
     assert "no tokens of stride 4; choose one of 8, 16, 32" in capsys.readouterr().err
     assert not (tmp_path / "looks.png").exists()
-    assert main([*command, str(tmp_path / "looks.png")]) == 0
-    assert (tmp_path / "looks.png").exists()
+    for name, kind in (("looks.png", "PNG"), ("looks.jpg", "JPEG")):
+        assert main([*command, str(tmp_path / name)]) == 0
+        with Image.open(tmp_path / name) as written:
+            assert written.format == kind
+
+
+def test_outputs_that_cannot_be_written_are_told_before_the_model_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, told in (("looks.bmp", "ends in .png or .jpg"), ("folder.png", "is a folder")):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        words = ["explain", str(tmp_path / "no model"), str(tmp_path / "no.png"), "--at", "5", "6", "--output"]
+        assert main([*words, str(tmp_path / name)]) == 2
+        assert told in capsys.readouterr().err
 
 
 @settings(deadline=None, max_examples=20)
@@ -258,8 +270,8 @@ def test_mistakes_are_one_sentence(untrained: CSSFormer, tmp_path: Path) -> None
     for none in ({"fusion": False}, {"msfe_depth": 0, "csf_depth": 0}):
         with pytest.raises(UserError, match="no MSFE and no CSF"):
             explain(Predictor(CSSFormer(**TINY, **none), "cpu"), picture(40, 50), 0, 0)
-    with pytest.raises(UserError, match="ends in .png"):
-        made_by_hand().save(tmp_path / "picture.jpg")
+    with pytest.raises(UserError, match=r"ends in .png or .jpg, not .*picture.bmp"):
+        made_by_hand().save(tmp_path / "picture.bmp")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
 
 

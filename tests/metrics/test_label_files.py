@@ -183,6 +183,30 @@ def test_masks_that_are_named_after_more(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["miou"] == pytest.approx(by_hand()[0], abs=1e-12)
 
 
+def test_class_indices_read_as_ids_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where they are ids too, but ignored ones, pixels are left out and the score is another one."""
+    ids = np.array([7, 21, 23, 255], np.uint8)
+    raw, right = ({name: ids[label.clip(0, 3)] for name, label in maps.items()} for maps in (TRUTH, SAID))
+    truth = pngs(tmp_path / "truth", raw)
+    (tmp_path / "classes.txt").write_text("7 road\n21 tree\n23 sky\n")
+    options = ["--class_file", str(tmp_path / "classes.txt"), "--ignore", "0", "1", "2"]
+    for name, maps, notes in (("indices", SAID, 1), ("ids", right, 0)):
+        said = str(pngs(tmp_path / name, maps))
+        for words in (["score", said], ["compare", said, said]):
+            assert main([*words, str(truth), *options]) == 0
+            told = capsys.readouterr().err
+            assert told.count("no value above 2, as if it held indices of the 3 classes") == notes * (len(words) - 1)
+
+
+def test_masks_of_one_name_are_told_apart_by_nothing(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        pngs(tmp_path / "truth" / folder, TRUTH)
+    with pytest.raises(
+        UserError, match="first/a.png and .*second/a.png have one name.*or score each folder on its own"
+    ):
+        open_truth(tmp_path / "truth", classes=CLASSES)
+
+
 def test_ids_that_share_a_name_are_one_class(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("0 ground\n1 plant\n2 ground\n")
     truth = open_truth(pngs(tmp_path / "truth", TRUTH), class_file=tmp_path / "classes.txt")

@@ -10,6 +10,7 @@ PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
     *(".webp", ".gif", ".jp2", ".ppm", ".pgm", ".avif"),
 )
+_WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Readable(Protocol):
@@ -47,6 +48,12 @@ def _files_under(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             yield from _files_under(path, (*above, real))
         else:
             yield path
+
+
+def require_picture_name(path: Path) -> None:
+    """Raise UserError if the suffix of ``path`` names no format that pictures for people are written in."""
+    if path.suffix.lower() not in _WRITTEN_SUFFIXES:
+        raise UserError(f"Pictures are written as PNG or JPEG; give a name that ends in .png or .jpg, not {path}.")
 
 
 def read_bytes(path: Readable) -> bytes:

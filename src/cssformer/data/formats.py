@@ -3,8 +3,10 @@
 import ctypes
 import io
 import struct
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 # JPEG (old and new), JPEG 2000 (three ways), JPEG of DNG, WebP, JPEG XL.
 _LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002}
+_DEFLATE = {8, 32946}
 _COLOURS = 262
 # The tags of what a page tells, and what they are where they are missing.
 _TAGS = {
@@ -23,9 +26,13 @@ _TAGS = {
     "colours": (_COLOURS, 1),
     "layout": (284, 1),
     "extra": (338, 0),
+    "fill_order": (266, 1),
 }
+# Offsets and sizes of what is compressed, by strips and by tiles.
+_PIECES = ((273, 279), (324, 325))
 # How many bands there are without alpha: white or black is zero, RGB, palette, CMYK, YCbCr, Lab.
 _OWN_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 # libtiff writes errors to standard error, beside our sentence. Pillow has no switch for that, its copy of libtiff has.
@@ -48,6 +55,10 @@ class TiffPage:
     layout: int
     #: What the band beyond grey or RGB is: unknown (0), alpha that colours are multiplied by (1), alpha (2).
     extra: int
+    #: Whether the bits of compressed bytes begin with the highest (1) or the lowest (2).
+    fill_order: int
+    #: Offset and size in the file of each strip or tile.
+    pieces: tuple[tuple[int, int], ...]
 
     def __str__(self) -> str:
         kind = {1: "", 2: " signed", 3: " floating-point"}.get(self.kind, " complex")
@@ -88,8 +99,28 @@ def tiff_pages(data: bytes) -> list[TiffPage]:
         if pages and tags.get(254, 0) & 0b101:
             continue
         page = {name: _number(tags, tag, default) for name, (tag, default) in _TAGS.items()}
-        pages.append(TiffPage(**page))
+        pieces = (zip(tags.get(offset, ()), tags.get(size, ()), strict=False) for offset, size in _PIECES)
+        pages.append(TiffPage(**page, pieces=tuple(chain.from_iterable(pieces))))
     return pages
+
+
+def require_checksums(data: bytes, page: TiffPage) -> None:
+    """Raise ValueError if a strip or tile of a page compressed by deflate differs from its checksum.
+
+    libtiff does not look, so that one flipped byte may change half of the pixels.
+    """
+    if page.compression not in _DEFLATE:
+        return
+    for offset, size in page.pieces:
+        rest = data[offset : offset + size]
+        rest = rest.translate(_REVERSED) if page.fill_order == 2 else rest
+        stream = zlib.decompressobj()
+        while rest and not stream.eof:
+            stream.decompress(rest, 2**24)
+            rest = stream.unconsumed_tail
+        # A size of 0 stands for a piece without values.
+        if size and not stream.eof:
+            raise ValueError("a strip or tile ends too early")
 
 
 def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:

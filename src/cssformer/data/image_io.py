@@ -18,7 +18,15 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from cssformer.data.files import read_bytes, require_file, require_whole
-from cssformer.data.formats import TiffPage, black_is_zero, bmp_indices, is_lossy, planar_rgb, tiff_pages
+from cssformer.data.formats import (
+    TiffPage,
+    black_is_zero,
+    bmp_indices,
+    is_lossy,
+    planar_rgb,
+    require_checksums,
+    tiff_pages,
+)
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
@@ -295,6 +303,8 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPag
             _require_picture(page, path)
         if page and page.white_is_zero:
             data = black_is_zero(data)
+        if page:
+            require_checksums(data, page)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             yield picture, pages
     except UserError:

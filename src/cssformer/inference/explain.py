@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cssformer.data.files import require_picture_name
 from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
 from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
@@ -103,13 +104,12 @@ class Explanation:
         return draw_places(self, self.strides.index(stride))
 
     def save(self, path: str | Path, stride: int | None = None) -> None:
-        """Write :meth:`picture` as a PNG.
+        """Write :meth:`picture` as PNG or JPEG, as the suffix of ``path`` says.
 
         Raises:
-            UserError: the name does not end in .png, the file cannot be written, or as :meth:`picture`.
+            UserError: the suffix names another format, the file cannot be written, or as :meth:`picture`.
         """
-        if Path(path).suffix.lower() != ".png":
-            raise UserError(f"An explanation is written as a PNG picture; give a name that ends in .png, not {path}.")
+        require_picture_name(Path(path))
         write_image(Path(path), self.picture(stride))
 
     def as_dict(self) -> dict[str, Any]:

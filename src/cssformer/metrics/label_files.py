@@ -186,7 +186,10 @@ class LabelSet:
         self.maps: dict[str, LabelMap] = {}
         for name, each in self.files.found:
             if each.place.endswith(label_suffix) and self.maps.setdefault(name, each) is not each:
-                raise UserError(f"{self.maps[name].place} and {each.place} have one name; leave one there.")
+                raise UserError(
+                    f"{self.maps[name].place} and {each.place} have one name, by which label maps are told apart; "
+                    "rename one, or score each folder on its own."
+                )
         if not self.maps:
             raise UserError(f"{path} holds no label maps{f' that end in {label_suffix}' if label_suffix else ''}.")
         self.names = sorted(self.maps)
@@ -212,7 +215,7 @@ class LabelSet:
     def label(self, index: int) -> NDArray[np.int32]:
         """Read label ``index`` (H, W); raises UserError if it cannot be read or holds an id that is no class."""
         place, read = self.maps[self.names[index]]
-        known = f"an id of its classes ({_some(self.info)}) or ignored; name it in the class file or --ignore it"
+        known = f"an id of its classes ({some_ids(self.info)}) or ignored; name it in the class file or --ignore it"
         return to_indices(read(), self.table, place, known)
 
     def __getitem__(self, index: int) -> Sample:
@@ -301,6 +304,7 @@ def _top(classes: int) -> int:
     return 255 if classes <= 255 else 65535
 
 
-def _some(info: DatasetInfo) -> str:
+def some_ids(info: DatasetInfo) -> str:
+    """The ids that are classes, for messages."""
     ids = [raw for raw, index in info.mapping.items() if index is not None]
     return ", ".join(ids if len(ids) < 20 else [*ids[:19], "..."])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data import DatasetInfo
+from cssformer.data import IGNORE, DatasetInfo
 from cssformer.data.dataset import INVALID, label_table, raw_ids, source_ids
 from cssformer.data.image_io import encode_png, read_note
 from cssformer.metrics.label_files import (
@@ -17,6 +17,7 @@ from cssformer.metrics.label_files import (
     find_label_files,
     is_label_file,
     label_map,
+    some_ids,
     table_of_categories,
     table_of_ids,
     to_indices,
@@ -79,6 +80,9 @@ class Predictions:
                 places = f"{several[0].place} and {several[1].place}"
                 raise UserError(f"{places} may both be the prediction for {name}; leave one there.")
         self.maps = {name: only for name, (only,) in maps.items()}
+        self.path, self.by_ids = path, self.raw and found.categories is None
+        #: The largest value of each map read, and whether it has ignored ones; 255 aside.
+        self.seen: set[tuple[int, bool]] = set()
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
         """The class indices (H, W) predicted for a picture of this shape, ``IGNORE`` where there is none.
@@ -94,7 +98,22 @@ class Predictions:
                 "predictions are scored at the picture's own size."
             )
         known = "an id of the data set's source" if self.raw else f"a class from 0 to {len(self.info.classes) - 1}"
-        return to_indices(ids, self.table, f"The prediction {place}", known)
+        labels = to_indices(ids, self.table, f"The prediction {place}", known)
+        given = ids != 255
+        # Threads read, and adding is one step.
+        self.seen.add((int(ids.max(where=given, initial=0)), bool((labels[given] == IGNORE).any())))
+        return labels
+
+    def doubt(self) -> str | None:
+        """Why what was read so far looks like class indices that were taken for ids; None if it does not."""
+        count, largest = len(self.info.classes), max((value for value, _ in self.seen), default=0)
+        if not self.by_ids or largest >= count or not any(ignored for _, ignored in self.seen):
+            return None
+        return (
+            f"{self.path} has no value above {largest}, as if it held indices of the {count} classes, but is read as "
+            f"ids: {some_ids(self.info)} are classes, others ignored. If these are indices, write ids, or score by a "
+            "prepared folder without --raw."
+        )
 
 
 def _by_name(found: Sequence[tuple[str, LabelMap]], names: Sequence[str]) -> dict[str, list[LabelMap]]:

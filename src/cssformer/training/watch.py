@@ -33,11 +33,16 @@ class Watch(Callback):
             return
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         if not gradients or not torch.stack(torch._foreach_norm(gradients)).any():
+            assert isinstance(pl_module, SegmentationTask)
+            reason = (
+                "there is one class alone, and what is not the object must be a class too"
+                if pl_module.model.num_classes == 1
+                else "perhaps all labels of its crops are ignored, or the loss has a weight of 0"
+            )
             self._warn(
                 trainer,
                 "gradients",
-                f"all gradients of step {trainer.global_step + 1} are zero, so nothing is learned from it; perhaps all "
-                "labels of its crops are ignored, or the loss has a weight of 0",
+                f"all gradients of step {trainer.global_step + 1} are zero, so nothing is learned from it; {reason}",
             )
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
