@@ -62,6 +62,16 @@ def test_labels_that_are_all_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(found) == 1 and found[0].startswith("warning: all gradients of step 1 are zero")
 
 
+def test_one_class_alone(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / split / kind).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / "data" / split / kind / "0.png"), np.zeros((32, 32), np.uint8))
+    (tmp_path / "data" / "dataset.yaml").write_text(yaml.safe_dump({"classes": {0: {"name": "road"}}}))
+    (sentence,) = said(tmp_path / "run", data=str(tmp_path / "data"))
+    assert "nothing is learned" in sentence and "there is one class alone" in sentence
+
+
 def test_a_loss_that_does_not_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = SegmentationTask.training_step
     monkeypatch.setattr(
