@@ -302,7 +302,7 @@ class Recipe:
             raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
         before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
-        free = {"data", "training.steps"}
+        free = {"data", "training.steps", "training.patience"}
         if recipe.model.init is not None:
             # Without effect beside it, so that the run's own recipe asks for none.
             free |= {"model.pretrained", "model.weights"}
@@ -310,11 +310,12 @@ class Recipe:
         if changed:
             raise UserError(
                 f"--resume goes on by the run's own recipe, whose {changed[0]} is {written(before.get(changed[0]))}; "
-                "of a run's options only --data and --training.steps may change."
+                "of a run's options only --data, --training.steps and --training.patience may change."
             )
         if self.data is not None and not Path(self.data).is_dir():
             raise UserError(f"There is no folder {self.data}, the data of the run; tell their place with --data.")
         recipe.data, recipe.training.steps = self.data, self.training.steps
+        recipe.training.patience = self.training.patience
         return recipe
 
     def located(self) -> "Recipe":
