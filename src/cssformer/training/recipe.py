@@ -7,6 +7,7 @@ The defaults are the demonstration: a small network learns generated scenes on a
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import yaml
@@ -39,6 +40,8 @@ from cssformer.utils.options import (
     written,
 )
 
+# jsonargparse reads classes' sources when it builds a parser; built by several threads, some had lost options.
+_BUILDING = Lock()
 RECIPE = "recipe.yaml"
 """The resolved recipe's name in a run folder."""
 MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
@@ -265,10 +268,11 @@ class Recipe:
         Raises:
             UserError: no such file, not YAML, an unknown key or a value of a wrong type or range.
         """
-        parser = make_parser()
-        parser.add_argument("--config", action=ConfigFile)
-        parser.add_class_arguments(cls)
-        return cls.from_options(parse(parser, ["--config", str(path)], str(path)))
+        with _BUILDING:
+            parser = make_parser()
+            parser.add_argument("--config", action=ConfigFile)
+            parser.add_class_arguments(cls)
+            return cls.from_options(parse(parser, ["--config", str(path)], str(path)))
 
     @classmethod
     def from_options(cls, options: Namespace) -> "Recipe":
