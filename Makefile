@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/cssformer train --output runs/demo
 
 test: install
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist worksteal
 
 # The lowest versions that pyproject.toml claims, in a venv of their own.
 test-lowest: .venv-lowest/installed
