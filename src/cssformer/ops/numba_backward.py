@@ -38,6 +38,18 @@ def _bilinear(
     return upper_left + fx * upper + fy * down, upper + fy * (lower - upper), down
 
 
+@jit
+def _in_frame(pixel: int, levels: Ints, S: int, M: int, padded: int) -> int:
+    """Where a pixel of (B·S) lies in the padded layout (B, M, padded), for the first head."""
+    b = pixel // S
+    s = pixel - b * S
+    level = 0
+    while s >= levels[level, 0] * levels[level, 1]:
+        s -= levels[level, 0] * levels[level, 1]
+        level += 1
+    return b * M * padded + levels[level, 2] + s + s // levels[level, 1]
+
+
 class Kernels(NamedTuple):
     pack: Any
     unpack: Any
@@ -54,14 +66,7 @@ def kernels(D: int) -> Kernels:
     ) -> None:
         """Copy pixels ``first`` to ``last`` of (B·S, M, D) into the frame of zeros, rows of ``width`` floats."""
         for pixel in range(first, last):
-            b = pixel // S
-            s = pixel - b * S
-            level = 0
-            while s >= levels[level, 0] * levels[level, 1]:
-                s -= levels[level, 0] * levels[level, 1]
-                level += 1
-            y = s // levels[level, 1]
-            at = b * M * padded + levels[level, 2] + s + y
+            at = _in_frame(pixel, levels, S, M, padded)
             for m in range(M):
                 lay(packed, (at + m * padded) * width, source, (pixel * M + m) * D, D)
 
@@ -71,14 +76,7 @@ def kernels(D: int) -> Kernels:
     ) -> None:
         """The inverse of ``pack``."""
         for pixel in range(first, last):
-            b = pixel // S
-            s = pixel - b * S
-            level = 0
-            while s >= levels[level, 0] * levels[level, 1]:
-                s -= levels[level, 0] * levels[level, 1]
-                level += 1
-            y = s // levels[level, 1]
-            at = b * M * padded + levels[level, 2] + s + y
+            at = _in_frame(pixel, levels, S, M, padded)
             for m in range(M):
                 store(target, (pixel * M + m) * D, load(packed, (at + m * padded) * width, D))
 

@@ -28,7 +28,7 @@ from cssformer.training.best import require_score
 from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
-from cssformer.training.rare_classes import build_loss, told_counts, wants_counts, wants_draws
+from cssformer.training.rare_classes import MOST_TOLD, build_loss, told_counts, wants_counts, wants_draws
 from cssformer.training.recipe import OF_CLASS, RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
@@ -41,9 +41,6 @@ from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
 from cssformer.weights.hub import RUN_MODEL, load
-
-NAMED = 8
-"""Classes that a warning names."""
 
 
 def train(
@@ -120,7 +117,9 @@ def _train(
                 f"training.best is {recipe.training.best!r}, but no validation label holds that class; give another."
             )
         absent = none.get("train", [])
-        named = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
+        named = ", ".join(absent[:MOST_TOLD]) + (
+            f" and {len(absent) - MOST_TOLD} more" if len(absent) > MOST_TOLD else ""
+        )
         if absent:
             console.print(f"warning: no training label holds {named}, which cannot be learned.", markup=False)
     train_data, val_data = datasets(recipe)
