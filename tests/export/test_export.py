@@ -112,7 +112,7 @@ def test_all_that_a_user_must_know_is_in_the_file(model: CSSFormer, exported: Pa
 @pytest.mark.parametrize("size", [(1, 1), (31, 200), (32, 32), (33, 64), (65, 32), (64, 97)])
 def test_pictures_are_padded_as_in_prediction(model: CSSFormer, size: tuple[int, int]) -> None:
     image = torch.from_numpy(picture(*size)).permute(2, 0, 1)
-    labels, confidence = predict(model, image, confidence=True)
+    labels, confidence, *_ = predict(model, image, confidence=True)
     with torch.inference_mode():
         found = Deployment(model, ("labels", "confidence"))(image[None].float() / 255)
     assert SMALLEST == 32

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cssformer.inference import labels as tiled
 from cssformer.inference.labels import Segmentation, View, resampling, segment
+from cssformer.utils.errors import UserError
 
 
 def coarse_map(seed: int, classes: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -100,12 +101,38 @@ def test_labels_of_a_picture_smaller_than_the_cells_average_them(
 def test_confidence_is_the_highest_probability(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiled, "CPU_TILE", tile)
     coarse = coarse_map(1, 7, 61, 83, batch=2)
-    labels, confidence = label(coarse, (61, 83), confidence=True)
+    labels, confidence, *_ = label(coarse, (61, 83), confidence=True)
     probability = plain_scores(coarse, 61, 83).softmax(1)
     assert confidence is not None
     torch.testing.assert_close(confidence, probability.amax(1))
     assert_best(labels, probability)
     assert torch.equal(labels, label(coarse, (61, 83)).labels)
+
+
+@pytest.mark.parametrize(("classes", "top_k"), [(7, 2), (7, 7), (2, 2)])
+def test_ranked_classes_and_entropy_are_those_of_the_probabilities(classes: int, top_k: int) -> None:
+    coarse = coarse_map(5, classes, 61, 83, batch=2)
+    views = [View(blocks(each, [5, 11]), (61, 83), (61, 83), coarse.device) for each in (coarse, coarse.flip(1))]
+    labels, confidence, top_labels, top_probabilities, entropy = segment(views, True, top_k, True)
+    scores = plain_scores(coarse, 61, 83)
+    probability = (scores.softmax(1) + scores.flip(1).softmax(1)) / 2
+    assert top_labels is not None and top_probabilities is not None and confidence is not None and entropy is not None
+    torch.testing.assert_close(top_probabilities, probability.topk(top_k, 1).values)
+    torch.testing.assert_close(top_probabilities, probability.gather(1, top_labels.long()))
+    assert (top_labels.sort(1).values.diff(dim=1) > 0).all()
+    assert torch.equal(labels, top_labels[:, 0]) and torch.equal(confidence, top_probabilities[:, 0])
+    distribution = torch.distributions.Categorical(probability.permute(0, 2, 3, 1))
+    torch.testing.assert_close(entropy, distribution.entropy(), atol=1e-5, rtol=1e-5)
+    plain = segment([View(blocks(coarse, [16]), (61, 83), (61, 83), coarse.device)])
+    asked = segment([View(blocks(coarse, [16]), (61, 83), (61, 83), coarse.device)], top_k=2, entropy=True)
+    assert torch.equal(plain.labels, asked.labels) and asked.confidence is None and plain.entropy is None
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_more_classes_than_there_are_cannot_be_ranked(top_k: int) -> None:
+    coarse = coarse_map(0, 3, 8, 8)
+    with pytest.raises(UserError, match=f"Of 3 classes the top_k may be 1 to 3, not {top_k}."):
+        segment([View(blocks(coarse, [2]), (8, 8), (8, 8), coarse.device)], top_k=top_k)
 
 
 @pytest.mark.parametrize("tile", [8, 64])
@@ -122,7 +149,7 @@ def test_views_average_probabilities(tile: int, monkeypatch: pytest.MonkeyPatch)
             View(blocks(half, [7]), (25, 35), (50, 70), device, False, left, right),
         ]
 
-    labels, confidence = segment(views(0, 70), confidence=True)
+    labels, confidence, *_ = segment(views(0, 70), confidence=True)
     scores = [
         plain_scores(plain, 50, 70),
         plain_scores(mirrored, 50, 70).flip(3),

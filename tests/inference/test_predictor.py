@@ -452,6 +452,18 @@ def test_labels_are_the_same_without_confidence(predictor: Predictor, pictures: 
     with_it, without = predictor(pictures / "a.png"), predictor(pictures / "a.png", confidence=False)
     assert without.confidence is None
     np.testing.assert_array_equal(with_it.labels, without.labels)
+    assert without.runner_up is None and without.margin is None and without.entropy is None
+
+
+def test_all_classes_ranked_are_all_probabilities(predictor: Predictor, pictures: Path) -> None:
+    found = predictor(pictures / "a.png", top_k=3, entropy=True)
+    assert found.top_probabilities is not None and found.confidence is not None and found.entropy is not None
+    np.testing.assert_allclose(found.top_probabilities.sum(0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.labels, predictor(pictures / "a.png").labels)
+    best, second, _ = found.top_probabilities
+    np.testing.assert_array_equal(found.margin, best - second)
+    assert found.runner_up is not None and (found.runner_up != found.labels).all()
+    assert ((found.entropy > 0) & (found.entropy <= np.log(3) + 1e-6)).all()
 
 
 def test_overlay_by_blocks_of_rows_is_one_picture() -> None:

@@ -137,11 +137,13 @@ def test_sliding_at_several_scales_equals_whole() -> None:
 def test_bands_do_not_show(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network that sees its neighbourhood, every cell still averages all windows that see it."""
     model, image = Pooling(neighbours=True).eval(), picture(70, width)
-    options = {"mode": "slide", "crop": 48, "scales": (0.7, 1.0, 1.5), "flip": True, "confidence": True}
-    whole = predict(model, image, **options)
+    options = {"mode": "slide", "crop": 48, "scales": (0.7, 1.0, 1.5), "flip": True, "top_k": 2, "entropy": True}
+    whole = predict(model, image, confidence=True, **options)
     monkeypatch.setattr(views, "BAND_WINDOWS", 1)
-    banded = predict(model, image, **options)
+    banded = predict(model, image, confidence=True, **options)
     torch.testing.assert_close(banded.confidence, whole.confidence)
+    torch.testing.assert_close(banded.top_probabilities, whole.top_probabilities)
+    torch.testing.assert_close(banded.entropy, whole.entropy)
     assert (banded.labels != whole.labels).float().mean() < 1e-3
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cssformer.utils.errors import UserError
+
 STRIDE = 4
 """Pixels of the network's input per cell, along each axis."""
 
@@ -22,10 +24,21 @@ CPU_TILE, GPU_TILE = 64, 256
 
 
 class Segmentation(NamedTuple):
-    """Class indices (B, H, W) int32 and, if asked for, the probability (B, H, W) float32 of the class chosen."""
+    """The class of each pixel and, if asked for, how certain it is.
+
+    Attributes:
+        labels: indices of the most probable classes, (B, H, W) int32.
+        confidence: their probabilities, (B, H, W) float32.
+        top_labels: the k most probable classes of each pixel, the first of them the label, (B, k, H, W) int32.
+        top_probabilities: of these, (B, k, H, W) float32.
+        entropy: -Σ p ln p over all classes, (B, H, W) float32, from 0 to ln C.
+    """
 
     labels: Tensor
     confidence: Tensor | None
+    top_labels: Tensor | None = None
+    top_probabilities: Tensor | None = None
+    entropy: Tensor | None = None
 
 
 def resampling(scale: float, size: int, first: int, last: int) -> tuple[int, Tensor]:
@@ -111,32 +124,46 @@ class View:
         return next(self.blocks).permute(0, 2, 3, 1).float().contiguous()
 
 
-def segment(views: Sequence[View], confidence: bool = False) -> Segmentation:
+def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, entropy: bool = False) -> Segmentation:
     """Label every pixel of the views' columns with the class that is most probable on average over the views.
 
     Args:
         views: each with scores (B, C, ...) of the same columns of the same pictures; several are averaged as
             probabilities.
         confidence: return the probability of the class chosen too.
+        top_k: return so many of the most probable classes of each pixel, with their probabilities, if more than one.
+        entropy: return the entropy too.
+
+    Raises:
+        UserError: there are not ``top_k`` classes.
     """
     (height, width), tile, device = views[0].size, views[0].tile, views[0].device
-    batch = len(views[0].held)
-    labels = torch.empty(batch, height, width, dtype=torch.int32, device=device)
-    best = torch.empty(batch, height, width, device=device) if confidence else None
+    batch, count = len(views[0].held), views[0].held.shape[-1]
+    if not 1 <= top_k <= count:
+        raise UserError(f"Of {count} classes the top_k may be 1 to {count}, not {top_k}.")
+    labels = torch.empty(batch, top_k, height, width, dtype=torch.int32, device=device)
+    best = torch.empty(batch, top_k, height, width, device=device) if confidence or top_k > 1 else None
+    spread = torch.empty(batch, height, width, device=device) if entropy else None
 
     @torch.inference_mode()
     def label(strips: Sequence[Callable[[int], Tensor]], top: int, index: int) -> None:
         area = (slice(None), slice(top, top + tile), slice(index * tile, (index + 1) * tile))
         scores = strips[0](index)
-        if best is None and len(strips) == 1:
-            labels[area] = scores.argmax(-1)
+        if best is None and spread is None and len(strips) == 1:
+            labels[:, 0][area] = scores.argmax(-1)
             return
         total = scores.softmax(-1)
         for strip in strips[1:]:
             total += strip(index).softmax(-1)
-        highest, labels[area] = total.max(-1)
-        if best is not None:
-            best[area] = highest / len(strips)
+        if spread is not None:
+            spread[area] = torch.special.entr(total / len(strips)).sum(-1)
+        for rank in range(top_k):
+            highest, chosen = total.max(-1)
+            labels[:, rank][area] = chosen
+            if best is not None:
+                best[:, rank][area] = highest / len(strips)
+            if rank + 1 < top_k:
+                total.scatter_(-1, chosen[..., None], -1)
 
     # A tile is too small to be shared out, so each thread has tiles of its own; a GPU's stream belongs to this thread.
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -145,4 +172,6 @@ def segment(views: Sequence[View], confidence: bool = False) -> Segmentation:
             strips = [view.strip(top, min(top + tile, height)) for view in views]
             for _ in share_out(partial(label, strips, top), range(len(views[0].columns))):
                 pass
-    return Segmentation(labels, best)
+    highest = best[:, 0] if confidence and best is not None else None
+    top_labels, top_probabilities = (labels, best) if top_k > 1 else (None, None)
+    return Segmentation(labels[:, 0], highest, top_labels, top_probabilities, spread)

@@ -40,6 +40,10 @@ class Prediction:
         confidence: probability of the class chosen, (H, W) float32 from 0 to 1; None if it was not asked for.
         classes: a name per class.
         colours: an RGB colour per class.
+        top_labels: the k most probable classes of each pixel, the first of them the label, (k, H, W) int32; None
+            without ``top_k``.
+        top_probabilities: of these, (k, H, W) float32 from 0 to 1.
+        entropy: -Σ p ln p over all classes, (H, W) float32 from 0 to ln(number of classes); None if not asked for.
     """
 
     image: Picture
@@ -47,6 +51,19 @@ class Prediction:
     confidence: NDArray[np.float32] | None
     classes: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
+    top_labels: NDArray[np.int32] | None = None
+    top_probabilities: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
+
+    @property
+    def runner_up(self) -> NDArray[np.int32] | None:
+        """The second most probable class of each pixel, (H, W) int32; None without ``top_k``."""
+        return None if self.top_labels is None else self.top_labels[1]
+
+    @property
+    def margin(self) -> NDArray[np.float32] | None:
+        """By how much the class chosen is more probable than the runner-up, (H, W) float32 from 0 to 1."""
+        return None if self.top_probabilities is None else self.top_probabilities[0] - self.top_probabilities[1]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -176,28 +193,38 @@ class Predictor:
         return cls(ExportedNetwork(path), "cpu", **options)
 
     @overload
-    def __call__(self, image: Input, confidence: bool = True) -> Prediction: ...
+    def __call__(self, image: Input, confidence: bool = True, top_k: int = 1, entropy: bool = False) -> Prediction: ...
     @overload
-    def __call__(self, image: list[Input], confidence: bool = True) -> list[Prediction]: ...
-    def __call__(self, image: Input | list[Input], confidence: bool = True) -> Prediction | list[Prediction]:
+    def __call__(
+        self, image: list[Input], confidence: bool = True, top_k: int = 1, entropy: bool = False
+    ) -> list[Prediction]: ...
+    def __call__(
+        self, image: Input | list[Input], confidence: bool = True, top_k: int = 1, entropy: bool = False
+    ) -> Prediction | list[Prediction]:
         """Label every pixel of a picture, or of each picture of a list.
+
+        Beside the labels' 4 bytes a pixel, confidence and entropy take 4 each, and ``top_k`` classes 8 each; with as
+        many as there are, these are all probabilities.
 
         Args:
             image: a file (turned upright as its EXIF data say), or pixels as they are: a PIL image or an RGB uint8
                 array (H, W, 3); or a list of those.
             confidence: False saves the time and the memory of the probabilities.
+            top_k: keep so many of the most probable classes of each pixel, from 2 on; the runner-up is the second.
+            entropy: keep the entropy of each pixel's probabilities.
 
         Raises:
-            UserError: the file is missing, damaged or no picture.
+            UserError: the file is missing, damaged or no picture, or there are not ``top_k`` classes.
             ValueError: the array is not RGB uint8.
         """
         if isinstance(image, list):
-            return [self(each, confidence) for each in image]
+            return [self(each, confidence, top_k, entropy) for each in image]
         pixels = read_pixels(image)
         picture = torch.from_numpy(pixels).permute(2, 0, 1)
-        labels, probability = predict(self.model, picture, confidence=confidence, **self.options)
-        certain = None if probability is None else probability.cpu().numpy()
-        return Prediction(pixels, labels.cpu().numpy(), certain, self.classes, self.colours)
+        found = predict(self.model, picture, confidence=confidence, top_k=top_k, entropy=entropy, **self.options)
+        labels, certain, *more = (None if each is None else each.cpu().numpy() for each in found)
+        assert labels is not None
+        return Prediction(pixels, labels, certain, self.classes, self.colours, *more)
 
 
 def accelerated(model: Network) -> Network:

@@ -3,7 +3,7 @@
 import math
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -52,6 +52,8 @@ def predict(
     flip: bool = False,
     short_side: int | None = None,
     confidence: bool = False,
+    top_k: int = 1,
+    entropy: bool = False,
     precision: Precision = "32",
 ) -> Segmentation:
     """Label every pixel of a picture, or of pictures of one size, at the pictures' own size.
@@ -74,14 +76,14 @@ def predict(
         scales: factors of the picture's size, one view each.
         flip: add the mirror image of each view.
         short_side: first resize so that the shorter side has this many pixels.
-        confidence: return the probability of the class chosen too.
+        confidence, top_k, entropy: what to return beside labels; see :func:`cssformer.inference.labels.segment`.
         precision: "bf16" or "16" run the network under autocast to bfloat16 or float16.
 
     Returns:
-        labels (H, W) or (B, H, W), and confidence of the same shape or None; on the model's device.
+        labels (H, W) or (B, H, W), and what was asked for beside them, all on the model's device.
 
     Raises:
-        UserError: as :func:`require_options`.
+        UserError: as :func:`require_options`, or there are not ``top_k`` classes.
         ValueError: the image is not RGB.
 
     Warns:
@@ -106,16 +108,17 @@ def predict(
     sizes = [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
     mirrorings = (False, True) if flip else (False,)
     network = _Network(model, precision)
+    label = partial(segment, confidence=confidence, top_k=top_k, entropy=entropy)
     with evaluating(model), torch.inference_mode():
         pictures = image if image.ndim == 4 else image[None]
         if mode == "whole":
             views = _whole_views(network, pictures, sizes, mirrorings)
-            result = segment(views, confidence)
+            result = label(views)
         else:
-            result = _segment_in_bands(network, pictures, sizes, mirrorings, window, step, confidence)
+            result = _label_in_bands(label, network, pictures, sizes, mirrorings, window, step)
     if image.ndim == 4:
         return result
-    return Segmentation(result.labels[0], None if result.confidence is None else result.confidence[0])
+    return Segmentation._make(None if each is None else each[0] for each in result)
 
 
 def require_options(
@@ -209,32 +212,33 @@ def _columns(coarse: Tensor, first: int, last: int) -> Iterator[Tensor]:
     yield coarse[..., first:last]
 
 
-def _segment_in_bands(
+def _label_in_bands(
+    label: Callable[[list[View]], Segmentation],
     network: _Network,
     images: Tensor,
     sizes: Sequence[tuple[int, int]],
     mirrorings: Sequence[bool],
     window: tuple[int, int],
     stride: tuple[int, int],
-    confidence: bool,
 ) -> Segmentation:
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     count = -(-max(across for _, across in sizes) // (BAND_WINDOWS * window[1]))
-    labels = torch.empty(batch, height, width, dtype=torch.int32, device=network.device)
-    best = torch.empty(batch, height, width, device=network.device) if confidence else None
+    whole: list[Tensor | None] = []
     for left, right in pairwise(width * band // count for band in range(count + 1)):
         views = []
         for size in sizes:
             for mirrored in mirrorings:
                 blocks = partial(_slide, _Scaled(network, images, size, mirrored), window, stride)
                 views.append(View(blocks, size, (height, width), network.device, mirrored, left, right))
-        part = segment(views, confidence)
+        part = label(views)
         if count == 1:
             return part
-        labels[..., left:right] = part.labels
-        if best is not None and part.confidence is not None:
-            best[..., left:right] = part.confidence
-    return Segmentation(labels, best)
+        if not whole:
+            whole = [None if each is None else each.new_empty(*each.shape[:-1], width) for each in part]
+        for all_columns, columns in zip(whole, part, strict=True):
+            if all_columns is not None and columns is not None:
+                all_columns[..., left:right] = columns
+    return Segmentation._make(whole)
 
 
 class _Scaled:
