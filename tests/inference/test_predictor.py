@@ -133,6 +133,35 @@ def test_prediction_by_hand() -> None:
     assert not (prediction.legend() == COLOURS[1]).all(-1).any()
 
 
+def test_supervision_draws_each_class() -> None:
+    supervision = pytest.importorskip("supervision")
+    labels = np.array([[2, 2, 2], [0, 2, 2]], np.int32)
+    confidence = np.array([[1.0, 0.5, 0.5], [0.25, 0.5, 0.5]], np.float32)
+    prediction = Prediction(np.zeros((2, 3, 3), np.uint8), labels, confidence, CLASSES, COLOURS)
+    found = prediction.to_supervision()
+    assert found.class_id.tolist() == [2, 0]
+    assert found["class_name"].tolist() == ["road", "sky"]
+    assert found.area.tolist() == [5, 1]
+    np.testing.assert_allclose(found.confidence, [0.6, 0.25])
+    assert found.xyxy.tolist() == [[0, 0, 2, 1], [0, 1, 0, 1]]
+    palette = supervision.ColorPalette([supervision.Color(*colour) for colour in COLOURS])
+    drawn = supervision.MaskAnnotator(palette, 1.0).annotate(prediction.image.copy(), found)
+    np.testing.assert_array_equal(drawn[..., ::-1], np.array(COLOURS)[labels])
+    assert replace(prediction, confidence=None).to_supervision().confidence is None
+
+
+def test_fiftyone_keeps_its_0_for_the_background() -> None:
+    image, labels = np.zeros((1, 3, 3), np.uint8), np.array([[0, 2, 1]], np.int32)
+    prediction = Prediction(image, labels, None, CLASSES, COLOURS)
+    behind = replace(prediction, classes=("background", "tree", "road"))
+    assert prediction.mask_targets == {1: "sky", 2: "tree", 3: "road"}
+    assert behind.mask_targets == {0: "background", 1: "tree", 2: "road"}
+    pytest.importorskip("fiftyone")
+    assert prediction.to_fiftyone().mask.tolist() == [[1, 3, 2]]
+    assert behind.to_fiftyone().mask.tolist() == [[0, 2, 1]]
+    assert behind.to_fiftyone().mask.dtype == np.uint8
+
+
 def test_index_png_keeps_classes_and_colours(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 3, (30, 40)).astype(np.int32)
     image = np.zeros((30, 40, 3), np.uint8)

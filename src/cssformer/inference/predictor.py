@@ -22,6 +22,9 @@ from cssformer.utils.errors import UserError
 from cssformer.visualize import drawing
 
 if TYPE_CHECKING:
+    from fiftyone import Segmentation as FiftyOneSegmentation
+    from supervision import Detections
+
     from cssformer.export import ExportedNetwork
     from cssformer.inference.regions import Region
 
@@ -106,6 +109,39 @@ class Prediction:
         from cssformer.inference.regions import run_lengths
 
         return {name: run_lengths(self.labels, self.classes.index(name)) for name in self.shares}
+
+    def to_supervision(self) -> "Detections":
+        """The detections of the package ``supervision``, one for each class that occurs, the largest first.
+
+        Each has its ``mask``, its box, ``class_id`` (the class index), ``data["class_name"]``, and as ``confidence``
+        the mean of its pixels, if there is one.
+
+        Raises:
+            ModuleNotFoundError: supervision is not installed.
+        """
+        from supervision import Detections, mask_to_xyxy
+
+        names = list(self.shares)
+        indices = np.array([self.classes.index(name) for name in names])
+        masks = self.labels == indices[:, None, None]
+        certain = None if self.confidence is None else np.array([self.confidence[mask].mean() for mask in masks])
+        return Detections(mask_to_xyxy(masks), masks, certain, indices, data={"class_name": np.array(names)})
+
+    def to_fiftyone(self) -> "FiftyOneSegmentation":
+        """FiftyOne's ``Segmentation`` with the values of :attr:`mask_targets`.
+
+        Raises:
+            ModuleNotFoundError: fiftyone is not installed.
+        """
+        from fiftyone import Segmentation
+
+        values = np.array(list(self.mask_targets), np.uint8 if len(self.classes) < 256 else np.uint16)
+        return Segmentation(mask=values[self.labels])
+
+    @property
+    def mask_targets(self) -> dict[int, str]:
+        """Value -> class name for FiftyOne, whose 0 is nothing but background: other first classes are 1."""
+        return dict(enumerate(self.classes, int(self.classes[0] != "background")))
 
     def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:
         """Write the labels as a PNG with the classes' colours as palette, or of 16 bits grey for ids above 254.
