@@ -24,6 +24,7 @@ from cssformer.utils.options import (
     add_device,
     add_views,
 )
+from cssformer.weights.commands import MODEL, MODELS
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -113,7 +114,7 @@ def _note_unfinished(model: str) -> None:
 
 
 def _add_evaluate(parser: "ArgumentParser") -> None:
-    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
     parser.add_argument("--split", type=str, default="val", help="Which split is scored.")
     parser.add_argument("--output", type=Path | None, help="Write scores, tables and pictures into this folder.")
@@ -160,7 +161,7 @@ def _evaluate(options: "Namespace") -> int:
 def _add_predict(parser: "ArgumentParser") -> None:
     from cssformer.inference.files import predict_files
 
-    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument(
         "inputs",
         type=Path,
@@ -196,7 +197,7 @@ def _predict(options: "Namespace") -> int:
 
 
 def _add_explain(parser: "ArgumentParser") -> None:
-    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument("image", type=Path, help="A picture.")
     parser.add_argument(
         "--at", type=tuple[Natural, Natural], required=True, help="The pixel's X and Y; 0 0 is the picture's top left."
@@ -230,7 +231,7 @@ def _explain(options: "Namespace") -> int:
 def _add_export(parser: "ArgumentParser") -> None:
     from cssformer.export.export import export_model
 
-    parser.add_argument("model", type=str, help="A run folder, a model folder or a Hugging Face model id.")
+    parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument(
         "--returns",
         type=Literal["logits", "probabilities", "labels", "confidence"],
@@ -333,4 +334,5 @@ COMMANDS: dict[str, Command] = {
     "profile": Command("Count and time each part of a network.", _add_profile, _profile),
     "export": Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
+    **MODELS,
 }

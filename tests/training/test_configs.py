@@ -32,6 +32,7 @@ SHRUNK = {
     "convnext": {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 16]},
     "vit": {"depth": 4, "embed_dim": 32, "num_heads": 2},
     "mobilenetv2": {},
+    "tf": {},
     "resnet10t": {},
 }
 

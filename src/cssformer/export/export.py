@@ -42,7 +42,7 @@ def export_model(
     precision 90 %. Otherwise no file is left.
 
     Args:
-        model: a run folder, a model folder, a model id of the Hugging Face hub, or a network.
+        model: a run or model folder, a bundled model, a Hugging Face model id, or a network.
         output: the file; .onnx is ONNX, .pt2 a program of torch.export, .xml OpenVINO's IR (with a .bin beside it).
         returns: what the file returns, see :class:`cssformer.export.graph.Deployment`.
         input: "float" takes float32 (B, 3, H, W) in [0, 1], "uint8" takes uint8 (B, H, W, 3); both RGB.

@@ -74,7 +74,7 @@ def predict_files(
     :class:`cssformer.inference.annotations.AnnotationFiles`.
 
     Args:
-        model: A model folder or a model id of the Hugging Face hub.
+        model: A run or model folder, a bundled model or a Hugging Face model id.
         inputs: Pictures, videos, or folders of them.
         output: The folder to write into.
         overlay: Also write each picture under its classes' colours.

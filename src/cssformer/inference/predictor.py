@@ -200,10 +200,10 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto", **options: Any) -> "Predictor":
-        """A predictor from a folder that ``save_pretrained`` wrote, or from a model id of the Hugging Face hub.
+        """A predictor of a saved network.
 
         Args:
-            source: the folder or the id.
+            source: a run or model folder, a bundled model such as "animals", or a Hugging Face model id.
             device: see :class:`Predictor`.
             **options: see :class:`Predictor`.
 

@@ -21,7 +21,7 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Any],
 
     Args:
         recipe: what is to be trained.
-        source: a model folder, a run folder or a model id of the Hugging Face hub.
+        source: a run or model folder, a bundled model or a Hugging Face model id.
 
     Raises:
         UserError: there is no such network, or its weights mean something else.

@@ -59,7 +59,7 @@ class ModelConfig:
     weights: str | None = None
     """A local weight file for the backbone (.safetensors, .pth) instead of the hub's, by timm or other programs."""
     init: str | None = None
-    """A trained network to start from: a model or run folder or a Hugging Face id. What does not fit begins anew."""
+    """A trained network to start from: a run or model folder, a bundled model or a hub id. The rest begins anew."""
     mean: tuple[NonNegative, NonNegative, NonNegative] | None = None
     """What the backbone's weights expect to be subtracted from RGB in [0, 1]; by default as timm states it."""
     std: tuple[Positive, Positive, Positive] | None = None

@@ -28,7 +28,7 @@ def score_model(
     """Score a trained network on a split of prepared data, or of the data that its run was trained on.
 
     Args:
-        model: a run folder, a model folder or a Hugging Face model id.
+        model: a run or model folder, a bundled model or a Hugging Face model id.
         folder: the prepared data; by default the run's own.
         split: of the data.
         submission: also write the predictions into this folder.

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import cssformer
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
+from cssformer.weights.bundled import bundled_models
 from cssformer.weights.config import FORMAT, check_config
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RUN_MODEL = "model"
 """Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
 RUN_CHECKPOINTS = "checkpoints"
+OF_A_MODEL = (CONFIG, WEIGHTS, RUN_MODEL, RUN_CHECKPOINTS, "recipe.yaml")
+"""A folder that has one of these is meant, where a bundled model has the same name."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 LARGEST_CONFIG = 2**24
 """Bytes."""
@@ -100,15 +103,25 @@ class HubModel(
         check_config(config, "The network to be saved")
         return config
 
-    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, half: bool = False, **_: Any) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder, made if needed.
 
+        Args:
+            save_directory: the folder.
+            half: store matrices and kernels as float16, which halves the file. Biases, norms and statistics stay
+                float32, and a loaded network is float32 throughout.
+
         Raises:
-            UserError: the folder cannot be written, or the network could not be loaded again.
+            UserError: the folder cannot be written, the network could not be loaded again, or a weight is too large
+                for float16.
         """
         network, folder = cast("SegmentationNetwork", self), Path(save_directory)
         text = json.dumps(self.saved_config(), indent=2)
         state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+        if half:
+            state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+            if large := next((name for name, tensor in state.items() if tensor.isinf().any()), None):
+                raise UserError(f"{large} has weights too large for float16; save the network without half.")
         # The weights hold the config too, and are written first: see `load`.
         with atomic_write(folder / CONFIG) as config_path, atomic_write(folder / WEIGHTS) as weights_path:
             config_path.write_text(text + "\n", encoding="utf-8")
@@ -130,10 +143,11 @@ class HubModel(
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "Self":  # type: ignore[override]
-        """A saved network, in eval mode, from a model or run folder or from a model id of the Hugging Face hub.
+        """A saved network, in eval mode: a model or run folder, a bundled model, or a model id of the Hugging Face hub.
 
         Args:
-            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote.
+            source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote, or the name of a bundled model; a folder
+                here of the same name goes first if it is a model or run.
             **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
 
         Raises:
@@ -197,12 +211,16 @@ def _kinds(cls: type[HubModel]) -> list[type[HubModel]]:
 def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The checked config and the weights of a saved network, see :meth:`HubModel.from_pretrained`."""
     try:
-        if Path(source).exists():
-            folder = Path(source) / RUN_MODEL if (Path(source) / RUN_MODEL).is_dir() else Path(source)
+        bundled, given = bundled_models(), Path(source)
+        if str(source) in bundled and not any((given / name).exists() for name in OF_A_MODEL):
+            given = bundled[str(source)]
+        if given.exists():
+            folder = given / RUN_MODEL if (given / RUN_MODEL).is_dir() else given
             config_path, weights_path = folder / CONFIG, folder / WEIGHTS
         elif not HUB_ID.fullmatch(str(source)) or Path(source).parent.is_dir():
             # `runs/mine` in a folder that is here is no model id.
-            raise UserError(f"There is no model folder {source}.")
+            named = "" if "/" in str(source) or not bundled else f", nor a bundled model; there is {', '.join(bundled)}"
+            raise UserError(f"There is no model folder {source}{named}.")
         else:
             require_hub(str(source), (CONFIG,), **hub_args)
             config_path = Path(hf_hub_download(str(source), CONFIG, **hub_args))
