@@ -16,9 +16,8 @@ import pytest
 from PIL import Image
 
 from cssformer.data.files import files_under, is_picture, read_bytes
-from cssformer.data.formats import tiff_pages
+from cssformer.data.formats import as_stored, tiff_pages
 from cssformer.data.image_io import (
-    as_stored,
     decode_image,
     decode_mask,
     encode_png,
@@ -369,13 +368,13 @@ def test_a_picture_in_pillow_is_read_as_its_file():
 @pytest.mark.parametrize("bands", [3, 4])
 def test_bands_of_16_bits_one_after_the_other(monkeypatch, bands, orientation):
     """Pillow 13.0 and OpenCV 5.0 take them for pixels."""
-    pytest.importorskip("tifffile", reason="tifffile reads these files")
+    pytest.importorskip("rasterio", reason="rasterio reads these files")
     extra = None if bands == 3 else 2
     data = tiff(WIDE[..., :bands], 16, 2, planar=True, extra=extra, orientation=orientation)
     assert np.array_equal(decode_image(data, FILE).pixels, upright(WIDE[..., :3] >> 8, orientation))
-    monkeypatch.setitem(sys.modules, "tifffile", None)
+    monkeypatch.setitem(sys.modules, "rasterio.io", None)
     with pytest.raises(
-        UserError, match=r'bands of 16-bit values stored one .*pip install "cssformer\[geo\]" \(tifffile'
+        UserError, match=r'bands of 16-bit values stored one .*pip install "cssformer\[geo\]" \(rasterio'
     ):
         decode_image(data, FILE)
 

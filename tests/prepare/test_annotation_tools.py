@@ -11,7 +11,7 @@ from PIL import Image
 
 from cssformer.cli import main
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.image_io import turned
+from cssformer.data.formats import turned
 from cssformer.prepare.export import prepare_export
 from cssformer.prepare.label_studio import decode_brush
 from cssformer.prepare.pascal_context import colour

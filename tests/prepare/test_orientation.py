@@ -8,7 +8,8 @@ from PIL import Image
 
 from cssformer.data import DatasetInfo, SegmentationFolder
 from cssformer.data.check import check, verify_labels
-from cssformer.data.image_io import as_stored, read_image
+from cssformer.data.formats import as_stored
+from cssformer.data.image_io import read_image
 from cssformer.inference import Predictor, predict_files
 from cssformer.metrics.evaluate import evaluate, evaluate_predictions
 from cssformer.metrics.predictions import Predictions

@@ -3,10 +3,12 @@
 import ctypes
 import io
 import struct
+import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +29,15 @@ _TAGS = {
     "layout": (284, 1),
     "extra": (338, 0),
     "fill_order": (266, 1),
+    "width": (256, 0),
+    "height": (257, 0),
+    "orientation": (274, 1),
 }
 # Offsets and sizes of what is compressed, by strips and by tiles.
 _PIECES = ((273, 279), (324, 325))
 # How many bands there are without alpha: white or black is zero, RGB, palette, CMYK, YCbCr, Lab.
 _OWN_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+_DRIVERS = ["GTiff", "PNG", "JPEG", "JP2OpenJPEG", "BMP"]
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -57,6 +63,13 @@ class TiffPage:
     extra: int
     #: Whether the bits of compressed bytes begin with the highest (1) or the lowest (2).
     fill_order: int
+    #: As stored, in pixels.
+    width: int
+    height: int
+    #: As EXIF's, 1 to 8.
+    orientation: int
+    #: Whether it is in a BigTIFF whose numbers begin with the highest byte.
+    is_big_endian_big: bool
     #: Offset and size in the file of each strip or tile.
     pieces: tuple[tuple[int, int], ...]
 
@@ -72,16 +85,28 @@ class TiffPage:
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is grey or RGB, perhaps with alpha, of a form that Pillow reads."""
+        """Whether it is grey or RGB, perhaps with alpha, of a form that is read."""
         more = self.bands - _OWN_BANDS.get(self.colours, 0)
         # Grey with a band of unknown meaning would be read without it, with alpha of 16 bits not at all.
         known = more == 0 or (more == 1 and (self.colours == 2 or (self.bits <= 8 and self.extra > 0)))
         together = self.layout == 1 or self.bands == 1 or (self.bits <= 8 and (more == 0 or self.extra == 2))
         depth = self.bits in (1, 2, 4, 8, 16) or (self.bits == 12 and self.bands == 1)
-        return self.kind == 1 and depth and known and (together or self.is_planar)
+        whole_bytes = self.bits in (8, 16) and self.colours != 3
+        return (
+            self.kind == 1
+            and depth
+            and known
+            and (together or self._is_planar)
+            and (whole_bytes or not self.is_big_endian_big)
+        )
 
     @property
-    def is_planar(self) -> bool:
+    def needs_gdal(self) -> bool:
+        """Whether Pillow reads nothing, or wrong pixels."""
+        return self.is_big_endian_big or self._is_planar
+
+    @property
+    def _is_planar(self) -> bool:
         """Whether it is RGB of 16 bits, each band whole before the next: Pillow and OpenCV read wrong pixels."""
         return self.layout == 2 and self.colours == 2 and self.bits == 16 and self.bands in (3, 4)
 
@@ -100,7 +125,10 @@ def tiff_pages(data: bytes) -> list[TiffPage]:
             continue
         page = {name: _number(tags, tag, default) for name, (tag, default) in _TAGS.items()}
         pieces = (zip(tags.get(offset, ()), tags.get(size, ()), strict=False) for offset, size in _PIECES)
-        pages.append(TiffPage(**page, pieces=tuple(chain.from_iterable(pieces))))
+        page["orientation"] = page["orientation"] if page["orientation"] in range(1, 9) else 1
+        pages.append(
+            TiffPage(**page, is_big_endian_big=data[:4] == b"MM\0+", pieces=tuple(chain.from_iterable(pieces)))
+        )
     return pages
 
 
@@ -129,15 +157,39 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
     return max(map(int, value)) if isinstance(value, tuple) else int(value)
 
 
-def planar_rgb(data: bytes) -> NDArray[np.uint16]:
-    """The first page, (H, W, 3) as stored, of a TIFF that ``is_planar``.
+def read_bands(data: bytes) -> tuple[NDArray[Any], tuple[float | None, ...]]:
+    """The bands (N, H, W) of a file's first page as stored, by GDAL, and what stands for no data in each.
 
     Raises:
-        ModuleNotFoundError: tifffile is not installed.
+        ModuleNotFoundError: rasterio is not installed.
+        DecompressionBombError: it has over twice Pillow's ``MAX_IMAGE_PIXELS``.
     """
-    from tifffile import imread
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
 
-    return np.moveaxis(imread(io.BytesIO(data), key=0)[:3], 0, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        # Other drivers may read other files.
+        with MemoryFile(data) as file, file.open(driver=_DRIVERS) as source:
+            if source.width * source.height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
+                raise Image.DecompressionBombError
+            return source.read(), source.nodatavals
+
+
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn stored pixels (H, W, ...) upright as EXIF's ``orientation``, 1 to 8, says."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo :func:`turned`."""
+    return turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def black_is_zero(data: bytes) -> bytes:

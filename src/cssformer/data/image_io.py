@@ -1,6 +1,7 @@
 """Pictures and masks as files: the one place that decodes and encodes them.
 
-Everything is read upright, as viewers show it: turned as its EXIF orientation says. Pillow decodes all formats.
+Everything is read upright, as viewers show it: turned as its EXIF orientation says. Pillow decodes all formats, GDAL
+the TIFFs that Pillow cannot, and those of :mod:`cssformer.data.bands`.
 """
 
 import io
@@ -17,15 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from cssformer.data.channels import from_bands
 from cssformer.data.files import read_bytes, require_file, require_whole
 from cssformer.data.formats import (
     TiffPage,
     black_is_zero,
     bmp_indices,
     is_lossy,
-    planar_rgb,
+    read_bands,
     require_checksums,
     tiff_pages,
+    turned,
 )
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.utils.atomic import atomic_write
@@ -115,31 +118,35 @@ def decode_image(data: bytes, path: Path) -> Picture:
         UserError: no picture, damaged, truncated, too large, or of a kind that is neither grey nor colour of up to 16
             bits; ``path`` is named.
     """
-    with _opened(data, path) as (picture, pages):
+    with readable(data, path) as pages:
         page = pages[0] if pages else None
         _require_picture(page, path)
-        orientation, bits = _orientation(picture, data), _bits(data, picture, page)
-        indexed = bmp_indices(data) if picture.format == "BMP" else None
-        if page and page.is_planar:
-            pixels = turned((planar_rgb(data) >> 8).astype(np.uint8), orientation)
+        if page and page.needs_gdal:
+            pixels = turned(from_bands(read_bands(data)[0], None).pixels, page.orientation)
+            orientation, bits, count = page.orientation, page.bits, len(pages)
         else:
-            pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
+            with _opened(data, pages) as picture:
+                orientation, bits, count = (
+                    _orientation(picture, data),
+                    _bits(data, picture, page),
+                    _count(picture, pages),
+                )
+                indexed = bmp_indices(data) if picture.format == "BMP" else None
+                pixels = to_rgb(picture, bits) if indexed is None else indexed[1].take(indexed[0], axis=0, mode="clip")
+            pixels = pixels if page else turned(pixels, orientation)
         if page and page.white_is_zero:
             pixels = 255 - pixels
-        largest = int(pixels.max()) * 256 + 255 if bits == 16 else None
-        facts = PictureFacts(orientation, _count(picture, pages), largest)
-        return Picture(pixels if picture.format == "TIFF" else turned(pixels, orientation), facts)
+        return Picture(pixels, PictureFacts(orientation, count, int(pixels.max()) * 256 + 255 if bits == 16 else None))
 
 
 def inspect_image(data: bytes, path: Path) -> tuple[tuple[int, int], PictureFacts]:
     """The upright height and width of a picture and its facts; raises as :func:`decode_image`, but is faster."""
-    with _opened(data, path) as (picture, pages):
-        orientation = _orientation(picture, data)
-        if picture.format in ("JPEG", "PNG") and orientation == 1 and _bits(data, picture, None) <= 8:
+    with readable(data, path) as pages, _opened(data, pages) as picture:
+        if picture.format in ("JPEG", "PNG") and _orientation(picture, data) == 1 and _bits(data, picture, None) <= 8:
             # All is decoded, to see that it is sound, but a JPEG without its colours, and nothing is converted.
             picture.draft("L", picture.size)
             picture.load()
-            return (picture.height, picture.width), PictureFacts(1, _count(picture, pages), None)
+            return (picture.height, picture.width), PictureFacts(1, _count(picture, []), None)
     pixels, facts = decode_image(data, path)
     return (pixels.shape[0], pixels.shape[1]), facts
 
@@ -181,7 +188,12 @@ def read_size(path: Path) -> tuple[int, int]:
     with suppress(Exception), Image.open(path, formats=_FORMATS) as picture:
         if _orientation(picture, b"eXIf" if "exif" in picture.info else b"") < 5:
             return picture.size
-    height, width, _ = read_image(path).shape
+    data = read_bytes(path)
+    with readable(data, path) as pages:
+        if pages:
+            width, height = pages[0].width, pages[0].height
+            return (width, height) if pages[0].orientation < 5 else (height, width)
+    height, width, _ = decode_image(data, path).pixels.shape
     return width, height
 
 
@@ -201,7 +213,7 @@ def decode_mask(data: bytes, path: Path) -> Mask:
         UserError: no picture, damaged, truncated or too large, of a lossy format, of several pages, half transparent
             somewhere, or of values that are no ids from 0 to 65535 and no colours of 8 bits; ``path`` is named.
     """
-    with _opened(data, path) as (picture, pages):
+    with readable(data, path) as pages, _opened(data, pages) as picture:
         page = pages[0] if pages else None
         if picture.format == "PPM":
             raise UserError(f"The mask {path} is a PGM or PPM, whose values are not read as stored; save masks as PNG.")
@@ -224,22 +236,6 @@ def decode_mask(data: bytes, path: Path) -> Mask:
 def read_ids(data: bytes, path: Path) -> NDArray[Any]:
     """Decode a mask to its ids, uint8 or uint16 (H, W); raises as :func:`decode_mask` and :meth:`Mask.ids` do."""
     return decode_mask(data, path).ids(path)
-
-
-def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn stored pixels (H, W, ...) upright as EXIF's ``orientation``, 1 to 8, says."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo :func:`turned`."""
-    return turned(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def encode_png(pixels: NDArray[Any]) -> bytes:
@@ -292,21 +288,15 @@ def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, i
 
 
 @contextmanager
-def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPage]]]:
-    """The picture, not yet decoded, and each page of a TIFF; whatever goes wrong is a sentence."""
+def readable(data: bytes, path: Path) -> Iterator[list[TiffPage]]:
+    """Each page of a TIFF; whatever goes wrong with the file is a sentence."""
     require_whole(data, path)
-    page: TiffPage | None = None
+    pages: list[TiffPage] = []
     try:
         pages = tiff_pages(data)
-        page = pages[0] if pages else None
-        if page and page.bands > 4:
-            _require_picture(page, path)
-        if page and page.white_is_zero:
-            data = black_is_zero(data)
-        if page:
-            require_checksums(data, page)
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            yield picture, pages
+        if pages:
+            require_checksums(data, pages[0])
+        yield pages
     except UserError:
         raise
     except Image.DecompressionBombError:
@@ -316,14 +306,22 @@ def _opened(data: bytes, path: Path) -> Iterator[tuple[Image.Image, list[TiffPag
             "gdal_retile.py -ps 8192 8192 -targetDir PIECES FILE."
         ) from None
     except ModuleNotFoundError as error:
-        raise UserError(f'{path} has {page}; to read it: pip install "cssformer[geo]" ({error.name}).') from None
+        what = pages[0] if pages else "channels"
+        raise UserError(f'{path} has {what}; to read it: pip install "cssformer[geo]" ({error.name}).') from None
     except UnidentifiedImageError:
-        _require_picture(page, path)
+        _require_picture(pages[0] if pages else None, path)
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.") from None
     # Decoders raise errors of every kind for damaged data.
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format: {reason}.") from None
+
+
+def _opened(data: bytes, pages: list[TiffPage]) -> Image.Image:
+    """The picture, not yet decoded."""
+    if pages and pages[0].bands > 4:
+        raise UnidentifiedImageError
+    return Image.open(io.BytesIO(black_is_zero(data) if pages and pages[0].white_is_zero else data), formats=_FORMATS)
 
 
 def _require_picture(page: TiffPage | None, path: Path) -> None:

@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 
 from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
 from cssformer.data.files import Readable, read_bytes
-from cssformer.data.image_io import (
-    as_stored,
-    decode_image,
-    encode_png,
-    inspect_image,
-    read_orientation,
-    turned,
-)
+from cssformer.data.formats import as_stored, turned
+from cssformer.data.image_io import decode_image, encode_png, inspect_image, read_orientation
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.prepare.archives import Member
 from cssformer.prepare.masks import Reader

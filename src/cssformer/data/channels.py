@@ -1,0 +1,159 @@
+"""Pictures of any number of channels and any type of values, and what the network takes of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.utils.errors import UserError
+
+TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
+"""Of values, as NumPy calls them."""
+# What a view shows from black to white, in per cent of the pixels.
+_STRETCH = (2, 98)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of pictures that are taken as files store them, not as photographs (RGB of 8 bits).
+
+    Attributes:
+        values: their type, one of ``TYPES``.
+        mean, std: of each channel, in the files' units.
+    """
+
+    values: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return described(len(self.mean), self.values)
+
+    @property
+    def unit(self) -> float:
+        """What values are divided by for the network: 255 for uint8, as in photographs, 1 for others."""
+        return 255.0 if self.values == "uint8" else 1.0
+
+
+class Pixels(NamedTuple):
+    """A picture as the network takes it.
+
+    Attributes:
+        pixels: (H, W, N) uint8, or float32 for files of other types; a photograph is RGB uint8 (H, W, 3).
+        missing: where there are no data in any channel, bool (H, W); None if it is so nowhere.
+    """
+
+    pixels: NDArray[Any]
+    missing: NDArray[np.bool_] | None
+
+
+class Moments(NamedTuple):
+    """What is known of each of N channels: how many values, and their mean, sum of squared deviations, least and most.
+
+    Each is float64 (N,).
+    """
+
+    number: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        return np.sqrt(self.squares / self.number.clip(1))
+
+
+def described(count: int, values: str) -> str:
+    """Such as "5 channels of uint16"."""
+    return f"{count} channel{'s' * (count != 1)} of {values}"
+
+
+def from_bands(bands: NDArray[Any], channels: Channels | None, nodata: Sequence[float | None] = ()) -> Pixels:
+    """What the network takes of bands as a file stores them.
+
+    Values without data, ``nodata`` or not finite, become the channel's mean, which the network sees as 0. Of a
+    photograph they stay as they are.
+
+    Args:
+        bands: (N, H, W).
+        channels: what the network, or the data set, has; None for photographs, for which grey and RGB, with or without
+            alpha, of 8 or 16 bits are taken; 16 bits become 8.
+        nodata: the value that stands for no data in each band; None, or nothing at all, for none.
+
+    Raises:
+        UserError: the number or the type of the bands is another one.
+    """
+    empty = without_data(bands, nodata)
+    missing = None if empty is None or not empty.all(axis=0).any() else np.asarray(empty.all(axis=0))
+    if channels is None:
+        if len(bands) > 4 or bands.dtype not in (np.uint8, np.uint16):
+            raise UserError(f"{described(len(bands), bands.dtype.name)} are no grey or RGB picture of 8 or 16 bits.")
+        shown = bands[[0, 0, 0] if len(bands) < 3 else [0, 1, 2]]
+        shown = shown if shown.dtype == np.uint8 else (shown >> 8).astype(np.uint8)
+        return Pixels(np.ascontiguousarray(np.moveaxis(shown, 0, -1)), missing)
+    if (len(bands), bands.dtype.name) != (len(channels.mean), channels.values):
+        raise UserError(f"{described(len(bands), bands.dtype.name)} are given where {channels} are wanted.")
+    pixels = np.moveaxis(bands, 0, -1).astype(np.uint8 if channels.values == "uint8" else np.float32, order="C")
+    if empty is not None:
+        for index, mean in enumerate(channels.mean):
+            pixels[..., index][empty[index]] = round(mean) if pixels.dtype == np.uint8 else mean
+    return Pixels(pixels, missing)
+
+
+def without_data(bands: NDArray[Any], nodata: Sequence[float | None] = ()) -> NDArray[np.bool_] | None:
+    """Where bands (N, H, W) have no data, bool of the same shape; None if it is so nowhere."""
+    empty = np.zeros(bands.shape, bool) if bands.dtype.kind != "f" else ~np.isfinite(bands)
+    for band, value, there in zip(bands, nodata, empty, strict=False):
+        if value is not None:
+            there |= band == value
+    return empty if empty.any() else None
+
+
+def moments(bands: Iterable[NDArray[Any]], empty: NDArray[np.bool_] | None = None) -> Moments:
+    """Of bands, N times (H, W), without their ``empty`` values, bool (N, H, W)."""
+    rows = []
+    for index, band in enumerate(bands):
+        values = np.ascontiguousarray(band, np.float64 if band.dtype in (np.uint32, np.float16) else band.dtype)
+        mask = None if empty is None else (~empty[index]).astype(np.uint8)
+        count = values.size if mask is None else int(np.count_nonzero(mask))
+        (mean,), (std,) = (each.ravel() for each in cv2.meanStdDev(values, mask=mask))
+        low, high = cv2.minMaxLoc(values, mask)[:2] if count else (np.inf, -np.inf)
+        rows.append((count, mean, count * std**2, low, high))
+    return Moments(*np.array(rows, np.float64).T)
+
+
+def merged(parts: Sequence[Moments]) -> Moments:
+    """The moments of all pictures together (Chan, Golub and LeVeque, 1983)."""
+    count, mean, squares, low, high = (np.stack(each) for each in zip(*parts, strict=True))
+    total = count.sum(axis=0)
+    middle = (count * mean).sum(axis=0) / total.clip(1)
+    between = (count * (mean - middle) ** 2).sum(axis=0)
+    return Moments(total, middle, squares.sum(axis=0) + between, low.min(axis=0), high.max(axis=0))
+
+
+def rgb_view(pixels: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """RGB uint8 (H, W, 3) for people: a picture of three channels of uint8 as it is.
+
+    Of others the first three channels, or the first one in grey, each stretched from its 2nd to its 98th percentile.
+
+    Args:
+        pixels: (H, W, N).
+        missing: pixels that do not count, bool (H, W).
+    """
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return pixels
+    step = max(1, max(pixels.shape[:2]) // 1024)
+    counted = pixels[::step, ::step]
+    if missing is not None and not missing[::step, ::step].all():
+        counted = counted[~missing[::step, ::step]]
+    shown = [0, 1, 2] if pixels.shape[2] >= 3 else [0]
+    view = np.empty((*pixels.shape[:2], len(shown)), np.uint8)
+    for index in shown:
+        low, high = np.percentile(counted[..., index], _STRETCH)
+        stretched = (pixels[..., index] - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
+        view[..., index] = stretched.clip(0, 255)
+    return view if len(shown) == 3 else np.repeat(view, 3, axis=2)
