@@ -150,3 +150,7 @@ def _parse(command: "Command", name: str, arguments: list[str]) -> "Namespace":
         # Not only after hours of work.
         require_writable(options.json)
     return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -24,6 +24,7 @@ from cssformer.utils.options import (
     add_device,
     add_views,
 )
+from cssformer.utils.processes import rank
 from cssformer.weights.commands import MODEL, MODELS
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ def _predict(options: "Namespace") -> int:
         listed = [Path(line) for line in sys.stdin.read().splitlines() if line]
         options.inputs = [*(path for path in options.inputs if path != Path("-")), *listed]
     done = predict_files(**arguments(options))
+    if rank() > 0:
+        # The first process tells of all.
+        return 1 if done["failed"] else 0
     show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
     print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
     if done["skipped"]:

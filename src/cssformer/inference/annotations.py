@@ -65,12 +65,8 @@ class AnnotationFiles:
             raise UserError("The tolerance and min_area of outlines cannot be below 0.")
         self.folder, self.formats, self.classes, self.colours = folder, formats, classes, colours
         self.without, self.model, self.tolerance, self.min_area = set(without), model, tolerance, min_area
-        categories = [{"id": index, "name": name} for index, name in enumerate(classes, 1) if name not in self.without]
-        self._coco: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": categories}
-        self._tasks: list[dict[str, Any]] = []
-        self._cvat = ElementTree.Element("annotations")
-        self._add_cvat_head()
-        self._ids = count(1)
+        self.entries: dict[Path, dict[str, Any]] = {}
+        """Place -> what each file of all pictures holds of the picture there, but for running numbers."""
 
     def add(self, prediction: Prediction, picture: Path, place: Path) -> None:
         """Write, or keep for the end, what was found in a picture.
@@ -84,12 +80,16 @@ class AnnotationFiles:
             UserError: a file cannot be written.
         """
         name = place.as_posix() + picture.suffix
+        entry: dict[str, Any] = {}
         if "coco" in self.formats:
-            self._add_coco(prediction, name)
+            entry["coco"] = self._coco_image(prediction, name)
         if "label-studio" in self.formats:
-            self._add_task(prediction, name)
-        if not {"geojson", "labelme", "cvat", "yolo"} & set(self.formats):
-            return
+            entry["label-studio"] = self._task(prediction, name)
+        if {"geojson", "labelme", "cvat", "yolo"} & set(self.formats):
+            self._add_outlines(prediction, picture, place, entry)
+        self.entries[place] = entry
+
+    def _add_outlines(self, prediction: Prediction, picture: Path, place: Path, entry: dict[str, Any]) -> None:
         found, numbers = regions(prediction.labels, self.classes, prediction.confidence, self.tolerance, self.min_area)
         found = [each for each in found if each.name not in self.without]
         if "geojson" in self.formats:
@@ -98,7 +98,7 @@ class AnnotationFiles:
         if "labelme" in self.formats:
             self._write_labelme(found, numbers, picture, place)
         if "cvat" in self.formats:
-            self._add_cvat(found, numbers, name)
+            entry["cvat"] = _cvat_image(found, numbers, place.as_posix() + picture.suffix)
         if "yolo" in self.formats:
             size = np.array(prediction.labels.shape[::-1])
             lines = [
@@ -111,13 +111,17 @@ class AnnotationFiles:
     def close(self) -> None:
         """Write the files of all pictures; raises UserError where one cannot be written."""
         if "coco" in self.formats:
-            self._write(_OF_ALL["coco"], json.dumps(self._coco))
+            self._write(_OF_ALL["coco"], json.dumps(self._coco()))
         if "label-studio" in self.formats:
-            self._write(_OF_ALL["label-studio"], json.dumps(self._tasks))
+            self._write(_OF_ALL["label-studio"], json.dumps([each["label-studio"] for each in self.entries.values()]))
             self._write("label-studio.xml", self._interface())
         if "cvat" in self.formats:
-            ElementTree.indent(self._cvat)
-            self._write(_OF_ALL["cvat"], ElementTree.tostring(self._cvat, "unicode") + "\n")
+            root = self._cvat_head()
+            for number, each in enumerate(self.entries.values()):
+                root.append(ElementTree.Element("image", {"id": str(number), **each["cvat"].attrib}))
+                root[-1].extend(each["cvat"])
+            ElementTree.indent(root)
+            self._write(_OF_ALL["cvat"], ElementTree.tostring(root, "unicode") + "\n")
         if "yolo" in self.formats:
             # JSON is YAML, and knows how to quote.
             names = "".join(f"  {index}: {json.dumps(name)}\n" for index, name in enumerate(self.classes))
@@ -139,26 +143,35 @@ class AnnotationFiles:
             if pixels[index] and name not in self.without
         ]
 
-    def _add_coco(self, prediction: Prediction, name: str) -> None:
+    def _coco(self) -> dict[str, list[Any]]:
+        images, annotations, ids = [], [], count(1)
+        for number, each in enumerate(self.entries.values(), 1):
+            image, of_image = each["coco"]
+            images.append({"id": number, **image})
+            annotations += [{"id": next(ids), "image_id": number, **annotation} for annotation in of_image]
+        named = enumerate(self.classes, 1)
+        categories = [{"id": index, "name": name} for index, name in named if name not in self.without]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _coco_image(self, prediction: Prediction, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The picture and its annotations, without ids."""
         height, width = prediction.labels.shape
-        number = len(self._coco["images"]) + 1
-        self._coco["images"].append({"id": number, "file_name": name, "width": width, "height": height})
+        annotations = []
         for index, _, score in self._present(prediction):
             mask = prediction.labels == index
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             left, top = int(columns[0]), int(rows[0])
             annotation = {
-                "id": next(self._ids),
-                "image_id": number,
                 "category_id": index + 1,
                 "segmentation": run_lengths(prediction.labels, index),
                 "area": int(mask.sum()),
                 "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                 "iscrowd": 0,
             }
-            self._coco["annotations"].append(annotation | ({} if score is None else {"score": round(score, 4)}))
+            annotations.append(annotation | ({} if score is None else {"score": round(score, 4)}))
+        return {"file_name": name, "width": width, "height": height}, annotations
 
-    def _add_task(self, prediction: Prediction, name: str) -> None:
+    def _task(self, prediction: Prediction, name: str) -> dict[str, Any]:
         height, width = prediction.labels.shape
         results, scores = [], []
         for index, label, score in self._present(prediction):
@@ -179,7 +192,7 @@ class AnnotationFiles:
             scores += [] if score is None else [score]
         prediction_of: dict[str, Any] = {"model_version": self.model, "result": results}
         prediction_of |= {"score": float(np.mean(scores))} if scores else {}
-        self._tasks.append({"data": {"image": f"/data/local-files/?d={name}"}, "predictions": [prediction_of]})
+        return {"data": {"image": f"/data/local-files/?d={name}"}, "predictions": [prediction_of]}
 
     def _interface(self) -> str:
         view = ElementTree.Element("View")
@@ -213,32 +226,35 @@ class AnnotationFiles:
         }
         self._write(f"labelme/{place}.json", json.dumps(content, indent=1))
 
-    def _add_cvat_head(self) -> None:
-        ElementTree.SubElement(self._cvat, "version").text = "1.1"
-        meta = ElementTree.SubElement(self._cvat, "meta")
+    def _cvat_head(self) -> ElementTree.Element:
+        root = ElementTree.Element("annotations")
+        ElementTree.SubElement(root, "version").text = "1.1"
+        meta = ElementTree.SubElement(root, "meta")
         labels = ElementTree.SubElement(ElementTree.SubElement(meta, "task"), "labels")
         for name, rgb in zip(self.classes, self.colours, strict=True):
             if name not in self.without:
                 label = ElementTree.SubElement(labels, "label")
                 ElementTree.SubElement(label, "name").text = name
                 ElementTree.SubElement(label, "color").text = _hex(rgb)
+        return root
 
-    def _add_cvat(self, found: list[Region], numbers: NDArray[np.int32], name: str) -> None:
-        height, width = map(str, numbers.shape)
-        number = str(sum(child.tag == "image" for child in self._cvat))
-        image = ElementTree.SubElement(self._cvat, "image", id=number, name=name, width=width, height=height)
-        for order, each in enumerate(found):
-            shared = {"label": each.name, "source": "auto", "occluded": "0", "z_order": str(order)}
-            if not each.holes:
-                points = ";".join(f"{x:.2f},{y:.2f}" for x, y in each.exterior)
-                ElementTree.SubElement(image, "polygon", {**shared, "points": points})
-                continue
-            mask, left, top = _cropped(numbers == each.number)
-            flat = mask.ravel()
-            edges = np.flatnonzero(np.diff(flat, prepend=False))
-            rle = ", ".join(map(str, np.diff(edges, prepend=0, append=flat.size)))
-            box = {"left": str(left), "top": str(top), "width": str(mask.shape[1]), "height": str(mask.shape[0])}
-            ElementTree.SubElement(image, "mask", {**shared, "rle": rle, **box})
+
+def _cvat_image(found: list[Region], numbers: NDArray[np.int32], name: str) -> ElementTree.Element:
+    height, width = map(str, numbers.shape)
+    image = ElementTree.Element("image", name=name, width=width, height=height)
+    for order, each in enumerate(found):
+        shared = {"label": each.name, "source": "auto", "occluded": "0", "z_order": str(order)}
+        if not each.holes:
+            points = ";".join(f"{x:.2f},{y:.2f}" for x, y in each.exterior)
+            ElementTree.SubElement(image, "polygon", {**shared, "points": points})
+            continue
+        mask, left, top = _cropped(numbers == each.number)
+        flat = mask.ravel()
+        edges = np.flatnonzero(np.diff(flat, prepend=False))
+        rle = ", ".join(map(str, np.diff(edges, prepend=0, append=flat.size)))
+        box = {"left": str(left), "top": str(top), "width": str(mask.shape[1]), "height": str(mask.shape[0])}
+        ElementTree.SubElement(image, "mask", {**shared, "rle": rle, **box})
+    return image
 
 
 def _feature(region: Region) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +23,11 @@ from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.console import progress
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
+from cssformer.utils.processes import agree, gather, rank, share
 from cssformer.visualize import drawing
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LABELS, OVERLAY, CONFIDENCE, LEGEND = "labels", "overlay", "confidence", "legend.png"
@@ -73,6 +78,8 @@ def predict_files(
     options: the legend keeps these. Annotations of ``save`` are described at
     :class:`cssformer.inference.annotations.AnnotationFiles`.
 
+    Processes started together by ``torchrun`` or ``srun`` share the inputs and write the same files as one.
+
     Args:
         model: A run or model folder, a bundled model or a Hugging Face model id.
         inputs: Pictures, videos, or folders of them.
@@ -98,7 +105,8 @@ def predict_files(
         For JSON: "output", "pictures" and "videos" (how many were predicted), "skipped" (how many were there before),
         "shares" (class name -> share of the pixels, the mean over the files predicted), "files" (a row for each, with
         its own shares), "failed" (file that could not be read to its end, or written -> why), "left_out" (how many
-        other files the folders hold), "notes" (what was read, but perhaps not as expected).
+        other files the folders hold), "notes" (what was read, but perhaps not as expected). Of several processes the
+        first tells this of all, the others of their share.
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
@@ -157,19 +165,24 @@ def predict_files(
 
         look = (predictor.classes, predictor.colours, uncoloured, Path(model).name)
         annotations = AnnotationFiles(output, save, *look, tolerance, min_area)
-    rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    facts: dict[Path, PictureFacts] = {}
-    for source in progress("predict", sources):
+    rows: dict[Source, dict[str, Any]] = {}
+    failed: dict[Source, str] = {}
+    facts: dict[Source, PictureFacts] = {}
+    # No process writes before all have looked at what is there.
+    agree(
+        sha256("\n".join((note, *(str(source.path) for source in sources))).encode()).hexdigest(),
+        "The processes started together see different models or inputs; give all of them the same.",
+    )
+    for source in progress("predict", share(sources)):
         try:
             if source.is_video:
                 row = _predict_video(predictor, source, output, uncoloured)
                 announced, found = row["announced_frames"], row["frames"]
                 # The count of some containers is an estimate.
                 if found < announced - max(2, announced // 50):
-                    failed[str(source.path)] = f"{source.path} ends after {found} of {announced} frames."
+                    failed[source] = f"{source.path} ends after {found} of {announced} frames."
             else:
-                pixels, facts[source.path] = decode_image(read_bytes(source.path), source.path)
+                pixels, facts[source] = decode_image(read_bytes(source.path), source.path)
                 prediction = predictor(pixels, confidence or bool(save))
                 row = _write(
                     prediction,
@@ -181,34 +194,44 @@ def predict_files(
                 )
                 if annotations:
                     annotations.add(prediction, source.path, source.place)
-            rows.append({"input": str(source.path), **row})
+            rows[source] = {"input": str(source.path), **row}
             if len(rows) == 1:
                 entries = list(zip(predictor.classes, predictor.colours, strict=True))
                 write_image(output / LEGEND, drawing.legend(entries, 900), note)
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in FULL:
                 raise
-            failed[str(source.path)] = str(error)
-    if failed and not rows:
+            failed[source] = str(error)
+    rows, failed, facts = (_of_all(found, sources) for found in (rows, failed, facts))
+    if failed and not rows and rank() == 0:
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
         raise UserError(next(iter(failed.values())) + more)
     if annotations:
-        annotations.close()
-    videos = sum("frames" in row for row in rows)
+        annotations.entries = _of_all(annotations.entries, [source.place for source in sources])
+        if rank() == 0:
+            annotations.close()
+    videos = sum("frames" in row for row in rows.values())
     return {
         "output": str(output),
         "pictures": len(rows) - videos,
         "videos": videos,
         "skipped": skipped,
         "shares": {
-            name: sum(row["shares"].get(name, 0) for row in rows) / max(1, len(rows)) for name in predictor.classes
+            name: sum(row["shares"].get(name, 0) for row in rows.values()) / max(1, len(rows))
+            for name in predictor.classes
         },
-        "files": rows,
-        "failed": failed,
+        "files": list(rows.values()),
+        "failed": {str(source.path): why for source, why in failed.items()},
         "left_out": left_out,
-        "notes": notes(facts),
+        "notes": notes({source.path: each for source, each in facts.items()}),
     }
+
+
+def _of_all(found: dict[Key, Value], order: Sequence[Key]) -> dict[Key, Value]:
+    """What all processes found, for the first of them, in this order."""
+    union = {key: value for each in gather(found) for key, value in each.items()}
+    return {key: union[key] for key in order if key in union}
 
 
 def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:

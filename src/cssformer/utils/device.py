@@ -3,11 +3,13 @@
 import torch
 from torch import nn
 
+from cssformer.utils.processes import local_rank
+
 
 def best_device() -> str:
-    """The fastest device of this machine."""
+    """The fastest device of this machine; of several GPUs one for each of the processes started together."""
     if torch.cuda.is_available():
-        return "cuda"
+        return f"cuda:{local_rank() % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

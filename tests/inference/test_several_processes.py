@@ -1,0 +1,142 @@
+"""Processes started together share the inputs and write what one writes, bit for bit."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+from cssformer.cli import main
+from cssformer.model import CSSFormer, Metadata
+from cssformer.utils import processes
+from cssformer.utils.errors import UserError
+
+CLASSES, COLOURS = ("background", "tree", "road"), ((10, 20, 230), (20, 200, 30), (90, 90, 90))
+SAVED = ["coco", "geojson", "labelme", "label-studio", "cvat", "yolo"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, pictures, and what one process makes of them."""
+    root = tmp_path_factory.mktemp("alone")
+    torch.manual_seed(0)
+    model = CSSFormer("test_resnet", num_classes=3, channels=16, cia=False, fusion=False)
+    model.metadata = Metadata(CLASSES, COLOURS)
+    model.save_pretrained(root / "model")
+    (root / "in/deep").mkdir(parents=True)
+    for index, name in enumerate(("a", "b", "c", "deep/a", "deep/b")):
+        pixels = np.random.default_rng(index).integers(0, 256, (30 + index, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"in/{name}.png")
+    (root / "in/broken.png").write_bytes(b"no picture")
+    (root / "in/notes.txt").write_text("no picture")
+    assert main(words(root, "one")) == 1
+    return root
+
+
+def words(root: Path, output: str) -> list[str]:
+    folders = [
+        str(root / "model"),
+        str(root / "in"),
+        "--output",
+        str(root / output),
+        "--json",
+        str(root / output / "j"),
+    ]
+    return ["predict", *folders, "--overlay", "true", "--confidence", "true", "--save", *SAVED, "--device", "cpu"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file, but for the output's own name in the report."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: data.replace(str(folder).encode(), b"OUTPUT") for name, data in files.items()}
+
+
+@pytest.fixture
+def srun(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The variables of the other task of a step; this process is the first one."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setattr(processes, "FIRST_PORT", port)
+    step = {"SLURM_JOB_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+    for name, value in {**step, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    yield {**os.environ, "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "PORT": str(port)}
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    processes._group.cache_clear()
+
+
+OTHER = """
+import os, sys
+from cssformer.utils import processes
+processes.FIRST_PORT = int(os.environ["PORT"])
+from cssformer.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_tasks_of_srun_write_what_one_process_writes(
+    alone: Path, srun: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", OTHER, *words(alone, "two")]
+    with subprocess.Popen(command, env=srun, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as other:
+        assert main(words(alone, "two")) == 1
+        said, complained = other.communicate(timeout=120)
+    assert content(alone / "two") == content(alone / "one")
+    # The broken file is in the first one's share.
+    assert other.returncode == 0 and "picture" not in said and "error" not in complained
+    assert "5 pictures and 0 videos written" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun(alone: Path) -> None:
+    command = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node=2", "-m", "cssformer.cli"]
+    done = subprocess.run([*command, *words(alone, "torchrun")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("5 pictures and 0 videos written") == 1
+    assert content(alone / "torchrun") == content(alone / "one")
+
+
+@pytest.mark.slow
+def test_processes_that_see_other_inputs_are_refused(alone: Path, srun: dict[str, str]) -> None:
+    fewer = [word.replace("/in", "/in/deep") for word in words(alone, "none")]
+    with subprocess.Popen([sys.executable, "-c", OTHER, *fewer], env=srun) as other:
+        with pytest.raises(UserError, match="see different models or inputs"):
+            from cssformer.inference import predict_files
+
+            predict_files(str(alone / "model"), [alone / "in"], alone / "none", device="cpu")
+        assert other.wait(120) == 2
+    assert not (alone / "none").exists()
+
+
+def test_each_item_is_the_share_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"WORLD_SIZE": "3", "MASTER_ADDR": "there", "MASTER_PORT": "1"}
+    shares = []
+    for rank in range(3):
+        for name, value in {**variables, "RANK": str(rank), "LOCAL_RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        shares.append(processes.share(range(8)))
+    assert sorted(item for share in shares for item in share) == list(range(8))
+
+
+def test_a_batch_script_without_srun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert processes.share([1, 2, 3]) == [1, 2, 3] and processes.gather("own") == ["own"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu07", "gpu07"), ("node[003-004,7],other1", "node003"), ("node[12,14]", "node12"), ("a-b.c,d", "a-b.c")],
+)
+def test_the_first_machine_of_a_step(nodes: str, first: str) -> None:
+    assert processes.first_machine(nodes) == first
