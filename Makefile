@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-lowest lint clean
+.PHONY: install demo test test-lowest lint docs package clean
 
 install: .venv/installed
 
@@ -26,10 +26,19 @@ test-lowest: .venv-lowest/installed
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[train]" pytest hypothesis
 	touch $@
 
+docs: install
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is uploaded to an index of packages; docs/releasing.md tells the rest.
+package: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv .venv-lowest runs

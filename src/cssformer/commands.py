@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cssformer.doctor import DOCTOR
 from cssformer.prepare.commands import PREPARE
 from cssformer.score_commands import SCORE, add_scoring, show_scores, tell_scores
 from cssformer.training.recipe import RECIPE, Recipe
@@ -339,4 +340,5 @@ COMMANDS: dict[str, Command] = {
     "export": Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
     **MODELS,
+    **DOCTOR,
 }

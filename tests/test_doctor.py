@@ -1,0 +1,54 @@
+"""What is told of a machine, and which machines have a problem."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numba
+import pytest
+import torch
+
+from cssformer import doctor
+from cssformer.cli import EXTRAS, main
+
+
+def test_a_sound_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**33))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert main(["doctor", "--json", str(tmp_path / "found.json")]) == 0
+    found, said = json.loads((tmp_path / "found.json").read_text()), capsys.readouterr().out
+    assert found["problems"] == [] and len(said.splitlines()) < 25
+    assert (
+        f"torch {torch.__version__}"[:12] in found["facts"]["packages"] and "missing" not in found["facts"]["packages"]
+    )
+    assert "8.0 GiB free" in said
+    assert [f"`{extra}`" in "".join(found["advice"]) for extra in found["extras"]] == list(
+        map(bool, found["extras"].values())
+    )
+
+
+def test_what_will_fail_is_a_problem(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26))
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "--training.workers 0" in said and "Less than 1.0 GiB of the disk" in said
+
+
+def test_where_kernels_are_kept(tmp_path: Path) -> None:
+    def kept(folder: Path | None) -> tuple[str, str | None]:
+        return doctor._kernels_cache(None if folder is None else str(folder))
+
+    uncached = numba.njit(lambda: 0)
+    where, doubt = kept(uncached.stats.cache_path)
+    assert where == "none" and doubt is not None and "NUMBA_CACHE_DIR" in doubt
+    assert kept(tmp_path / "not" / "yet") == (f"{tmp_path}/not/yet, cold", None)
+    (tmp_path / "numba_forward.softmax-1.py311.nbi").touch()
+    assert kept(tmp_path) == (f"{tmp_path}, warm", None)
+
+
+def test_extras_are_those_of_the_project() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev", "docs", "all"}
+    assert set(doctor.missing_extras()) == set(EXTRAS)
