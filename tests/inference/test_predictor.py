@@ -19,6 +19,7 @@ from PIL import Image
 from cssformer.data import SyntheticScenes
 from cssformer.inference import Prediction, Predictor, predict, predict_files
 from cssformer.model import CSSFormer, Metadata
+from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
 CLASSES, COLOURS = ("sky", "tree", "road"), ((10, 20, 230), (20, 200, 30), (90, 90, 90))
@@ -377,6 +378,11 @@ def test_long_names(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
     assert list(result["failed"]) == [str(inputs[0])] and "name too long" in result["failed"][str(inputs[0])]
 
 
+def atomic_failure(fail: Callable[[], None], path: Path, *arguments: object) -> None:
+    with atomic_write(path):
+        fail()
+
+
 def test_a_full_disk_ends_the_job(
     model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,8 +390,16 @@ def test_a_full_disk_ends_the_job(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match=r"Cannot write .*legend\.png: No space left on device"):
+        predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    monkeypatch.undo()
+    monkeypatch.setattr("cssformer.inference.predictor.write_label", partial(atomic_failure, full))
     with pytest.raises(UserError, match=r"Cannot write .*a\.png: No space left on device"):
         predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    monkeypatch.undo()
+    # The legend tells whose labels they are, so the same command goes on.
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", skip_existing=True, device="cpu")
+    assert result["pictures"] == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

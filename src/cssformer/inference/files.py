@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, read_bytes, require_file
-from cssformer.data.image_io import decode_image, read_note, write_image
+from cssformer.data.image_io import Picture, decode_image, read_note, write_image
 from cssformer.data.picture_facts import PictureFacts, notes
 from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import Mode, Precision
@@ -23,6 +23,7 @@ from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.console import progress
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
+from cssformer.utils.parallel import ahead, behind
 from cssformer.utils.processes import agree, gather, rank, share
 from cssformer.visualize import drawing
 
@@ -173,35 +174,58 @@ def predict_files(
         sha256("\n".join((note, *(str(source.path) for source in sources))).encode()).hexdigest(),
         "The processes started together see different models or inputs; give all of them the same.",
     )
-    for source in progress("predict", share(sources)):
+    own = share(sources)
+
+    @contextmanager
+    def failing(source: Source) -> Iterator[None]:
+        """Keep what is wrong with a file for the end."""
         try:
-            if source.is_video:
-                row = _predict_video(predictor, source, output, uncoloured)
-                announced, found = row["announced_frames"], row["frames"]
-                # The count of some containers is an estimate.
-                if found < announced - max(2, announced // 50):
-                    failed[source] = f"{source.path} ends after {found} of {announced} frames."
-            else:
-                pixels, facts[source] = decode_image(read_bytes(source.path), source.path)
-                prediction = predictor(pixels, confidence or bool(save))
-                row = _write(
-                    prediction,
-                    source.place,
-                    output,
-                    confidence,
-                    uncoloured if overlay else None,
-                    predictor.raw_ids if raw else None,
-                )
-                if annotations:
-                    annotations.add(prediction, source.path, source.place)
-            rows[source] = {"input": str(source.path), **row}
-            if len(rows) == 1:
-                entries = list(zip(predictor.classes, predictor.colours, strict=True))
-                write_image(output / LEGEND, drawing.legend(entries, 900), note)
+            yield
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in FULL:
                 raise
             failed[source] = str(error)
+
+    def read(index: int) -> Picture | None:
+        with failing(own[index]):
+            path = own[index].path
+            return None if own[index].is_video else decode_image(read_bytes(path), path)
+        return None
+
+    def predictions() -> Iterator[tuple[Source, Prediction]]:
+        pictures = ahead(read, len(own), lambda picture: picture.pixels.nbytes if picture else 0)
+        for source, picture in zip(progress("predict", own), pictures, strict=True):
+            if picture:
+                facts[source] = picture.facts
+                prediction = predictor(picture.pixels, confidence or bool(save))
+            elif source.is_video:
+                with failing(source):
+                    rows[source] = _predict_video(predictor, source, output, uncoloured)
+            if not (output / LEGEND).exists() and (picture or source in rows):
+                # Before the labels, so that who goes on after a stop finds whose they are.
+                entries = list(zip(predictor.classes, predictor.colours, strict=True))
+                write_image(output / LEGEND, drawing.legend(entries, 900), note)
+            if picture:
+                yield source, prediction
+
+    def write(found: tuple[Source, Prediction]) -> tuple[Source, Prediction, dict[str, Any] | None]:
+        source, prediction = found
+        with failing(source):
+            look = uncoloured if overlay else None
+            return source, prediction, _write(prediction, source.place, output, confidence, look, ids)
+        return source, prediction, None
+
+    for source, prediction, row in behind(write, predictions(), lambda found: 3 * found[1].image.nbytes):
+        with failing(source):
+            if row and annotations:
+                annotations.add(prediction, source.path, source.place)
+            if row:
+                rows[source] = row
+    for source in own:
+        announced, frames = (rows.get(source, {}).get(key, 0) for key in ("announced_frames", "frames"))
+        # The count of some containers is an estimate.
+        if frames < announced - max(2, announced // 50):
+            failed[source] = f"{source.path} ends after {frames} of {announced} frames."
     rows, failed, facts = (_of_all(found, sources) for found in (rows, failed, facts))
     if failed and not rows and rank() == 0:
         others = len(sources) - 1
@@ -221,7 +245,7 @@ def predict_files(
             name: sum(row["shares"].get(name, 0) for row in rows.values()) / max(1, len(rows))
             for name in predictor.classes
         },
-        "files": list(rows.values()),
+        "files": [{"input": str(source.path), **row} for source, row in rows.items()],
         "failed": {str(source.path): why for source, why in failed.items()},
         "left_out": left_out,
         "notes": notes({source.path: each for source, each in facts.items()}),

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD_BYTES = 2**29
-"""What :func:`ahead` may hold."""
+"""What :func:`ahead` and :func:`behind` may hold."""
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
@@ -62,3 +62,23 @@ def ahead(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def behind(work: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[Result]:
+    """``work(item)`` for each item in order, done by threads while this one makes the next items.
+
+    Args:
+        work: see :func:`in_parallel`.
+        items: made one by one; few of them wait where they are large.
+        size: bytes that an item holds.
+    """
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        pending: deque[tuple[Future[Result], int]] = deque()
+        for item in items:
+            pending.append((pool.submit(work, item), size(item)))
+            del item
+            while pending and (len(pending) > 2 * threads or sum(held for _, held in pending) > AHEAD_BYTES):
+                yield pending.popleft()[0].result()
+        while pending:
+            yield pending.popleft()[0].result()
