@@ -1,6 +1,8 @@
 """What a training step changes, keeps and remembers."""
 
+import copy
 import io
+from functools import partialmethod
 from pathlib import Path
 
 import lightning as L
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from cssformer import CSSFormer
 from cssformer.training import train as runs
+from cssformer.training.fit import quiet_lightning
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.utils.errors import UserError
@@ -110,3 +113,35 @@ def test_what_never_thaws_is_refused(tmp_path: Path, training: dict) -> None:
     (tmp_path / "recipe.yaml").write_text("training: " + str({"thaw_after": 5, **training}))
     with pytest.raises(UserError, match="thaws nothing"):
         Recipe.load(tmp_path / "recipe.yaml")
+
+
+def test_the_network_is_compiled_in_place_and_its_copies_are_not() -> None:
+    network = CSSFormer("test_resnet", 3, channels=16, heads=2, points=2)
+    names = network.state_dict().keys()
+    task = SegmentationTask(network, Recipe(training=TrainingConfig(compile=True)))
+    assert task.model is network and network._compiled_call_impl is not None
+    assert network.state_dict().keys() == names
+    assert copy.deepcopy(network)._compiled_call_impl is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_network_trains_resumes_and_scores_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=backend))
+    plain, whole = (trained(tmp_path / str(on), {}, steps=2, power=0.0, compile=on) for on in (False, True))
+    trained(tmp_path / "parts", {}, steps=1, power=0.0, compile=True)
+    runs.train(recipe(tmp_path / "parts", {}, steps=2, power=0.0, compile=True), True, Console(file=io.StringIO()))
+    parts = torch.load(tmp_path / "parts" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert plain.keys() == whole.keys() and all(torch.equal(value, parts[name]) for name, value in whole.items())
+    for name, value in plain.items():
+        torch.testing.assert_close(whole[name], value, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_products_of_float32_are_as_precise_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    with quiet_lightning("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == before

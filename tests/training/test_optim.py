@@ -167,3 +167,29 @@ def test_the_declared_batch_is_reached_by_accumulation(total: int, most: int, wo
 def test_a_batch_the_devices_cannot_share_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size 16 cannot be shared by 3 devices"):
         split_batch(16, 16, 3)
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_nadamw() -> None:
+    model = CSSFormer("test_resnet", 3, channels=16, heads=2, points=2)
+    training = TrainingConfig(optimizer="muon", lr=0.01, weight_decay=0.0)
+    optimizer = SegmentationTask(model, Recipe(training=training)).configure_optimizers()["optimizer"]
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+        rates |= dict.fromkeys(group["params"], group["lr"])
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer.step()
+    kinds = []
+    for name, value in model.named_parameters():
+        moved = (value.detach() - before[name]).double() / rates[value]
+        kinds.append("momentum_buffer" in optimizer.state[value])
+        if kinds[-1]:
+            # Of an orthogonal matrix all are 1; five iterations come near it.
+            singular = torch.linalg.svdvals(moved.flatten(1)) / (0.2 * max(moved.flatten(1).shape) ** 0.5)
+            assert singular.min() > 0.5 and singular.max() < 1.3, name
+        else:
+            assert value.ndim == 1 or name.startswith(("head.", "aux_head.")) or name == "scale_embed", name
+            assert moved.abs().max() < 2, name
+    assert sum(kinds) > 20

@@ -9,13 +9,13 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
 from cssformer.backbones import merged
 from cssformer.data import DatasetInfo
 from cssformer.metrics.confusion import Scores, intersection_over_union, mean_of_present, percent
 from cssformer.training.callbacks import not_finite
+from cssformer.training.loggers import log_picture
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import BOUNDARY_IOU, MIOU, OF_CLASS
 from cssformer.utils.errors import UserError
@@ -72,11 +72,12 @@ class BestModel(Callback):
         value = self._value(trainer, pl_module, scores)
         if self.score == BOUNDARY_IOU:
             curves[self.score] = value
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            trainer.logger.log_metrics(curves, trainer.global_step)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(curves, trainer.global_step)
             image, labels = (part.cpu().numpy() for part in pl_module.example)
             drawn = np.concatenate([image.transpose(1, 2, 0), colourise(labels, self.info.colours)], axis=1)
-            trainer.logger.experiment.add_image("validation", drawn, trainer.global_step, dataformats="HWC")
+            log_picture(trainer.loggers, drawn, trainer.global_step)
         # Without a labelled pixel there is no score, but the first network is the best one all the same.
         score = -1.0 if math.isnan(value) else value
         self.since_best += 1

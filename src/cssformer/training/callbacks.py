@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from rich.console import Console
 
 from cssformer.metrics.confusion import percent
+from cssformer.training.loggers import run_ids
 from cssformer.training.module import SegmentationTask
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
@@ -52,6 +53,7 @@ class ResumePoint(Checkpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, SegmentationTask)
         checkpoint["data"] = self.data
+        checkpoint["logged"] = run_ids(trainer.loggers)
         checkpoint["backbone_licence"] = pl_module.model.metadata.backbone_licence
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

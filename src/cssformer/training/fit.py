@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from timm.layers import convert_sync_batchnorm
@@ -30,6 +30,7 @@ from cssformer.training.best import BestModel
 from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
+from cssformer.training.loggers import finished
 from cssformer.training.module import SegmentationTask
 from cssformer.training.rare_classes import told
 from cssformer.training.recipe import Recipe
@@ -51,6 +52,7 @@ def fit(
     stream: TrainingStream,
     val_data: Samples,
     start: int,
+    loggers: list[Logger],
     console: Console,
     stop: Stop,
 ) -> None:
@@ -83,7 +85,7 @@ def fit(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             gradient_clip_val=training.clip,
-            logger=TensorBoardLogger(run, name="", version="tensorboard", default_hp_metric=False),
+            logger=loggers,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
             enable_progress_bar=console.is_terminal,
@@ -130,10 +132,10 @@ def fit(
     task = SegmentationTask(model, recipe, loss)
     if trainer.is_global_zero:
         require_memory(task, trainer.strategy.root_device, device_batch)
-    assert trainer.logger is not None
-    trainer.logger.log_hyperparams(dataclasses.asdict(recipe))
+    for logger in loggers:
+        logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
-    with _told(training.workers), _devices_together(trainer, stop), stop.patience():
+    with _told(training.workers), finished(loggers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(
             task,
             loader(stream, batch_sampler=batches),
@@ -180,14 +182,14 @@ def _told(workers: int) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_lightning() -> Iterator[None]:
+def quiet_lightning(precision: str) -> Iterator[None]:
     """Lightning's advice is about its own defaults; what concerns the user is said by Progress.
 
-    TensorFloat-32, which Lightning would advise, is what GPUs multiply with. All is put back at the end.
+    GPUs multiply float32 with ``precision``, of ``torch.set_float32_matmul_precision``. All is put back at the end.
     """
-    precision = torch.get_float32_matmul_precision()
+    own = torch.get_float32_matmul_precision()
     if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision(precision)
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -197,7 +199,7 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", module="lightning.*")
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision(own)
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
 

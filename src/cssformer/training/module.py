@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 
@@ -22,7 +22,7 @@ from cssformer.model import SegmentationNetwork
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.loss import cross_entropy
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
-from cssformer.training.optim import parameter_groups, polynomial_decay
+from cssformer.training.optim import make_optimizer, polynomial_decay
 from cssformer.training.recipe import BOUNDARY_IOU, Recipe
 from cssformer.utils.errors import UserError
 
@@ -46,6 +46,9 @@ class SegmentationTask(L.LightningModule):
             self.backbone[0].requires_grad_(False)
         if recipe.training.grad_checkpointing:
             _checkpoint_gradients(model)
+        if recipe.training.compile:
+            # In place, so that names stay; copies, such as those that are scored, are not compiled.
+            model.compile()
         self.train()
 
     def train(self, mode: bool = True) -> "SegmentationTask":
@@ -123,7 +126,7 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training
-        optimizer = AdamW(parameter_groups(self.model, training), lr=training.lr)
+        optimizer = make_optimizer(self.model, training)
         schedule = polynomial_decay(optimizer, training.steps, training.warmup_steps, training.power)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,7 +1,8 @@
 """The learning rate: which parameter gets which, and how it moves with the steps."""
 
+from timm.optim import Muon
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from cssformer.backbones import layers_above, trunk
@@ -10,6 +11,17 @@ from cssformer.training.recipe import TrainingConfig
 
 # Of timm's backbones, whose feature extractors do not say so themselves.
 EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "cls_token", "dist_token", "reg_token")
+
+
+def make_optimizer(model: SegmentationNetwork, training: TrainingConfig) -> Optimizer:
+    """AdamW, or Muon (Jordan et al., 2024), its steps scaled to AdamW's length (Liu et al., arXiv 2502.16982).
+
+    Both so take the same learning rates.
+    """
+    groups = parameter_groups(model, training)
+    if training.optimizer == "adamw":
+        return AdamW(groups, lr=training.lr)
+    return Muon(groups, lr=training.lr, nesterov=True, adjust_lr_fn="match_rms_adamw", betas=(0.9, 0.999))
 
 
 def parameter_groups(model: SegmentationNetwork, training: TrainingConfig) -> list[dict[str, object]]:
@@ -21,19 +33,22 @@ def parameter_groups(model: SegmentationNetwork, training: TrainingConfig) -> li
     """
     embeddings = model.no_weight_decay()
     factors = _backbone_factors(model, training)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and name not in embeddings and not name.endswith(EMBEDDINGS)
             offsets = training.offsets_lr_factor if ".offsets." in name else 1.0
-            groups.setdefault((factors.get(parameter, offsets), decayed), []).append(parameter)
+            matrix = decayed and not name.startswith(("head.", "aux_head."))
+            groups.setdefault((factors.get(parameter, offsets), decayed, matrix), []).append(parameter)
     return [
         {
             "params": parameters,
             "lr": training.lr * factor,
             "weight_decay": training.weight_decay if decayed else 0.0,
+            # Of Muon; AdamW heeds it not.
+            "use_fallback": not matrix,
         }
-        for (factor, decayed), parameters in groups.items()
+        for (factor, decayed, matrix), parameters in groups.items()
     ]
 
 
@@ -50,7 +65,7 @@ def _backbone_factors(model: SegmentationNetwork, training: TrainingConfig) -> d
     }
 
 
-def polynomial_decay(optimizer: AdamW, steps: int, warmup_steps: int, power: float) -> LambdaLR:
+def polynomial_decay(optimizer: Optimizer, steps: int, warmup_steps: int, power: float) -> LambdaLR:
     """Linear warm-up from 1e-6 of the peak over ``warmup_steps``, then (1 - step/steps)^power, by optimiser step."""
 
     def factor(step: int) -> float:

@@ -48,6 +48,9 @@ MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
 """What training.best may be, the last one followed by the name of a class."""
 
 
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
+
+
 @dataclass
 class ModelConfig:
     """The network."""
@@ -180,8 +183,10 @@ class TrainingConfig:
     """Pictures per optimiser step, all devices together; reached by accumulation where needed."""
     device_batch: Batch = 16
     """At most so many pictures at a time on one device."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon orthogonalises the steps of matrices; those of norms, biases, embeddings and heads are NAdamW's."""
     lr: NonNegative = 6e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     backbone_lr_factor: NonNegative = 1.0
     """The backbone's learning rate is so many times the decoder's; 0 freezes its weights, which makes steps cheaper."""
     layer_decay: Share = 1.0
@@ -196,7 +201,7 @@ class TrainingConfig:
     offsets_lr_factor: NonNegative = 0.1
     """The sampling offsets' learning rate is so many times the decoder's; fast ones send points out of the picture."""
     weight_decay: NonNegative = 0.01
-    """Of AdamW; never on norms, biases and embeddings."""
+    """Decoupled, of both optimisers; never on norms, biases and embeddings."""
     warmup_steps: Natural = 40
     """Steps in which the learning rate rises linearly from nearly 0."""
     power: NonNegative = 1.0
@@ -212,12 +217,18 @@ class TrainingConfig:
     """Compute the maps of the backbone, MSFE and CSF again for the gradients: less memory, about a third more time."""
     precision: Literal["32", "bf16", "16"] = "32"
     """32, or mixed precision with bfloat16 or float16."""
+    matmul_precision: Literal["highest", "high", "medium"] = "high"
+    """Of float32 products on GPUs: highest is float32, high TensorFloat-32, medium bfloat16."""
+    compile: bool = False
+    """torch.compile the network: the first step takes minutes, the others are to be faster."""
     devices: Devices | Literal["auto"] = "auto"
     """GPUs (or CPU processes) on every node; all there are by default."""
     nodes: Batch = 1
     """Machines, each started with the same command by torchrun or SLURM."""
     workers: Workers = 2
     """Processes that load pictures, for every device."""
+    logger: LoggerName | list[LoggerName] = "tensorboard"
+    """Where curves go beside metrics.csv: one or several of tensorboard, csv, wandb, mlflow, or [] for none."""
     log_every: Count = 50
     """Steps between two rows of the metrics file."""
     validate_every: Count = 150

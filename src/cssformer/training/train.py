@@ -28,6 +28,7 @@ from cssformer.training.best import require_score
 from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
+from cssformer.training.loggers import make_loggers
 from cssformer.training.rare_classes import MOST_TOLD, build_loss, told_counts, wants_counts, wants_draws
 from cssformer.training.recipe import OF_CLASS, RECIPE, Recipe
 from cssformer.training.run_folder import (
@@ -110,6 +111,7 @@ def _train(
                 markup=False,
             )
         return None
+    loggers = make_loggers(recipe, start, checkpoint.get("logged", {}) if checkpoint else {})
     if first and recipe.data is not None and not checkpoint:
         none = verify_labels(recipe.data)
         if recipe.training.best in (OF_CLASS + name for name in none.get("val", [])):
@@ -178,8 +180,8 @@ def _train(
         if start < recipe.training.steps:
             # What tells that a run is finished: it may have been, of fewer steps.
             (run / SCORES).unlink(missing_ok=True)
-            with _full_memory_told(recipe), quiet_lightning():
-                fit(recipe, model, loss, stream, val_data, start, console, stop)
+            with _full_memory_told(recipe), quiet_lightning(recipe.training.matmul_precision):
+                fit(recipe, model, loss, stream, val_data, start, loggers, console, stop)
         if not first:
             return None
         model = merged(model)
