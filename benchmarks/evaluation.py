@@ -35,7 +35,7 @@ from cssformer import CSSFormer
 from cssformer.data import DatasetInfo, SegmentationFolder
 from cssformer.data.dataset import distinct_colours
 from cssformer.inference import predict, predict_files
-from cssformer.inference.labels import Segmentation, View, segment
+from cssformer.inference.labels import Segmentation, View, assembled, segment
 from cssformer.metrics import Scorer, evaluate
 from cssformer.metrics.confusion import confusion
 
@@ -58,8 +58,8 @@ def plain(coarse: Tensor, label: Tensor) -> Tensor:
 
 
 def segmentation(coarse: Tensor, confidence: bool) -> Segmentation:
-    view = View(lambda first, last: iter([coarse]), (HEIGHT, WIDTH), (HEIGHT, WIDTH), coarse.device)
-    return segment([view], confidence)
+    view = View(lambda first, last, row: iter([coarse]), (HEIGHT, WIDTH), (HEIGHT, WIDTH), coarse.device)
+    return assembled(segment([view], confidence), HEIGHT, WIDTH)
 
 
 def ours(coarse: Tensor, label: Tensor) -> Tensor:

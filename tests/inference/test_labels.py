@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cssformer.inference import labels as tiled
-from cssformer.inference.labels import Segmentation, View, resampling, segment
+from cssformer.inference.labels import Segmentation, View, assembled, resampling
+from cssformer.inference.labels import segment as strips
 from cssformer.utils.errors import UserError
+
+
+def segment(views: list[View], confidence: bool = False, top_k: int = 1, entropy: bool = False) -> Segmentation:
+    """All strips together."""
+    found = [each._replace(left=each.left - views[0].left) for each in strips(views, confidence, top_k, entropy)]
+    return assembled(found, found[-1].top + found[-1].found.labels.shape[1], views[0].right - views[0].left)
 
 
 def coarse_map(seed: int, classes: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -166,9 +173,9 @@ def test_views_average_probabilities(tile: int, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def blocks(coarse: torch.Tensor, rows: list[int]) -> Callable[[int, int], Iterator[torch.Tensor]]:
+def blocks(coarse: torch.Tensor, rows: list[int]) -> Callable[[int, int, int], Iterator[torch.Tensor]]:
     """Blocks of so many rows, of the columns asked for."""
-    return lambda first, last: iter(coarse[..., first:last].split(rows, 2))
+    return lambda first, last, row: iter(coarse[..., first:last].split(rows, 2))
 
 
 @settings(deadline=None)

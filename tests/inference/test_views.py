@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cssformer.inference import views
-from cssformer.inference.views import _Network, _Scaled, predict, window_offsets
+from cssformer.inference.views import _Network, _Scaled, predict, predict_blocks, window_offsets
 from cssformer.utils.errors import UserError
 
 
@@ -145,6 +145,21 @@ def test_bands_do_not_show(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(banded.top_probabilities, whole.top_probabilities)
     torch.testing.assert_close(banded.entropy, whole.entropy)
     assert (banded.labels != whole.labels).float().mean() < 1e-3
+
+
+def test_blocks_from_the_middle_on_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, with windows of which three overlap, several views and several bands."""
+    monkeypatch.setattr(views, "BAND_WINDOWS", 2)
+    model, images = Pooling(neighbours=True).eval(), picture(299, 150)[None]
+    options = {"mode": "slide", "crop": 48, "stride": 20, "scales": (0.7, 1.0), "flip": True, "confidence": True}
+    with torch.inference_mode():
+        blocks = list(predict_blocks(model, images, **options))
+        assert {left for _, left, _ in blocks} == {0, 75} and len(blocks) == 10
+        for done in range(len(blocks)):
+            again = list(predict_blocks(model, images, begin=blocks[done][:2], **options))
+            for (top, left, found), (other_top, other_left, other) in zip(blocks[done:], again, strict=True):
+                assert (top, left) == (other_top, other_left)
+                assert torch.equal(found.labels, other.labels) and torch.equal(found.confidence, other.confidence)
 
 
 def test_bands_follow_what_the_network_sees() -> None:

@@ -6,7 +6,7 @@ the picture. Several views of one picture (scales, mirror images) are interpolat
 probabilities averaged. It is done tile by tile, by two matrix products each.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -41,6 +41,14 @@ class Segmentation(NamedTuple):
     entropy: Tensor | None = None
 
 
+class Block(NamedTuple):
+    """What is found in a part of a picture, whose upper left pixel is in this row and column."""
+
+    top: int
+    left: int
+    found: Segmentation
+
+
 def resampling(scale: float, size: int, first: int, last: int) -> tuple[int, Tensor]:
     """Weights by which outputs first..last-1 are made of inputs from the one returned on: (last - first, n) float64.
 
@@ -64,27 +72,29 @@ class View:
     """The class scores of one view of a picture, coming in blocks of rows from the top to the bottom.
 
     Args:
-        blocks: gives, for the first column of cells and the one behind the last, tensors (B, C, n, last - first) that
-            together have these columns' rows of the view's cells.
+        blocks: gives, for the first column of cells, the one behind the last and the first row, tensors
+            (B, C, n, last - first) that together have these columns of the view's cells from that row on.
         size: height and width of the view in pixels, as the network saw it.
         output_size: height and width of the whole output.
         device: where the blocks are.
         mirrored: the view is the picture's mirror image, left to right.
         left, right: the columns of the output wanted from the view; all by default.
+        top: the first row wanted.
     """
 
     def __init__(
         self,
-        blocks: Callable[[int, int], Iterator[Tensor]],
+        blocks: Callable[[int, int, int], Iterator[Tensor]],
         size: tuple[int, int],
         output_size: tuple[int, int],
         device: torch.device,
         mirrored: bool = False,
         left: int = 0,
         right: int | None = None,
+        top: int = 0,
     ) -> None:
         right = output_size[1] if right is None else right
-        self.size, self.device = (output_size[0], right - left), device
+        self.left, self.right, self.rows, self.device = left, right, range(top, output_size[0]), device
         self.tile = CPU_TILE if device.type == "cpu" else GPU_TILE
         self.cells = -(-size[0] // STRIDE), -(-size[1] // STRIDE)
         self.scale = size[0] / output_size[0] / STRIDE, size[1] / output_size[1] / STRIDE
@@ -96,8 +106,9 @@ class View:
             columns.append((column, weights.flip(0) if mirrored else weights))
         first = min(column for column, _ in columns)
         self.columns = [(column - first, weights) for column, weights in columns]
-        self.blocks = blocks(first, max(column + weights.shape[1] for column, weights in columns))
-        self.top, self.held = 0, self._next()
+        self.top, _ = self._weights(0, top, top + 1)
+        self.blocks = blocks(first, max(column + weights.shape[1] for column, weights in columns), self.top)
+        self.held = self._next()
 
     def strip(self, top: int, bottom: int) -> Callable[[int], Tensor]:
         """Gives the scores of output rows top..bottom-1 in the tile of an index: (B, bottom - top, tile, C)."""
@@ -124,30 +135,36 @@ class View:
         return next(self.blocks).permute(0, 2, 3, 1).float().contiguous()
 
 
-def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, entropy: bool = False) -> Segmentation:
-    """Label every pixel of the views' columns with the class that is most probable on average over the views.
+def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, entropy: bool = False) -> Iterator[Block]:
+    """Label every pixel of the views' rows and columns with the class that is most probable on average over the views.
 
     Args:
-        views: each with scores (B, C, ...) of the same columns of the same pictures; several are averaged as
+        views: each with scores (B, C, ...) of the same part of the same pictures; several are averaged as
             probabilities.
-        confidence: return the probability of the class chosen too.
-        top_k: return so many of the most probable classes of each pixel, with their probabilities, if more than one.
-        entropy: return the entropy too.
+        confidence: give the probability of the class chosen too.
+        top_k: give so many of the most probable classes of each pixel, with their probabilities, if more than one.
+        entropy: give the entropy too.
+
+    Yields:
+        Strips of rows, from the top to the bottom.
 
     Raises:
         UserError: there are not ``top_k`` classes.
     """
-    (height, width), tile, device = views[0].size, views[0].tile, views[0].device
-    batch, count = len(views[0].held), views[0].held.shape[-1]
+    first, tile, device = views[0], views[0].tile, views[0].device
+    (batch, _, _, count), width = first.held.shape, first.right - first.left
     if not 1 <= top_k <= count:
         raise UserError(f"Of {count} classes the top_k may be 1 to {count}, not {top_k}.")
-    labels = torch.empty(batch, top_k, height, width, dtype=torch.int32, device=device)
-    best = torch.empty(batch, top_k, height, width, device=device) if confidence or top_k > 1 else None
-    spread = torch.empty(batch, height, width, device=device) if entropy else None
 
     @torch.inference_mode()
-    def label(strips: Sequence[Callable[[int], Tensor]], top: int, index: int) -> None:
-        area = (slice(None), slice(top, top + tile), slice(index * tile, (index + 1) * tile))
+    def label(
+        strips: Sequence[Callable[[int], Tensor]],
+        labels: Tensor,
+        best: Tensor | None,
+        spread: Tensor | None,
+        index: int,
+    ) -> None:
+        area = (..., slice(index * tile, (index + 1) * tile))
         scores = strips[0](index)
         if best is None and spread is None and len(strips) == 1:
             labels[:, 0][area] = scores.argmax(-1)
@@ -168,10 +185,30 @@ def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, ent
     # A tile is too small to be shared out, so each thread has tiles of its own; a GPU's stream belongs to this thread.
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         share_out = pool.map if device.type == "cpu" else map
-        for top in range(0, height, tile):
-            strips = [view.strip(top, min(top + tile, height)) for view in views]
-            for _ in share_out(partial(label, strips, top), range(len(views[0].columns))):
+        for top in first.rows[::tile]:
+            height = min(tile, first.rows.stop - top)
+            labels = torch.empty(batch, top_k, height, width, dtype=torch.int32, device=device)
+            best = torch.empty(batch, top_k, height, width, device=device) if confidence or top_k > 1 else None
+            spread = torch.empty(batch, height, width, device=device) if entropy else None
+            strips = [view.strip(top, top + height) for view in views]
+            for _ in share_out(partial(label, strips, labels, best, spread), range(len(first.columns))):
                 pass
-    highest = best[:, 0] if confidence and best is not None else None
-    top_labels, top_probabilities = (labels, best) if top_k > 1 else (None, None)
-    return Segmentation(labels[:, 0], highest, top_labels, top_probabilities, spread)
+            highest = best[:, 0] if confidence and best is not None else None
+            top_labels, top_probabilities = (labels, best) if top_k > 1 else (None, None)
+            found = Segmentation(labels[:, 0], highest, top_labels, top_probabilities, spread)
+            yield Block(top, first.left, found)
+
+
+def assembled(blocks: Iterable[Block], height: int, width: int) -> Segmentation:
+    """What blocks that together are a whole picture of this size hold."""
+    whole: Segmentation | None = None
+    for top, left, found in blocks:
+        if whole is None:
+            whole = Segmentation._make(
+                None if each is None else each.new_empty(*each.shape[:-2], height, width) for each in found
+            )
+        for everywhere, here in zip(whole, found, strict=True):
+            if everywhere is not None and here is not None:
+                everywhere[..., top : top + here.shape[-2], left : left + here.shape[-1]] = here
+    assert whole is not None
+    return whole

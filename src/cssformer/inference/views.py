@@ -3,18 +3,18 @@
 import math
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cssformer.data.transforms import resize
-from cssformer.inference.labels import STRIDE, Segmentation, View, resampling, segment
+from cssformer.inference.labels import STRIDE, Block, Segmentation, View, assembled, resampling, segment
 from cssformer.utils.device import device_of
 from cssformer.utils.errors import UserError
 
@@ -102,23 +102,72 @@ def predict(
                 "normalises them itself); give uint8 from 0 to 255, or divide.",
                 stacklevel=2,
             )
-    window, step = _window(crop, stride)
-    height, width = image.shape[-2:]
-    fit = short_side / min(height, width) if short_side else 1.0
-    sizes = [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
-    mirrorings = (False, True) if flip else (False,)
-    network = _Network(model, precision)
-    label = partial(segment, confidence=confidence, top_k=top_k, entropy=entropy)
+    pictures = image if image.ndim == 4 else image[None]
+    options: dict[str, Any] = {"mode": mode, "crop": crop, "stride": stride, "scales": scales, "flip": flip}
+    options |= {"short_side": short_side, "precision": precision}
+    options |= {"confidence": confidence, "top_k": top_k, "entropy": entropy}
     with evaluating(model), torch.inference_mode():
-        pictures = image if image.ndim == 4 else image[None]
-        if mode == "whole":
-            views = _whole_views(network, pictures, sizes, mirrorings)
-            result = label(views)
-        else:
-            result = _label_in_bands(label, network, pictures, sizes, mirrorings, window, step)
+        result = assembled(predict_blocks(model, pictures, **options), *pictures.shape[2:])
     if image.ndim == 4:
         return result
     return Segmentation._make(None if each is None else each[0] for each in result)
+
+
+class Pictures(Protocol):
+    """Pictures (B, C, H, W) as :func:`predict` takes them: a tensor, or what makes one of the part asked for."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+    def __getitem__(self, part: tuple[slice, slice, slice, slice], /) -> Tensor: ...
+
+
+def predict_blocks(
+    model: nn.Module,
+    pictures: Pictures,
+    *,
+    mode: Mode = "whole",
+    crop: int | tuple[int, int] = 512,
+    stride: int | tuple[int, int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    short_side: int | None = None,
+    precision: Precision = "32",
+    begin: tuple[int, int] = (0, 0),
+    **wanted: Any,
+) -> Iterator[Block]:
+    """What :func:`predict` finds, part by part: down one band of columns after the other.
+
+    It is called in inference mode, with a model in evaluation mode.
+
+    Args:
+        begin: row and column of the first pixel of a block; this one and those after it are wanted, which are what they
+            are with all before them.
+        **wanted: confidence, top_k and entropy.
+    """
+    height, width = pictures.shape[2:]
+    sizes, mirrorings = seen_sizes(height, width, scales, short_side), (False, True) if flip else (False,)
+    network, window, step = _Network(model, precision), *_window(crop, stride)
+    if mode == "whole":
+        yield from segment(_whole_views(network, pictures[:, :, :, :], sizes, mirrorings), **wanted)
+        return
+    count = -(-max(across for _, across in sizes) // (BAND_WINDOWS * window[1]))
+    for left, right in pairwise(width * band // count for band in range(count + 1)):
+        if left < begin[1]:
+            continue
+        top = begin[0] if left == begin[1] else 0
+        views = []
+        for size in sizes:
+            for mirrored in mirrorings:
+                blocks = partial(_slide, _Scaled(network, pictures, size, mirrored), window, step)
+                views.append(View(blocks, size, (height, width), network.device, mirrored, left, right, top))
+        yield from segment(views, **wanted)
+
+
+def seen_sizes(height: int, width: int, scales: Sequence[float], short_side: int | None) -> list[tuple[int, int]]:
+    """Heights and widths in which the network sees a picture, whole or in windows: one for each scale."""
+    fit = short_side / min(height, width) if short_side else 1.0
+    return [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
 
 
 def require_options(
@@ -208,43 +257,14 @@ def _whole_views(
     return views
 
 
-def _columns(coarse: Tensor, first: int, last: int) -> Iterator[Tensor]:
-    yield coarse[..., first:last]
-
-
-def _label_in_bands(
-    label: Callable[[list[View]], Segmentation],
-    network: _Network,
-    images: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    mirrorings: Sequence[bool],
-    window: tuple[int, int],
-    stride: tuple[int, int],
-) -> Segmentation:
-    height, width = images.shape[2:]
-    count = -(-max(across for _, across in sizes) // (BAND_WINDOWS * window[1]))
-    whole: list[Tensor | None] = []
-    for left, right in pairwise(width * band // count for band in range(count + 1)):
-        views = []
-        for size in sizes:
-            for mirrored in mirrorings:
-                blocks = partial(_slide, _Scaled(network, images, size, mirrored), window, stride)
-                views.append(View(blocks, size, (height, width), network.device, mirrored, left, right))
-        part = label(views)
-        if count == 1:
-            return part
-        if not whole:
-            whole = [None if each is None else each.new_empty(*each.shape[:-1], width) for each in part]
-        for all_columns, columns in zip(whole, part, strict=True):
-            if all_columns is not None and columns is not None:
-                all_columns[..., left:right] = columns
-    return Segmentation._make(whole)
+def _columns(coarse: Tensor, first: int, last: int, row: int) -> Iterator[Tensor]:
+    yield coarse[:, :, row:, first:last]
 
 
 class _Scaled:
     """Pictures (B, 3, h, w) at another size, perhaps mirrored, of which only the windows asked for are made."""
 
-    def __init__(self, network: _Network, images: Tensor, size: tuple[int, int], mirrored: bool) -> None:
+    def __init__(self, network: _Network, images: Pictures, size: tuple[int, int], mirrored: bool) -> None:
         self.network, self.images, self.size, self.mirrored = network, images, size, mirrored
 
     def window(self, top: int, left: int, window: tuple[int, int]) -> Tensor:
@@ -270,13 +290,16 @@ class _Scaled:
         return torch.cat(parts, dim=2)
 
 
-def _slide(scaled: _Scaled, crop: tuple[int, int], stride: tuple[int, int], first: int, last: int) -> Iterator[Tensor]:
+def _slide(
+    scaled: _Scaled, crop: tuple[int, int], stride: tuple[int, int], first: int, last: int, begin: int
+) -> Iterator[Tensor]:
     """Coarse logits (B, C, n, last - first) averaged over the windows, in blocks of rows that no later window touches.
 
     Args:
         scaled: the pictures.
         crop, stride: of the window, in pixels.
         first, last: the columns of coarse cells wanted.
+        begin: the first row of coarse cells wanted.
     """
     height, width = scaled.size
     window = (min(crop[0], height), min(crop[1], width))
@@ -286,12 +309,15 @@ def _slide(scaled: _Scaled, crop: tuple[int, int], stride: tuple[int, int], firs
     begun: Tensor | None = None
     for top, below in zip(tops, [*tops[1:], len(down) * STRIDE], strict=True):
         row, end = top // STRIDE, below // STRIDE
+        if -(-(top + window[0]) // STRIDE) <= begin:
+            continue
         total = _window_row(scaled, top, lefts, window, first, last)[:, :, : len(down) - row]
         if begun is not None:
             total[:, :, : begun.shape[2]] += begun
-        looks = down[row:end, None] * across
-        yield total[:, :, : end - row] / looks.to(total.device)
         begun = total[:, :, end - row :]
+        if end > begin:
+            row, total = max(row, begin), total[:, :, max(0, begin - row) : end - row]
+            yield total / (down[row:end, None] * across).to(total.device)
 
 
 def _window_row(scaled: _Scaled, top: int, lefts: list[int], window: tuple[int, int], first: int, last: int) -> Tensor:
