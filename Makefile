@@ -27,7 +27,7 @@ test-lowest: .venv-lowest/installed
 	touch $@
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 lint: install
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_type_str(self, action: Action) -> str | None:
         kind = getattr(action, "_typehint", action.type)
-        return None if kind is None else _described(kind)
+        return None if kind is None else described(kind)
 
     def _get_help_string(self, action: Action) -> str:
         return super()._get_help_string(action).replace("%(default)s", written(action.default))
@@ -283,7 +283,7 @@ def told(error: Exception, parser: ArgumentParser, where: str) -> UserError:
         kind = next((getattr(action, "_typehint", None) for action in parser._actions if action.dest == key), None)
         if kind is not None:
             wrong = f"{key} must be" if given is None else f"{key} cannot be {_short(repr(given))}; it must be"
-            return UserError(f"{where}: {wrong} {_described(kind)}.")
+            return UserError(f"{where}: {wrong} {described(kind)}.")
     if found := _MISSING.fullmatch(text):
         unnamed = _unnamed(parser)
         missing = ", ".join(unnamed.get(name, f"--{name}") for name in found[1].split(", "))
@@ -349,17 +349,17 @@ _WORDS: dict[Any, str] = {
 }
 
 
-def _described(kind: Any) -> str:
+def described(kind: Any) -> str:
     """What the values of a type are, in words."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_described, parts))
+        return " or ".join(map(described, parts))
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin is tuple:
-        return f"{len(parts)} values with spaces between them, each {_described(parts[0])}"
+        return f"{len(parts)} values with spaces between them, each {described(parts[0])}"
     if origin is list:
-        return f"one or more values with spaces between them, each {_described(parts[0])}"
+        return f"one or more values with spaces between them, each {described(parts[0])}"
     return _WORDS.get(origin or kind) or str(kind.__doc__)
 
 
