@@ -37,6 +37,7 @@ EXTRAS = {
     "formats": ("pycocotools", "rasterio", "shapely"),
     "hf": ("pyarrow",),
     "geo": ("rasterio", "tifffile"),
+    "ray": ("ray",),
 }
 """The optional packages of each extra in pyproject.toml."""
 
