@@ -7,10 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from cssformer.data import DatasetInfo, SegmentationFolder, verify_labels
+from cssformer.data import DatasetInfo, SegmentationFolder, SyntheticScenes, verify_labels
+from cssformer.data.alignment import better_turned
 from cssformer.data.check import check
+from cssformer.data.duplicates import near_duplicates, perceptual_hash
 from cssformer.metrics.predictions import Predictions
+from cssformer.prepare.folder import prepare_folder
 from cssformer.utils.errors import UserError
 from tests.data.encoders import png, tiff
 
@@ -37,13 +41,17 @@ def test_class_table_against_counting_by_hand(prepared):
     for index in range(3):
         assert report.shares[index] == pytest.approx((pixels == index).mean())
         assert report.present[index] == {"train": 4, "val": 2}
-    assert report.table()[0] == ("id", "class", "pixels", "in train", "in val")
-    assert report.table()[1] == ("0", "road", f"{report.shares[0]:.2%}", "4", "2")
+    assert report.table()[0] == ("id", "class", "pixels", "regions", "mean area", "in train", "in val")
+    regions = sum(ndimage.label(label == 0, np.ones((3, 3)))[1] for label in labels)
+    area = (pixels == 0).sum() / regions
+    assert report.table()[1] == ("0", "road", f"{report.shares[0]:.2%}", f"{regions}", f"{area:.0f}", "4", "2")
     assert report.as_dict()["classes"][2] == {
         "id": 2,
         "name": "sky",
         "share": report.shares[2],
         "pictures": {"train": 4, "val": 2},
+        "regions": report.regions[2],
+        "mean_area": report.areas[2],
     }
 
 
@@ -56,6 +64,11 @@ def one_id(root):
 
 def other_size(root):
     cv2.imwrite(str(root / "train/labels/1.png"), np.zeros((49, 60), np.uint8))
+
+
+def turned_size(root):
+    path = root / "train/labels/1.png"
+    cv2.imwrite(str(path), np.rot90(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
 
 
 def truncated(root):
@@ -109,6 +122,7 @@ def colours_as_ids(root):
 ERRORS = {
     one_id: "The id 9 is outside the classes 0 to 2 .* 7 pixels in 1 label, .*train/labels/2.png the first",
     other_size: "1 label differs from the picture in size: .*train/labels/1.png is 60x49, its picture 60x50",
+    turned_size: "train/labels/1.png is 50x60, its picture 60x50; one of the two lies turned by 90 degrees",
     truncated: "val/images/0.jpg is truncated",
     colour_label: "train/labels/1.png is a colour picture",
     sixteen_bits: "1 label has 16 bits, .* have 8: .*train/labels/1.png is the first",
@@ -143,7 +157,7 @@ def absent_from_val(root):
 
 def two_absent_from_val(root):
     for path in root.glob("val/labels/*.png"):
-        cv2.imwrite(str(path), np.zeros((50, 60), np.uint8))
+        cv2.imwrite(str(path), np.full((50, 60), 2, np.uint8))
 
 
 def all_ignored(root):
@@ -162,6 +176,32 @@ def leak(root):
     # Another file format, the same pixels.
     cv2.imwrite(str(root / "val/images/1.png"), cv2.imread(str(root / "train/images/2.jpg")))
     (root / "val/images/1.jpg").unlink()
+
+
+def blank(root):
+    cv2.imwrite(str(root / "train/labels/2.png"), np.zeros((50, 60), np.uint8))
+
+
+def outline(root):
+    def change(label):
+        label = np.where(label == 1, 0, label).astype(np.uint8)
+        label[2] = 1
+        return label
+
+    relabel(root, change)
+
+
+def near_copy(root):
+    scene = SyntheticScenes(1, (50, 60))[0].image
+    cv2.imwrite(str(root / "train/images/2.jpg"), scene)
+    cv2.imwrite(str(root / "val/images/1.jpg"), scene, [cv2.IMWRITE_JPEG_QUALITY, 40])
+
+
+def odd_size(root):
+    for kind, suffix, way in (("images", "jpg", cv2.INTER_LINEAR), ("labels", "png", cv2.INTER_NEAREST)):
+        path = root / f"train/{kind}/1.{suffix}"
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), cv2.resize(pixels, (200, 190), interpolation=way))
 
 
 def dark(root):
@@ -190,10 +230,14 @@ def counts(root):
 WARNINGS = {
     empty_class: "The class 1 (tree) is in no label.",
     absent_from_val: "The class 2 (sky) is absent from val.",
-    two_absent_from_val: "The classes 1 (tree), 2 (sky) are absent from val.",
+    two_absent_from_val: "The classes 0 (road), 1 (tree) are absent from val.",
     all_ignored: "1 label is ignored entirely, ",
     mostly_ignored: "80% of all pixels are ignored.",
     leak: "1 picture is in more than one split, pixel by pixel: ",
+    blank: "1 label is blank, nothing but road, ",
+    outline: "The class 1 (tree) is made of pixels that touch ignored ones: ",
+    near_copy: "1 pair of pictures of different splits are nearly the same (at most 40 of 255 bits ",
+    odd_size: "1 picture is more than three times as large or as small as most, measured along a side: ",
     dark: "The pictures of 16 bits use no value above 3839 of 65535, so they are read nearly black",
     pages: "1 picture has several pages or frames, of which the first is read: ",
     turned_label: "1 label is turned upright when read, as the EXIF orientation says, ",
@@ -246,6 +290,69 @@ def test_many_ids_are_summed_up(prepared):
     relabel(prepared, lambda label: np.random.default_rng(0).integers(0, 250, label.shape, dtype=np.uint8))
     errors = check(prepared).errors
     assert len(errors) == 12 and "237 more ids are outside the classes, up to 249" in errors[10]
+
+
+TURNS = {
+    "mirrored left to right": np.fliplr,
+    "mirrored top to bottom": np.flipud,
+    "turned by 180 degrees": lambda label: np.rot90(label, 2),
+    "turned by 90 degrees to the left": np.rot90,
+    "turned by 90 degrees to the right": lambda label: np.rot90(label, -1),
+    "transposed": np.transpose,
+    "mirrored and turned by 90 degrees": lambda label: np.fliplr(np.rot90(label)),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_labels_turned_against_their_pictures(turn):
+    """What must be done to the label is told; it undoes what was done."""
+    undone = {"turned by 90 degrees to the left": -1, "turned by 90 degrees to the right": 1}
+    sides = (96, 96) if "90" in turn or turn == "transposed" else (96, 128)
+    found = []
+    for _, image, label in SyntheticScenes(8, sides, seed=3):
+        grey = image.mean(axis=2, dtype=np.float32)
+        assert better_turned(grey, label) is None
+        wrong = np.rot90(label, undone[turn]) if turn in undone else TURNS[turn](label)
+        found.append(better_turned(grey, wrong))
+    assert found.count(turn) >= 4 and set(found) <= {turn, None}
+
+
+def test_copies_are_near_and_other_pictures_are_not():
+    """Half and twice the size, JPEG of low quality, brighter; all pairs of other pictures are far."""
+    scenes = [scene.image for scene in SyntheticScenes(12, (96, 128))]
+
+    def hashed(image):
+        return perceptual_hash(image.mean(axis=2, dtype=np.float32))
+
+    def copies(image):
+        yield cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA)
+        yield cv2.resize(image, (256, 192))
+        yield cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_COLOR)
+        yield np.minimum(image * 1.2 + 10, 255).astype(np.uint8)
+
+    hashes = [hashed(image) for image in scenes] + [hashed(copy) for image in scenes for copy in copies(image)]
+    groups = ["train"] * 12 + ["val"] * 48
+    pairs = set(near_duplicates(np.array(hashes), np.array(groups)))
+    assert pairs == {(index, 12 + 4 * index + copy) for index in range(12) for copy in range(4)}
+    assert perceptual_hash(np.full((40, 50), 7, np.float32)) is None
+
+
+@pytest.mark.parametrize("name", ["animals", "idd_lite"])
+@pytest.mark.slow
+def test_nothing_false_is_told_of_real_data(name, tmp_path):
+    folder = Path(__file__).parents[3] / "shared/data" / name
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    source, options = [folder], {}
+    if name == "animals":
+        source = [folder / "images", folder / "labels"]
+        options = {kind: folder / f"{kind.removesuffix('_list')}.txt" for kind in ("train_list", "val_list")}
+        options |= {"class_file": folder / "classes.txt", "ignore": [str(value) for value in range(1, 21)]}
+        options["ignore"] = [value for value in options["ignore"] if value not in ["8", "10", "12", "13", "15", "17"]]
+    prepare_folder(source, tmp_path / "data", **options)
+    report = check(tmp_path / "data")
+    assert report.errors == []
+    assert not [text for text in report.warnings if "blank" not in text]
 
 
 def test_training_refuses_to_start(prepared):

@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cssformer.data import IGNORE, Sample, SegmentationFolder, SyntheticScenes
+from cssformer.data import Sample, SegmentationFolder, SyntheticScenes
 from cssformer.data.check import check
-from cssformer.data.class_pixels import class_pixels
+from cssformer.data.class_pixels import class_pixels, verify_labels
 from cssformer.data.rare_classes import RareClasses
 from cssformer.data.stream import TrainingStream
 from cssformer.data.transforms import Augment
-from cssformer.utils.errors import UserError
 
 PIXELS = np.array([[900, 0, 0, 0], [800, 100, 0, 0], [890, 0, 10, 0], [880, 20, 0, 0]])
 
 
 def test_counts_are_those_of_check(prepared: Path) -> None:
     pixels = class_pixels(SegmentationFolder(prepared))
+    np.testing.assert_array_equal(verify_labels(prepared)["train"], pixels)
     report = check(prepared)
     assert pixels.shape == (4, 3) and (pixels.sum(axis=1) == 48 * 60).all()
     both = pixels.sum(axis=0) + class_pixels(SegmentationFolder(prepared, "val")).sum(axis=0)
@@ -29,16 +29,6 @@ def test_counts_are_those_of_check(prepared: Path) -> None:
     assert class_pixels(scenes)[1].tolist() == [
         int((label == index).sum()) for index in range(len(scenes.info.classes))
     ]
-
-
-def test_labels_without_a_labelled_pixel_are_told() -> None:
-    class Void(SyntheticScenes):
-        def __getitem__(self, index: int) -> Sample:
-            name, image, label = super().__getitem__(index)
-            return Sample(name, image, np.full_like(label, IGNORE))
-
-    with pytest.raises(UserError, match="no labelled pixel"):
-        class_pixels(Void(2, (32, 32)))
 
 
 def test_classes_are_drawn_by_inverse_frequency() -> None:

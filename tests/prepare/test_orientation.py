@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cssformer.data import DatasetInfo, SegmentationFolder
-from cssformer.data.check import check, verify_labels
+from cssformer.data.check import check
+from cssformer.data.class_pixels import verify_labels
 from cssformer.data.formats import as_stored
 from cssformer.data.image_io import read_image
 from cssformer.inference import Predictor, predict_files

@@ -9,19 +9,29 @@ import pytest
 import torch
 from rich.console import Console
 
-from cssformer.data import DatasetInfo, SyntheticScenes
+from cssformer.data import IGNORE, DatasetInfo, Sample, SyntheticScenes
 from cssformer.data.image_io import read_image
 from cssformer.metrics.report import TILE
 from cssformer.training import train as runs
 from cssformer.training.augmented import AUGMENTED, AugmentedSheet, augmented_sheet
 from cssformer.training.module import SegmentationTask
-from cssformer.training.rare_classes import build_loss, told_counts
+from cssformer.training.rare_classes import build_loss, counted, told_counts
 from cssformer.training.recipe import AugmentConfig, LossConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import sheet_width
 
 INFO = DatasetInfo(("road", "tree", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+
+
+def test_labels_without_a_labelled_pixel_are_told() -> None:
+    class Void(SyntheticScenes):
+        def __getitem__(self, index: int) -> Sample:
+            name, image, label = super().__getitem__(index)
+            return Sample(name, image, np.full_like(label, IGNORE))
+
+    with pytest.raises(UserError, match="no labelled pixel"):
+        counted(Void(2, (32, 32)), None)
 
 
 EVERYTHING = {

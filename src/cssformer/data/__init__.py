@@ -1,6 +1,7 @@
 """Pictures and labels: synthetic scenes and prepared folders, with one face."""
 
-from cssformer.data.check import CheckReport, verify_labels
+from cssformer.data.check import CheckReport
+from cssformer.data.class_pixels import verify_labels
 from cssformer.data.dataset import IGNORE, DatasetInfo, Sample, SegmentationFolder
 from cssformer.data.synthetic import SyntheticScenes
 

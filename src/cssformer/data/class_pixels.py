@@ -1,11 +1,14 @@
 """How much there is of each class in each picture."""
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import IGNORE, SegmentationFolder
+from cssformer.data.dataset import IGNORE, SegmentationFolder, require_same_size
+from cssformer.data.files import require_whole_file
+from cssformer.data.image_io import read_size
 from cssformer.data.stream import Samples
-from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
 
@@ -13,16 +16,46 @@ def class_pixels(dataset: Samples) -> NDArray[np.int64]:
     """The pixels of each class in each picture of a data set, (n, C); reads every label.
 
     Raises:
-        UserError: a label cannot be read or has an id outside the classes, or no pixel is labelled.
+        UserError: a label cannot be read or has an id outside the classes.
     """
 
     def count(index: int) -> NDArray[np.int64]:
         # A prepared folder reads a label without its picture.
         label = dataset.label(index) if isinstance(dataset, SegmentationFolder) else dataset[index].label
         assert label is not None
-        return np.bincount(label[label != IGNORE], minlength=len(dataset.info.classes))
+        return _counts(label, len(dataset.info.classes))
 
-    pixels = np.stack(in_parallel(count, range(len(dataset)), "Counting classes"))
-    if not pixels.any():
-        raise UserError("The training labels hold no labelled pixel, so there are no rare classes to count.")
-    return pixels
+    return np.stack(in_parallel(count, range(len(dataset)), "Counting classes"))
+
+
+def verify_labels(folder: str | Path, splits: tuple[str, ...] = ("train", "val")) -> dict[str, NDArray[np.int64]]:
+    """Read every label and the ends of every picture of ``splits``, so that training does not stop in the middle.
+
+    Returns:
+        For each split what :func:`class_pixels` gives.
+
+    Raises:
+        UserError: a split, a picture's label or ``dataset.yaml`` is missing, a label is unreadable or has an id
+            outside the classes, a picture is truncated, or their sizes differ; the first such file is named.
+    """
+    return {split: _verified(SegmentationFolder(folder, split)) for split in splits}
+
+
+def _verified(dataset: SegmentationFolder) -> NDArray[np.int64]:
+    labels = dataset.labels
+    assert labels is not None
+
+    def verify(index: int) -> NDArray[np.int64]:
+        picture, path = dataset.images[dataset.names[index]], labels[dataset.names[index]]
+        label = dataset.label(index)
+        assert label is not None
+        require_whole_file(picture)
+        width, height = read_size(picture)
+        require_same_size(picture, (height, width), path, label.shape)
+        return _counts(label, len(dataset.info.classes))
+
+    return np.stack(in_parallel(verify, range(len(dataset)), f"Verifying {dataset.split}"))
+
+
+def _counts(label: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
+    return np.bincount(label[label != IGNORE], minlength=classes)

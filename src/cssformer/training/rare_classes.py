@@ -1,16 +1,18 @@
 """What a recipe does for rare classes: the loss weighted by what the training labels hold, crops, and words of it."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cssformer.data import DatasetInfo
+from cssformer.data.class_pixels import class_pixels
 from cssformer.data.rare_classes import RareClasses
+from cssformer.data.stream import Samples
 from cssformer.losses import SegmentationLoss, class_weights
-from cssformer.training.recipe import Recipe
+from cssformer.training.recipe import OF_CLASS, Recipe
 from cssformer.utils.errors import UserError
 
 MOST_TOLD = 8
@@ -25,6 +27,40 @@ def wants_counts(recipe: Recipe) -> bool:
 def wants_draws(recipe: Recipe) -> bool:
     """Whether rare classes are drawn."""
     return bool(recipe.augment.rare_class_crops or recipe.augment.paste)
+
+
+def counted(train_data: Samples, verified: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The pixels of each class in each training picture (n, C), as ``verify_labels`` found them, if it was called.
+
+    Raises:
+        UserError: a label cannot be read or has an id outside the classes, or no pixel is labelled.
+    """
+    pixels = class_pixels(train_data) if verified is None else verified
+    if not pixels.any():
+        raise UserError("The training labels hold no labelled pixel, so there are no rare classes to count.")
+    return pixels
+
+
+def told_absent(verified: Mapping[str, NDArray[np.int64]], info: DatasetInfo, best: str) -> str | None:
+    """A sentence on the classes that no training label holds, if there are any.
+
+    Args:
+        verified: of :func:`cssformer.data.class_pixels.verify_labels`.
+        best: the recipe's ``training.best``.
+
+    Raises:
+        UserError: it is the score of a class that no validation label holds.
+    """
+    absent = {
+        split: [name for name, total in zip(info.classes, pixels.sum(axis=0), strict=True) if not total]
+        for split, pixels in verified.items()
+    }
+    if best in (OF_CLASS + name for name in absent["val"]):
+        raise UserError(f"training.best is {best!r}, but no validation label holds that class; give another.")
+    missing = absent["train"]
+    more = f" and {len(missing) - MOST_TOLD} more" if len(missing) > MOST_TOLD else ""
+    named = ", ".join(missing[:MOST_TOLD]) + more
+    return f"warning: no training label holds {named}, which cannot be learned." if missing else None
 
 
 def build_loss(recipe: Recipe, info: DatasetInfo, pixels: NDArray[np.integer] | None) -> SegmentationLoss:

@@ -13,8 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from cssformer.backbones import add_lora, first_licence, merged, trunk
-from cssformer.data import verify_labels
-from cssformer.data.class_pixels import class_pixels
+from cssformer.data.class_pixels import verify_labels
 from cssformer.data.custom import CustomAugment
 from cssformer.data.dataset import SPLITS, raw_ids
 from cssformer.data.rare_classes import RareClasses
@@ -29,8 +28,8 @@ from cssformer.training.datasets import Dataset, datasets, fingerprint
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.loggers import make_loggers
-from cssformer.training.rare_classes import MOST_TOLD, build_loss, told_counts, wants_counts, wants_draws
-from cssformer.training.recipe import OF_CLASS, RECIPE, Recipe
+from cssformer.training.rare_classes import build_loss, counted, told_absent, told_counts, wants_counts, wants_draws
+from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.training.run_folder import (
     alone,
     read_checkpoint,
@@ -112,19 +111,11 @@ def _train(
             )
         return None
     loggers = make_loggers(recipe, start, checkpoint.get("logged", {}) if checkpoint else {})
-    if first and recipe.data is not None and not checkpoint:
-        none = verify_labels(recipe.data)
-        if recipe.training.best in (OF_CLASS + name for name in none.get("val", [])):
-            raise UserError(
-                f"training.best is {recipe.training.best!r}, but no validation label holds that class; give another."
-            )
-        absent = none.get("train", [])
-        named = ", ".join(absent[:MOST_TOLD]) + (
-            f" and {len(absent) - MOST_TOLD} more" if len(absent) > MOST_TOLD else ""
-        )
-        if absent:
-            console.print(f"warning: no training label holds {named}, which cannot be learned.", markup=False)
     train_data, val_data = datasets(recipe)
+    info = train_data.info
+    verified = verify_labels(recipe.data) if first and recipe.data is not None and not checkpoint else {}
+    if verified and (warning := told_absent(verified, info, recipe.training.best)):
+        console.print(warning, markup=False)
     if checkpoint and checkpoint.get("data") != fingerprint(train_data, val_data):
         raise UserError(
             f"The data in {recipe.data} are not those that the run in {run} was begun with: classes, names or sizes of "
@@ -139,13 +130,12 @@ def _train(
     model = build(bare if checkpoint else recipe, train_data)
     if first and (origin := getattr(trunk(model.backbone), "origin", None)):
         console.print(f"{origin}.", markup=False)
-    info = train_data.info
     try:
         ids = tuple(raw_ids(info.classes, info.mapping).tolist())
     except UserError:  # the masks had colours
         ids = None
     require_score(recipe.training.best, info)
-    pixels = class_pixels(train_data) if wants_counts(recipe) else None
+    pixels = counted(train_data, verified.get("train")) if wants_counts(recipe) else None
     loss = build_loss(recipe, info, pixels)
     if first and pixels is not None:
         console.print(told_counts(pixels, info), markup=False)

@@ -1,0 +1,93 @@
+"""What one picture of a prepared folder and its label hold."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data.alignment import better_turned
+from cssformer.data.dataset import DatasetInfo
+from cssformer.data.duplicates import perceptual_hash
+from cssformer.data.files import read_bytes
+from cssformer.data.image_io import decode_image, decode_mask
+from cssformer.data.picture_facts import PictureFacts
+from cssformer.utils.errors import UserError
+
+_SIDE = 256
+
+
+@dataclass
+class PairFacts:
+    """What one picture and its label hold; a file that cannot be read leaves a problem instead."""
+
+    split: str
+    image: Path
+    label: Path | None
+    problems: list[str] = field(default_factory=list)
+    file: PictureFacts | None = None
+    size: tuple[int, int] | None = None
+    digest: str = ""
+    #: Of :func:`cssformer.data.duplicates.perceptual_hash`.
+    hash: NDArray[np.bool_] | None = None
+    #: Of the label: its size, the bits and the number of pixels of each id.
+    label_size: tuple[int, int] | None = None
+    label_orientation: int = 1
+    bits: int = 0
+    pixels: dict[int, int] = field(default_factory=dict)
+    #: Of each class: its connected regions (by sides and corners), and the pixels beside ignored ones.
+    regions: dict[int, int] = field(default_factory=dict)
+    beside_ignored: dict[int, int] = field(default_factory=dict)
+    #: How the label must be turned to fit its picture, if it fits so alone.
+    turned: str | None = None
+
+
+def read_pair(split: str, image_path: Path, label_path: Path | None, info: DatasetInfo) -> PairFacts:
+    """The facts of a split's picture and its label."""
+    facts, grey = PairFacts(split, image_path, label_path), None
+    try:
+        image, facts.file = decode_image(read_bytes(image_path), image_path)
+        facts.size = image.shape[1], image.shape[0]
+        facts.digest = hashlib.sha256(image.tobytes()).hexdigest()
+        grey = _shrunk(image)
+        facts.hash = perceptual_hash(grey)
+    except UserError as error:
+        facts.problems.append(str(error))
+    try:
+        if label_path is not None:
+            mask = decode_mask(read_bytes(label_path), label_path)
+            label, facts.label_orientation = mask.ids(label_path), mask.orientation
+            facts.bits = 8 * label.itemsize
+            facts.label_size = label.shape[1], label.shape[0]
+            facts.pixels = _counted(label)
+            _read_regions(label, info, facts)
+            if grey is not None and facts.size == facts.label_size:
+                facts.turned = better_turned(grey, label)
+    except UserError as error:
+        facts.problems.append(str(error))
+    return facts
+
+
+def _counted(ids: NDArray[Any]) -> dict[int, int]:
+    counts = np.bincount(ids.ravel())
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+
+
+def _read_regions(label: NDArray[Any], info: DatasetInfo, facts: PairFacts) -> None:
+    for value in facts.pixels:
+        if value < len(info.classes):
+            facts.regions[value] = cv2.connectedComponents((label == value).astype(np.uint8))[0] - 1
+    if info.ignore in facts.pixels:
+        near = cv2.dilate((label == info.ignore).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        facts.beside_ignored = _counted(label[near])
+
+
+def _shrunk(image: NDArray[Any]) -> NDArray[np.float32]:
+    """A picture (H, W, C) in grey of at most 256 pixels along a side."""
+    factor = min(1.0, _SIDE / max(image.shape[:2]))
+    size = max(1, round(factor * image.shape[1])), max(1, round(factor * image.shape[0]))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return small.reshape(size[1], size[0], -1).mean(axis=2, dtype=np.float32)
