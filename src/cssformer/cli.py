@@ -33,7 +33,7 @@ EXTRAS = {
     "train": ("lightning", "tensorboard", "rich"),
     "study": ("segmentation_models_pytorch", "transformers", "matplotlib", "scipy"),
     "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
-    "web": ("gradio",),
+    "web": ("gradio", "fastapi", "uvicorn"),
     "formats": ("pycocotools", "rasterio", "shapely"),
     "hf": ("pyarrow",),
     "geo": ("rasterio", "tifffile"),

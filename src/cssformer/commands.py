@@ -18,6 +18,7 @@ from cssformer.utils.command import Command, arguments, write_json
 from cssformer.utils.console import percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
+    VIEWS,
     Batch,
     ConfigFile,
     Natural,
@@ -138,7 +139,6 @@ def _evaluate(options: "Namespace") -> int:
     if options.output is not None:
         # Not only after hours of work.
         require_writable(options.output / SCORES)
-    views = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision")
     _note_unfinished(options.model)
     found = score_model(
         options.model,
@@ -148,8 +148,7 @@ def _evaluate(options: "Namespace") -> int:
         scored=options.output is not None,
         dilation_ratio=options.dilation_ratio,
         group_by=options.group_by,
-        device=options.device,
-        **{name: options[name] for name in views},
+        **{name: options[name] for name in VIEWS},
     )
     if isinstance(found, int):
         print(f"{found} files written to {options.submission}; without labels there is no score.")
@@ -171,8 +170,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
         help="Pictures, folders, videos; - reads their paths from the standard input, one a line.",
     )
     add_views(parser)
-    views = {"mode", "crop", "stride", "short_side", "scales", "flip", "precision", "device"}
-    parser.add_function_arguments(predict_files, skip={"model", "inputs", *views})
+    parser.add_function_arguments(predict_files, skip={"model", "inputs", *VIEWS})
 
 
 def _predict(options: "Namespace") -> int:
@@ -266,6 +264,32 @@ def _export(options: "Namespace") -> int:
     return 0
 
 
+def _add_serve(parser: "ArgumentParser") -> None:
+    from cssformer.serve.serve import serve
+
+    parser.add_argument("model", type=str, help=MODEL)
+    parser.add_function_arguments(serve, skip={"model", "views", "begun"})
+    add_views(parser)
+
+
+def _serve(options: "Namespace") -> int:
+    from cssformer.serve.serve import serve
+
+    _note_unfinished(options.model)
+    know_baselines()
+
+    def begun(address: str) -> None:
+        print(f"{options.model} is served at {address}, for programs described at {address}docs; Ctrl-C ends.")
+        if options.host not in ("127.0.0.1", "localhost", "::1") and options.token is None:
+            print("note: everyone who reaches this machine may use it; --token WORD asks for a word.", file=sys.stderr)
+        sys.stdout.flush()
+        write_json(options, {"address": address})
+
+    given = arguments(options)
+    serve(views={name: given.pop(name) for name in VIEWS}, begun=begun, **given)
+    return 0
+
+
 def _from_studies(module: str) -> Any:
     """A module of studies, which lie beside the package in a clone, and are not part of an installed one."""
     clone = Path(__file__).resolve().parents[2]
@@ -338,6 +362,7 @@ COMMANDS: dict[str, Command] = {
     "study grid": _study_command("grid", "Train with every combination of some options' values."),
     "profile": Command("Count and time each part of a network.", _add_profile, _profile),
     "export": Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export),
+    "serve": Command("Serve a page for people and an endpoint for programs.", _add_serve, _serve),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
     **MODELS,
     **DOCTOR,

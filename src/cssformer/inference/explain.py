@@ -9,13 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from cssformer.data.files import require_picture_name
 from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
-from cssformer.inference.predictor import Picture, Prediction, Predictor, read_pixels
+from cssformer.inference.predictor import Input, Picture, Prediction, Predictor, read_pixels
 from cssformer.inference.views import SMALLEST, evaluating
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
@@ -148,7 +147,7 @@ class Explanation:
         return [heading, *rows]
 
 
-def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: int, y: int) -> Explanation:
+def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> Explanation:
     """Find the places that a network samples for the tokens, one of each stride, that contain a pixel.
 
     The network sees the picture once, resized as the predictor does; where the predictor slides a window, it sees one
@@ -156,7 +155,7 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
 
     Args:
         predictor: with any network that has MSFE and CSF, trained or not.
-        image: a file or pixels, as for :class:`Predictor`.
+        image: a file or pixels, as for :class:`Predictor`, or what it made of them, with its confidence.
         x, y: the pixel, counted from 0, 0 at the picture's top left.
 
     Raises:
@@ -165,7 +164,7 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
     model = predictor.network
     if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
         raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
-    pixels = read_pixels(image)
+    pixels = image.image if isinstance(image, Prediction) else read_pixels(image)
     height, width = pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
@@ -186,7 +185,8 @@ def explain(predictor: Predictor, image: str | Path | Image.Image | Picture, x: 
         maps.append(
             SamplingMap(name, view.to_picture(positions_IMLK2.cpu().numpy()), weights_IMLK.cpu().numpy(), centres)
         )
-    return Explanation(predictor(pixels), x, y, tuple(maps), view.strides, view.cells)
+    prediction = image if isinstance(image, Prediction) else predictor(pixels)
+    return Explanation(prediction, x, y, tuple(maps), view.strides, view.cells)
 
 
 def _numbered(name: str, count: int) -> list[str]:

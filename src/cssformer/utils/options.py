@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from builtins import int as Devices
     from builtins import int as Natural
     from builtins import int as Points
+    from builtins import int as Port
     from builtins import int as Scenes
     from builtins import int as Side
     from builtins import int as Workers
@@ -64,6 +65,7 @@ else:
     Count = _whole(1, 10**9)
     Scenes = _whole(1, 10**7)
     Natural = _whole(0, 2**31 - 1)
+    Port = _whole(0, 65535)
     Positive = _number(0, 1e6, above=True)
     NonNegative = _number(0, 1e6)
     Share = ClosedUnitInterval
@@ -361,6 +363,10 @@ def described(kind: Any) -> str:
     if origin is list:
         return f"one or more values with spaces between them, each {described(parts[0])}"
     return _WORDS.get(origin or kind) or str(kind.__doc__)
+
+
+VIEWS = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision", "device")
+"""The options that :func:`add_views` adds."""
 
 
 def add_views(parser: ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""A trained network behind a page for people and an endpoint for programs."""
