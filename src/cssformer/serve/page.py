@@ -26,13 +26,13 @@ LONGEST = 1600
 """Longer side in pixels of what is shown; downloads have the picture's own size."""
 CHECK_SECONDS, KEPT_SECONDS = 600, 3600
 """How often old uploads are deleted, and how old these are."""
+# Never larger than it is: Gradio would tell the wrong pixel of a click.
 CSS = """
 .legend { list-style: none; padding: 0; }
 .legend, .downloads { display: flex; flex-wrap: wrap; gap: .2rem 1rem; }
 .legend span { display: inline-block; width: 1rem; height: 1rem; border-radius: .2rem; margin-right: .4rem;
   vertical-align: -.15rem; border: 1px solid #868e96; }
-#picture .image-frame { width: 100%; }
-#picture img { object-fit: contain; height: auto; max-height: 75vh; }
+#picture img { max-height: 75vh; }
 #looks .image-frame { overflow-x: auto; justify-content: flex-start; }
 #looks img { min-width: 68rem; height: auto; }
 """
