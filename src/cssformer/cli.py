@@ -36,6 +36,8 @@ EXTRAS = {
     "web": ("gradio", "fastapi", "uvicorn"),
     "formats": ("pycocotools", "rasterio", "shapely"),
     "hf": ("pyarrow",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
     "geo": ("rasterio", "tifffile"),
     "ray": ("ray",),
 }
