@@ -879,6 +879,7 @@ def test_prediction_and_scoring_need_no_training_packages(work: Path, tmp_path: 
 def test_extras_are_those_of_the_package() -> None:
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert EXTRAS.keys() == project["optional-dependencies"].keys() - {"dev", "docs"}
     for extra, modules in EXTRAS.items():
         named = " ".join(project["optional-dependencies"][extra]).replace("-", "_")
         assert all(module in named for module in modules)

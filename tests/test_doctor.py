@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cssformer import doctor
-from cssformer.cli import EXTRAS, main
+from cssformer.cli import main
 
 
 def test_a_sound_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,10 +45,3 @@ def test_where_kernels_are_kept(tmp_path: Path) -> None:
     assert kept(tmp_path / "not" / "yet") == (f"{tmp_path}/not/yet, cold", None)
     (tmp_path / "numba_forward.softmax-1.py311.nbi").touch()
     assert kept(tmp_path) == (f"{tmp_path}, warm", None)
-
-
-def test_extras_are_those_of_the_project() -> None:
-    tomllib = pytest.importorskip("tomllib")
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev", "docs", "all"}
-    assert set(doctor.missing_extras()) == set(EXTRAS)
