@@ -112,6 +112,30 @@ def bomb_tiff() -> bytes:
     return bytes(data)
 
 
+def bomb_strip() -> bytes:
+    """A TIFF of 8x8 pixels whose strip becomes 100 MB."""
+    data, strip = (
+        bytearray(encoded(np.zeros((8, 8), np.uint8), "TIFF", compression="tiff_adobe_deflate")),
+        zlib.compress(bytes(10**8)),
+    )
+    place, count = (
+        struct.unpack_from("<IH", data, 4)[0],
+        struct.unpack_from("<H", data, struct.unpack_from("<I", data, 4)[0])[0],
+    )
+    for entry in range(place + 2, place + 2 + 12 * count, 12):
+        tag = struct.unpack_from("<H", data, entry)[0]
+        if tag in (273, 279):
+            struct.pack_into("<HII", data, entry + 2, 4, 1, len(data) if tag == 273 else len(strip))
+    return bytes(data) + strip
+
+
+def bomb_scans() -> bytes:
+    """A progressive JPEG that says its last scan a thousand times."""
+    data = encoded(pixels(16, 16), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + 1000 * last + data[-2:]
+
+
 def turned() -> bytes:
     exif = Image.Exif()
     exif[0x112] = 6
@@ -140,6 +164,8 @@ WRONG: dict[str, tuple[Make, str]] = {
     "PNG bomb": (bomb_png, "over 1 million pixels"),
     "GIF bomb": (bomb_gif, "over 1 million pixels"),
     "TIFF bomb": (bomb_tiff, "over 1 million pixels"),
+    "strip bomb": (bomb_strip, "more than its pixels"),
+    "scan bomb": (bomb_scans, "more than 500 scans"),
     "text bomb": (bomb_text, "cannot be read as a picture"),
     "line": (lambda: encoded(np.zeros((1, 100_000), np.uint8), "PNG"), "too thin"),
     "SVG": (

@@ -133,19 +133,25 @@ def tiff_pages(data: bytes) -> list[TiffPage]:
 
 
 def require_checksums(data: bytes, page: TiffPage) -> None:
-    """Raise ValueError if a strip or tile of a page compressed by deflate differs from its checksum.
+    """Raise ValueError if a strip or tile of a page compressed by deflate differs from its checksum, or holds too much.
 
     libtiff does not look, so that one flipped byte may change half of the pixels.
     """
     if page.compression not in _DEFLATE:
         return
+    if page.width * page.height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
+        raise Image.DecompressionBombError
+    # Tiles may reach beyond the picture.
+    most = 4 * page.width * page.height * page.bands * page.bits // 8 + 2**26
     for offset, size in page.pieces:
         rest = data[offset : offset + size]
         rest = rest.translate(_REVERSED) if page.fill_order == 2 else rest
         stream = zlib.decompressobj()
         while rest and not stream.eof:
-            stream.decompress(rest, 2**24)
+            most -= len(stream.decompress(rest, 2**24))
             rest = stream.unconsumed_tail
+            if most < 0:
+                raise ValueError("its strips or tiles hold more than its pixels")
         # A size of 0 stands for a piece without values.
         if size and not stream.eof:
             raise ValueError("a strip or tile ends too early")

@@ -19,6 +19,9 @@ from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import SMALLEST
 from cssformer.utils.errors import UserError
 
+MOST_SCANS = 500
+"""Of a JPEG: progressive ones have about ten, a small hostile one could keep the decoder busy for hours."""
+
 
 class Busy(Exception):
     """As many pictures wait as may."""
@@ -71,6 +74,8 @@ class Service:
         Raises:
             UserError: no picture, damaged, or too large.
         """
+        if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MOST_SCANS:
+            raise UserError(f"{name} has more than {MOST_SCANS} scans, which only take time; save it once more.")
         pixels = decode_image(data, name).pixels
         height, width = pixels.shape[:2]
         # The network sees more of a thin picture, because it needs, or was told, a shortest side.
