@@ -114,14 +114,10 @@ def bomb_tiff() -> bytes:
 
 def bomb_strip() -> bytes:
     """A TIFF of 8x8 pixels whose strip becomes 100 MB."""
-    data, strip = (
-        bytearray(encoded(np.zeros((8, 8), np.uint8), "TIFF", compression="tiff_adobe_deflate")),
-        zlib.compress(bytes(10**8)),
-    )
-    place, count = (
-        struct.unpack_from("<IH", data, 4)[0],
-        struct.unpack_from("<H", data, struct.unpack_from("<I", data, 4)[0])[0],
-    )
+    data = bytearray(encoded(np.zeros((8, 8), np.uint8), "TIFF", compression="tiff_adobe_deflate"))
+    strip = zlib.compress(bytes(10**8))
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
     for entry in range(place + 2, place + 2 + 12 * count, 12):
         tag = struct.unpack_from("<H", data, entry)[0]
         if tag in (273, 279):
