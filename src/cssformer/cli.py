@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Collection
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cssformer import __version__
-from cssformer.utils.errors import UserError
+from cssformer.utils.errors import UserError, is_out_of_memory
 from cssformer.utils.malloc import keep_freed_memory
 from cssformer.utils.stop import Interrupted, Stop
 
@@ -78,8 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f'cssformer: This needs {module}; install it with: pip install "cssformer[{extra}]".', file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        # PyTorch's own kinds, told apart without importing it.
-        if isinstance(error, RuntimeError) and not re.search("allocate memory|out of memory", str(error)):
+        if not is_out_of_memory(error):
             raise
         print("cssformer: The memory is full; take smaller crops, batches or networks.", file=sys.stderr)
         return 2

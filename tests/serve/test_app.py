@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cssformer import CSSFormer, Metadata, Predictor
+from cssformer.cli import main
 from cssformer.data.image_io import decode_image, decode_mask
 from cssformer.utils.errors import UserError
 
@@ -279,6 +280,19 @@ def test_requests_that_are_refused(client: TestClient, kind: str) -> None:
     assert found.status_code == status, found.text
     assert "\n" not in found.json()["detail"] and "Traceback" not in found.text
     assert client.post("/predict", content=photo()).status_code == 200
+
+
+def test_a_slow_upload_gives_its_place_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cssformer.serve.app.UPLOAD_SECONDS", 0)
+    assert client.post("/predict", content=photo()).status_code == 408
+    monkeypatch.undo()
+    assert client.post("/predict", content=photo()).status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", "wört", "a\nb"])
+def test_a_token_that_nobody_could_send_is_refused(token: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "no/such/model", "--port", "0", f"--token={token}"]) == 2
+    assert "token" in capsys.readouterr().err
 
 
 def test_the_token_is_also_any_users_password_and_health_needs_none(client: TestClient) -> None:

@@ -48,8 +48,8 @@ def serve(
     """
     import uvicorn
 
-    if token is not None and not token.isascii():
-        raise UserError("The token has letters beyond ASCII, which headers cannot hold; give another.")
+    if token is not None and not (token and token.isascii() and token.isprintable()):
+        raise UserError("The token is empty or has letters that headers cannot hold; give ASCII letters and digits.")
     # Before what takes long.
     with _listening(host, port) as listener, TemporaryDirectory(prefix="cssformer-") as folder:
         # Gradio reads it as it is imported and as the page is made.

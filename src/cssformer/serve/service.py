@@ -1,7 +1,6 @@
 """One network for many clients: one picture at a time, a queue of a stated length, the latest predictions kept."""
 
 import asyncio
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from cssformer.data.image_io import decode_image
 from cssformer.inference.explain import Explanation, explain
 from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import SMALLEST
-from cssformer.utils.errors import UserError
+from cssformer.utils.errors import UserError, is_out_of_memory
 
 MOST_SCANS = 500
 """Of a JPEG: progressive ones have about ten, a small hostile one could keep the decoder busy for hours."""
@@ -88,7 +87,7 @@ class Service:
         try:
             return self.predictor(pixels, top_k=min(2, len(self.predictor.classes)), entropy=True)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not re.search("allocate memory|out of memory", str(error)):
+            if not is_out_of_memory(error):
                 raise
             raise UserError(f"The memory is too small for {name}, {width} wide and {height} high.") from error
 
