@@ -54,7 +54,7 @@ class BaselineNetwork(SegmentationNetwork):
         std: tuple[float, float, float] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {}), num_classes)
+        super().__init__(Backbone(backbone, pretrained, weights, 3, mean, std, **backbone_args or {}), num_classes)
         try:
             self.decoder = DECODERS[decoder](self.backbone.channels, num_classes)
         except ImportError as error:

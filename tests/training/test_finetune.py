@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> Recipe:
     """A finished run of one step."""
     recipe = Recipe(
         output=str(tmp_path / "first"),
-        model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2, mean=(0.1, 0.2, 0.3)),
+        model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2, mean=[0.1, 0.2, 0.3]),
         scenes=ScenesConfig(count=4, val_count=2, size=(32, 32)),
         augment=AugmentConfig(crop=(32, 32)),
         training=TrainingConfig(steps=1, batch_size=2, warmup_steps=0, log_every=1, workers=0),
@@ -97,7 +97,7 @@ def test_a_run_starts_from_another_and_needs_it_no_more(run: Recipe, tmp_path: P
     # At a rate of 0 only the statistics of BatchNorm move.
     assert all(torch.equal(first[name], second[name]) for name in first if "running" not in name and "num_" not in name)
     saved = Recipe.load(tmp_path / "second" / "recipe.yaml")
-    assert saved.model.mean == (0.1, 0.2, 0.3) and saved.model.weights is None and saved.model.init == run.output
+    assert saved.model.mean == [0.1, 0.2, 0.3] and saved.model.weights is None and saved.model.init == run.output
     shutil.rmtree(run.output)
     runs.train(saved, resume=True, console=Console(file=out))
 
@@ -115,7 +115,7 @@ def test_another_backbone_and_a_missing_network_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("heads", 4), ("points", 4), ("mean", (0.1, 0.2, 0.3)), ("std", (1.0, 1.0, 1.0)), ("backbone_args", {"in22k": 1})],
+    [("heads", 4), ("points", 4), ("mean", [0.1, 0.2, 0.3]), ("std", [1.0, 1.0, 1.0]), ("backbone_args", {"in22k": 1})],
 )
 def test_what_changes_the_meaning_of_weights_is_refused(tmp_path: Path, key: str, value: object) -> None:
     network(3).save_pretrained(tmp_path / "model")

@@ -257,7 +257,7 @@ def test_a_wrong_file_below_is_told_with_the_file_in_which_it_stands(
             "augment.crop cannot be '[64]'; it must be 2 values with spaces between them, each a whole number from 32",
         ),
         (("--evaluation.crop", "x"), "2 values with spaces between them, each a whole number from 32 to 8192 or null"),
-        (("--model.mean", "1", "2"), "3 values with spaces between them, each a number"),
+        (("--augment.scale", "1"), "2 values with spaces between them, each a number"),
         (("--training.clip", "x"), "a number above 0 and at most 1000000 or null"),
         (("--training.precision", "64"), "32 or bf16 or 16"),
         (("--model.cia", "maybe"), "'maybe' belongs to no option"),
@@ -305,7 +305,7 @@ def test_missing_and_unnamed_arguments() -> None:
 
 def test_values_are_written_as_they_are_read() -> None:
     model = parsed("--model.mean", *written((0.1, 0.2, 0.3)).split(), "--model.cia", written(False)).model
-    assert (model.mean, model.cia) == ((0.1, 0.2, 0.3), False)
+    assert (model.mean, model.cia) == ([0.1, 0.2, 0.3], False)
     arguments = {"depths": [1, 2], "name": "a"}
     assert parsed(f"--model.backbone_args={written(arguments)}").model.backbone_args == arguments
     assert parsed(f"--augment.short_side={written(None)}").augment.short_side is None

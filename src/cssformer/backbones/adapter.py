@@ -33,7 +33,9 @@ class ViTAdapter(PlainViT):
     def __init__(self, vit: nn.Module, given: bool = False) -> None:
         super().__init__(vit, given)
         self.describe((self.width,) * SCALES)
-        self.prior = SpatialPrior(self.width)
+        self.prior = SpatialPrior(
+            self.width, next(part for part in vit.modules() if isinstance(part, nn.Conv2d)).in_channels
+        )
         self.level_embed = nn.Parameter(torch.zeros(SCALES - 1, self.width))
         self.norms = nn.ModuleList(LayerNorm2d(self.width) for _ in range(SCALES))
         self.extractors = nn.ModuleList(Extractor(self.width) for _ in range(SCALES))
@@ -70,11 +72,16 @@ class ViTAdapter(PlainViT):
 
 
 class SpatialPrior(nn.Module):
-    """Pictures (B, 3, H, W) -> maps (B, width, H/s, W/s), s = 4, 8, 16, 32, by 3x3 convolutions with GroupNorm."""
+    """Pictures (B, C, H, W) -> maps (B, width, H/s, W/s), s = 4, 8, 16, 32, by 3x3 convolutions with GroupNorm."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, in_channels: int) -> None:
         super().__init__()
-        stem = (*_convolution(3, 64, 2), *_convolution(64, 64), *_convolution(64, 64), nn.MaxPool2d(3, 2, padding=1))
+        stem = (
+            *_convolution(in_channels, 64, 2),
+            *_convolution(64, 64),
+            *_convolution(64, 64),
+            nn.MaxPool2d(3, 2, padding=1),
+        )
         widths = (64, 128, 256, 256)
         self.stages = nn.ModuleList([nn.Sequential(*stem)])
         for before, after in pairwise(widths):

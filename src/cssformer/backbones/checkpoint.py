@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import timm
 from timm.models import load_state_dict
+from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from cssformer.backbones.names import State, official_names
@@ -117,6 +118,9 @@ def _timm_names(state: State, network: nn.Module, name: str) -> State:
     first = f"{cast('Any', network).pretrained_cfg.get('first_conv')}.weight"
     if first in state and state[first].ndim == 4 and state[first].shape[1] == 1:
         state[first] = state[first].repeat(1, 3, 1, 1) / 3
+    wanted = network.state_dict().get(first)
+    if first in state and wanted is not None and wanted.shape[1] != state[first].shape[1] == 3:
+        state[first] = adapt_input_conv(wanted.shape[1], state[first])
     return state
 
 

@@ -98,7 +98,11 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
                 f"The pretrained weights of {name} could not be had ({reason}); give a local file as weights, or set "
                 "pretrained to false."
             ) from error
-        given = {key: value for key, value in arguments.items() if key != "features_only"}
+        given = {
+            key: value
+            for key, value in arguments.items()
+            if (key, value) not in (("features_only", True), ("in_chans", 3))
+        }
         raise UserError(
             f"Backbone {name} cannot be built as a feature pyramid with {str(given)[:200]}: {reason[:200]}."
         ) from error

@@ -1,6 +1,6 @@
 """Pictures of any number of channels and any type of values, and what the network takes of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,13 +29,37 @@ class Channels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __len__(self) -> int:
+        return len(self.mean)
+
     def __str__(self) -> str:
-        return described(len(self.mean), self.values)
+        return described(len(self), self.values)
+
+    @classmethod
+    def read(cls, entries: Any) -> "Channels":
+        """What :meth:`lines` wrote, parsed.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is not of this form.
+        """
+        mean, std = (tuple(float(value) for value in entries[name]) for name in ("mean", "std"))
+        if entries["values"] not in TYPES or len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) < 0:
+            raise ValueError(f"channels need values (one of {', '.join(TYPES)}), and a mean and a std for each channel")
+        return cls(entries["values"], mean, std)
+
+    def lines(self) -> list[str]:
+        """Lines of YAML."""
+        return ["channels:", f"  values: {self.values}", f"  mean: {list(self.mean)}", f"  std: {list(self.std)}"]
 
     @property
     def unit(self) -> float:
         """What values are divided by for the network: 255 for uint8, as in photographs, 1 for others."""
         return 255.0 if self.values == "uint8" else 1.0
+
+    @property
+    def fill(self) -> NDArray[Any]:
+        """The mean as pixels hold it, (N,) uint8 or float32."""
+        return np.array(self.mean, np.float32) if self.unit == 1 else np.round(self.mean).astype(np.uint8)
 
 
 class Pixels(NamedTuple):
@@ -95,12 +119,12 @@ def from_bands(bands: NDArray[Any], channels: Channels | None, nodata: Sequence[
         shown = bands[[0, 0, 0] if len(bands) < 3 else [0, 1, 2]]
         shown = shown if shown.dtype == np.uint8 else (shown >> 8).astype(np.uint8)
         return Pixels(np.ascontiguousarray(np.moveaxis(shown, 0, -1)), missing)
-    if (len(bands), bands.dtype.name) != (len(channels.mean), channels.values):
+    if (len(bands), bands.dtype.name) != (len(channels), channels.values):
         raise UserError(f"{described(len(bands), bands.dtype.name)} are given where {channels} are wanted.")
-    pixels = np.moveaxis(bands, 0, -1).astype(np.uint8 if channels.values == "uint8" else np.float32, order="C")
+    pixels = np.moveaxis(bands, 0, -1).astype(channels.fill.dtype, order="C")
     if empty is not None:
-        for index, mean in enumerate(channels.mean):
-            pixels[..., index][empty[index]] = round(mean) if pixels.dtype == np.uint8 else mean
+        for index, mean in enumerate(channels.fill):
+            pixels[..., index][empty[index]] = mean
     return Pixels(pixels, missing)
 
 
@@ -133,6 +157,14 @@ def merged(parts: Sequence[Moments]) -> Moments:
     middle = (count * mean).sum(axis=0) / total.clip(1)
     between = (count * (mean - middle) ** 2).sum(axis=0)
     return Moments(total, middle, squares.sum(axis=0) + between, low.min(axis=0), high.max(axis=0))
+
+
+def in_fours(function: Callable[[Any], Any], image: NDArray[Any]) -> NDArray[Any]:
+    """A function of OpenCV on an image (H, W, N): four channels, which all of them take, at one time."""
+    if image.shape[2] == 3:
+        return np.asarray(function(image))
+    parts = [function(np.ascontiguousarray(image[..., first : first + 4])) for first in range(0, image.shape[2], 4)]
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
 
 
 def rgb_view(pixels: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:

@@ -19,9 +19,10 @@ from cssformer.utils.stop import Interrupted
 class CustomAugment:
     """Calls ``augment(image=image, mask=mask)``, which gives a dictionary of both, as albumentations' ``Compose`` does.
 
-    The image is RGB uint8 (H, W, 3), the mask uint8 (H, W) of class indices, 255 where ignored; of more than 255
-    classes it is uint16, with 65535. Both keep their size. Python's and NumPy's global random numbers, and those of an
-    ``augment`` that has ``set_random_seed``, are the same whenever the same sample comes.
+    The image is that of a :class:`cssformer.data.dataset.Sample`, of a photograph RGB uint8 (H, W, 3), the mask uint8
+    (H, W) of class indices, 255 where ignored; of more than 255 classes it is uint16, with 65535. Both keep their size.
+    Python's and NumPy's global random numbers, and those of an ``augment`` that has ``set_random_seed``, are the same
+    whenever the same sample comes.
 
     Args:
         path: module and name of the function or object, such as ``mypackage.augment``.
@@ -77,10 +78,11 @@ class CustomAugment:
             image, mask = (np.asarray(result[key]) for key in ("image", "mask"))
         except (TypeError, LookupError, ValueError) as error:
             raise UserError(f"augment.custom {self.path} must give a dictionary with image and mask.") from error
-        if (image.shape, image.dtype, mask.shape) != ((*label.shape, 3), np.uint8, label.shape):
+        given = sample.image
+        if (image.shape, image.dtype, mask.shape) != (given.shape, given.dtype, label.shape):
             raise UserError(
                 f"augment.custom {self.path} gave an image {image.dtype} {image.shape} and a mask {mask.shape}; they "
-                f"must be uint8 {(*label.shape, 3)} and {label.shape}."
+                f"must be {given.dtype} {given.shape} and {label.shape}."
             )
         if mask.dtype.kind not in "iufb":
             raise UserError(f"augment.custom {self.path} gave a mask of {mask.dtype}; it must hold numbers.")

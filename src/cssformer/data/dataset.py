@@ -10,8 +10,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from cssformer.data.bands import read_pixels
+from cssformer.data.channels import Channels
 from cssformer.data.files import is_picture, read_bytes
-from cssformer.data.image_io import read_ids, read_image
+from cssformer.data.image_io import read_ids
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
@@ -21,13 +23,16 @@ SPLITS = ("train", "val", "test")
 
 
 class Sample(NamedTuple):
-    """One picture: RGB uint8 (H, W, 3), and its label, int32 (H, W) of class indices or ``IGNORE``.
+    """One picture, and its label, int32 (H, W) of class indices or ``IGNORE``.
+
+    A photograph is RGB uint8 (H, W, 3); others have N channels, (H, W, N) uint8 or float32, see
+    :class:`cssformer.data.channels.Channels`.
 
     The label is None only for pictures of a test split that has no labels.
     """
 
     name: str
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     label: NDArray[np.int32] | None
 
 
@@ -55,6 +60,8 @@ class DatasetInfo:
     sources: dict[str, str] = field(default_factory=dict)
     #: Of a benchmark: fewer pictures than officially, so that scores do not compare with published ones.
     partial: bool = False
+    #: What the pictures hold, where they are no photographs.
+    channels: Channels | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> "DatasetInfo":
@@ -90,6 +97,7 @@ class DatasetInfo:
                 counts=dict(content.get("counts", {})),
                 sources=dict(content.get("sources", {})),
                 partial=bool(content.get("partial", False)),
+                channels=Channels.read(content["channels"]) if "channels" in content else None,
             )
             # Else names, some of which may be numbers.
             ids = all(raw.isdecimal() for raw in info.mapping)
@@ -107,6 +115,8 @@ class DatasetInfo:
         """Write ``folder/dataset.yaml``, one line a class."""
         lines = ["# Written by `cssformer prepare`.", f"ignore: {self.ignore}"]
         lines += ["partial: true  # fewer pictures than officially"] if self.partial else []
+        if self.channels is not None:
+            lines += self.channels.lines()
         lines.append("classes:")
         for index, (name, colour) in enumerate(zip(self.classes, self.colours, strict=True)):
             lines.append(f"  {index}: {{name: {_quoted(name)}, colour: {list(colour)}}}")
@@ -208,7 +218,7 @@ class SegmentationFolder:
             UserError: a file is unreadable or truncated, the sizes differ, or the label has an id outside the classes.
         """
         name = self.names[index]
-        image = read_image(self.images[name])
+        image = read_pixels(self.images[name], self.info.channels)[0].pixels
         label = self.label(index)
         if label is not None and self.labels is not None:
             require_same_size(self.images[name], image.shape, self.labels[name], label.shape)

@@ -272,6 +272,8 @@ def read_note(path: Path) -> str:
 def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, int, int]]) -> None:
     """Write class indices (H, W) as PNG: 8 bits with the classes' colours as palette, 16 bits grey above 255 classes.
 
+    In 8 bits 255 is transparent.
+
     Raises:
         UserError: the file cannot be written.
     """
@@ -284,7 +286,7 @@ def write_label(path: Path, labels: NDArray[Any], colours: Sequence[tuple[int, i
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(colours)] = colours
         indexed.putpalette(palette.tobytes())
-        indexed.save(temporary, "PNG")
+        indexed.save(temporary, "PNG", **({"transparency": 255} if (labels == 255).any() else {}))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
     """``length`` augmented samples in a row, epoch after epoch, each epoch in an order of its own.
 
     Item k depends on (seed, k) alone, whatever worker makes it and whatever came before, so that an interrupted run
-    continues exactly: ``{"image": uint8 (3, h, w), "label": int16 (h, w)}``.
+    continues exactly: ``{"image": as the samples' (C, h, w), "label": int16 (h, w)}``.
 
     ``augment.rare_class_crops`` is how often a picture and window that hold a class drawn by inverse frequency come in
     place of the next picture's, ``augment.paste`` how often the pixels of such a class are pasted in from another
@@ -79,7 +79,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
 
 
 class ValidationSet(Dataset[dict[str, Tensor | str]]):
-    """The samples as they are: ``{"image": uint8 (3, H, W), "label": int16 (H, W), "name": str}``."""
+    """The samples as they are: ``{"image": (C, H, W), "label": int16 (H, W), "name": str}``."""
 
     def __init__(self, dataset: Samples) -> None:
         self.dataset = dataset

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.data import corruptions
-from cssformer.data.corruptions import MEAN_COLOUR
+from cssformer.data.channels import Channels, in_fours
+from cssformer.data.corruptions import MEAN_COLOUR, USUAL_STD, as_values
 from cssformer.data.dataset import IGNORE, Sample
 from cssformer.data.warp import Warp, Window, draw_warp
 
@@ -41,6 +43,9 @@ class Augment:
         rare_class_crops, paste, cutmix: of :class:`cssformer.data.stream.TrainingStream`, which has the other pictures.
         short_side: the scale is relative to the picture resized so that its shorter side has this many pixels;
             None for the picture as it is.
+        channels: what pictures hold, where they are no photographs. Their mean takes the mean colour's place, of
+            ``photometric`` brightness and contrast are left, and ``grey`` and ``jpeg``, which are of colours seen and
+            of 8 bits, are left out.
     """
 
     crop: tuple[int, int]
@@ -61,9 +66,10 @@ class Augment:
     paste: float = 0.0
     cutmix: float = 0.0
     short_side: int | None = None
+    channels: Channels | None = None
 
     def __call__(self, sample: Sample, rng: np.random.Generator, held: int | None = None) -> Sample:
-        """Return the augmented sample, image (h, w, 3) and label (h, w) of the crop's size.
+        """Return the augmented sample, image (h, w, C) and label (h, w) of the crop's size.
 
         Args:
             sample: with a label.
@@ -73,6 +79,7 @@ class Augment:
         name, image, label = sample
         if label is None:
             raise ValueError(f"{name} has no label to train on.")
+        fill = np.array(MEAN_COLOUR, np.uint8) if self.channels is None else self.channels.fill
         factor = rng.uniform(*self.scale)
         if self.short_side is not None:
             factor *= self.short_side / min(label.shape)
@@ -81,29 +88,30 @@ class Augment:
             image = _resize_image(image[window], size)
             label = cv2.resize(label[window], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
         else:
-            image, label, size = _warped_image(image, warp, factor), warp.label(label), self.crop
+            image, label, size = _warped_image(image, warp, factor, fill), warp.label(label), self.crop
         if rng.random() < self.flip:
             # OpenCV, unlike a reversed view, returns contiguous arrays.
-            image, label = cv2.flip(image, 1), cv2.flip(label, 1)  # type: ignore[assignment]
+            image, label = in_fours(lambda part: cv2.flip(part, 1), image), cv2.flip(label, 1)  # type: ignore[assignment]
+        channels = self.channels
         if self.photometric:
-            image = distort_colours(image, rng)
-        if self.grey and rng.random() < self.grey:
+            image = distort_colours(image, rng) if channels is None else distort_values(image, channels, rng)
+        if self.grey and channels is None and rng.random() < self.grey:
             image = corruptions.grey(image)
-        for chance, spoil in (
-            (self.blur, corruptions.blur),
-            (self.noise, corruptions.noise),
-            (self.jpeg, corruptions.jpeg),
-        ):
-            if chance and rng.random() < chance:
-                image = spoil(image, rng)
+        if self.blur and rng.random() < self.blur:
+            image = corruptions.blur(image, rng)
+        if self.noise and rng.random() < self.noise:
+            image = corruptions.noise(image, rng, channels)
+        if self.jpeg and channels is None and rng.random() < self.jpeg:
+            image = corruptions.jpeg(image, rng)
         bottom, right = self.crop[0] - size[0], self.crop[1] - size[1]
         if bottom or right:
+            seen, image = image, np.full((*self.crop, image.shape[2]), fill)
+            image[: size[0], : size[1]] = seen
             border = (0, bottom, 0, right, cv2.BORDER_CONSTANT)
-            image = cv2.copyMakeBorder(image, *border, value=MEAN_COLOUR)  # type: ignore[assignment]
             label = cv2.copyMakeBorder(label, *border, value=(IGNORE,))  # type: ignore[assignment]
         sample = Sample(name, image, label)
         if self.erase and rng.random() < self.erase:
-            sample = corruptions.erase(sample, rng)
+            sample = corruptions.erase(sample, rng, fill)
         return sample if self.custom is None else self.custom(sample, rng)
 
     def _window(
@@ -150,22 +158,37 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def _resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resize_image(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     if image.shape[:2] == size:
         return image
     resized = resize(torch.from_numpy(image).permute(2, 0, 1)[None], size)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 
 
-def _warped_image(image: NDArray[np.uint8], warp: Warp, factor: float) -> NDArray[np.uint8]:
+def _warped_image(image: NDArray[Any], warp: Warp, factor: float, fill: NDArray[Any]) -> NDArray[Any]:
     box = warp.box(image.shape)
     part = image[box]
     if factor < 1:
         # A warp looks between neighbouring pixels only, so it cannot shrink.
         part = _resize_image(part, (max(1, round(part.shape[0] * factor)), max(1, round(part.shape[1] * factor))))
     warped = warp.image(part, box)
-    warped[warp.outside(image.shape)] = MEAN_COLOUR
+    warped[warp.outside(image.shape)] = fill
     return warped
+
+
+def distort_values(image: NDArray[Any], channels: Channels, rng: np.random.Generator) -> NDArray[Any]:
+    """Change brightness and contrast of an image (H, W, N) of any channels, each with probability 1/2.
+
+    All channels get the same share of their deviation, by as much as :func:`distort_colours` changes a photograph, and
+    the same contrast about their mean. Saturation and hue are of colours that are seen.
+    """
+    mean, std = (np.array(each, np.float32) for each in (channels.mean, channels.std))
+    numbers = image.astype(np.float32)
+    if rng.random() < 0.5:
+        numbers += np.float32(rng.uniform(-32, 32)) / USUAL_STD * std
+    if rng.random() < 0.5:
+        numbers = mean + np.float32(rng.uniform(0.5, 1.5)) * (numbers - mean)
+    return as_values(numbers, image.dtype)
 
 
 def distort_colours(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -1,12 +1,13 @@
 """One geometric warp of a crop: rotation, shear and perspective together, so that the picture is sampled once."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.channels import in_fours
 from cssformer.data.dataset import IGNORE
 
 Window = tuple[slice, slice]
@@ -34,8 +35,8 @@ class Warp(NamedTuple):
         rows, columns = (slice(min(max(low, 0), side - 1), max(min(high, side), 1)) for low, high, side in ends)
         return rows, columns
 
-    def image(self, part: NDArray[np.uint8], box: Window) -> NDArray[np.uint8]:
-        """The picture between its pixels, bilinear: (h, w, 3).
+    def image(self, part: NDArray[Any], box: Window) -> NDArray[Any]:
+        """The picture between its pixels, bilinear: (h, w, C).
 
         Args:
             part: what is in the :meth:`box`, resized to any size; beyond its edges they go on.
@@ -46,7 +47,7 @@ class Warp(NamedTuple):
             for places, side, length in zip(self, box, part.shape, strict=False)
         )
         grid = (columns.astype(np.float32), rows.astype(np.float32))
-        return cv2.remap(part, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+        return in_fours(lambda each: cv2.remap(each, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), part)
 
     def outside(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Which pixels of the crop (h, w) lie outside a picture of the shape (H, W, ...)."""

@@ -133,10 +133,11 @@ class AnnotationFiles:
 
     def _present(self, prediction: Prediction) -> list[tuple[int, str, float | None]]:
         """Each class that occurs, with its mean confidence."""
-        pixels = np.bincount(prediction.labels.ravel(), minlength=len(self.classes))
+        known = prediction.labels >= 0
+        pixels = np.bincount(prediction.labels[known], minlength=len(self.classes))
         sums = None
         if prediction.confidence is not None:
-            sums = np.bincount(prediction.labels.ravel(), prediction.confidence.ravel(), len(self.classes))
+            sums = np.bincount(prediction.labels[known], prediction.confidence[known], len(self.classes))
         return [
             (index, name, None if sums is None else float(sums[index] / pixels[index]))
             for index, name in enumerate(self.classes)

@@ -14,8 +14,8 @@ from torch import Tensor
 from cssformer.data.files import require_picture_name
 from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
-from cssformer.inference.predictor import Input, Picture, Prediction, Predictor, read_pixels
-from cssformer.inference.views import SMALLEST, evaluating
+from cssformer.inference.predictor import Input, Picture, Prediction, Predictor, taken
+from cssformer.inference.views import SMALLEST, as_input, evaluating
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
 from cssformer.ops import record_sampling
@@ -164,11 +164,11 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
     model = predictor.network
     if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
         raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
-    pixels = image.image if isinstance(image, Prediction) else read_pixels(image)
-    height, width = pixels.shape[:2]
+    seen = taken(image.image if isinstance(image, Prediction) else image, predictor.channels)
+    height, width = seen.pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
-    view = _View.around(pixels, x, y, predictor.options, model.fusion_strides)
+    view = _View.around(seen.pixels, x, y, predictor.options, model.fusion_strides)
     tokens, centres = view.tokens(x, y)
 
     device = next(model.parameters()).device
@@ -185,7 +185,7 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
         maps.append(
             SamplingMap(name, view.to_picture(positions_IMLK2.cpu().numpy()), weights_IMLK.cpu().numpy(), centres)
         )
-    prediction = image if isinstance(image, Prediction) else predictor(pixels)
+    prediction = image if isinstance(image, Prediction) else predictor(seen)
     return Explanation(prediction, x, y, tuple(maps), view.strides, view.cells)
 
 
@@ -198,7 +198,7 @@ class _View:
     """What the network sees of a picture.
 
     Attributes:
-        images: (1, 3, H, W) in [0, 1], padded to multiples of 32 as the network would.
+        images: (1, C, H, W) as the network takes them, padded to multiples of 32 as the network would.
         zoom: pixels of the view per pixel of the picture, (x, y).
         corner: the view's left and top edge in the resized picture.
         strides: of the scales looked at.
@@ -210,12 +210,12 @@ class _View:
     strides: tuple[int, ...]
 
     @classmethod
-    def around(cls, pixels: Picture, x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "_View":
+    def around(cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "_View":
         """The view that holds the pixel under a predictor's options."""
         height, width = pixels.shape[:2]
         fit = options["short_side"] / min(height, width) if options.get("short_side") else 1.0
         size = max(1, round(height * fit)), max(1, round(width * fit))
-        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        images = as_input(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         if size != (height, width):
             images = resize(images, size)
         zoom = np.array((size[1] / width, size[0] / height))

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from cssformer.data.dataset import distinct_colours
-from cssformer.data.image_io import read_image, to_rgb, write_label
+from cssformer.data.bands import read_pixels
+from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
+from cssformer.data.dataset import IGNORE, distinct_colours
+from cssformer.data.image_io import to_rgb, write_label
 from cssformer.inference.views import predict, require_options
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.console import percentage
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from cssformer.inference.regions import Region
 
 Picture = NDArray[np.uint8]
-Input = str | Path | Image.Image | Picture
+Input = str | Path | Image.Image | NDArray[Any] | Pixels
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -38,8 +40,9 @@ class Prediction:
     """What a network says about one picture.
 
     Attributes:
-        image: the picture, RGB uint8 (H, W, 3).
-        labels: class indices (H, W) int32.
+        image: the picture, RGB uint8 (H, W, 3); of other channels a view of it, see
+            :func:`cssformer.data.channels.rgb_view`.
+        labels: class indices (H, W) int32; ``IGNORE`` where the picture has no data.
         confidence: probability of the class chosen, (H, W) float32 from 0 to 1; None if it was not asked for.
         classes: a name per class.
         colours: an RGB colour per class.
@@ -70,11 +73,11 @@ class Prediction:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Class name -> share of the pixels, from 0 to 1, for the classes that occur, the largest first."""
+        """Class name -> share of the pixels with data, from 0 to 1, for the classes that occur, the largest first."""
         # In blocks of rows, because numpy makes eight bytes of each label.
         blocks = np.array_split(self.labels, -(-self.labels.size // 2**20))
-        counts = sum(np.bincount(block.ravel(), minlength=len(self.classes)) for block in blocks)
-        pixels = np.asarray(counts) / self.labels.size
+        counts = sum(np.bincount(block[block != IGNORE], minlength=len(self.classes)) for block in blocks)
+        pixels = np.asarray(counts) / max(1, np.sum(counts))
         return {self.classes[index]: float(pixels[index]) for index in np.argsort(-pixels) if pixels[index]}
 
     def overlay(self, alpha: float = 0.5, clear: Sequence[str] = ("background",)) -> Picture:
@@ -85,7 +88,7 @@ class Prediction:
             clear: names of classes left uncoloured.
         """
         indices = [index for index, name in enumerate(self.classes) if name in clear]
-        return drawing.overlay(self.image, self.labels, self.colours, alpha, indices)
+        return drawing.overlay(self.image, self.labels, self.colours, alpha, [*indices, IGNORE])
 
     def legend(self, width: int = 900) -> Picture:
         """The colours of the classes that occur, with names and shares: RGB uint8 (height, width, 3)."""
@@ -136,7 +139,7 @@ class Prediction:
         from fiftyone import Segmentation
 
         values = np.array(list(self.mask_targets), np.uint8 if len(self.classes) < 256 else np.uint16)
-        return Segmentation(mask=values[self.labels])
+        return Segmentation(mask=np.where(self.labels == IGNORE, 0, values[self.labels]).astype(values.dtype))
 
     @property
     def mask_targets(self) -> dict[int, str]:
@@ -145,6 +148,8 @@ class Prediction:
 
     def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:
         """Write the labels as a PNG with the classes' colours as palette, or of 16 bits grey for ids above 254.
+
+        Where the picture has no data it holds 255, which is transparent, of 16 bits 65535.
 
         Args:
             path: the file.
@@ -157,7 +162,10 @@ class Prediction:
         palette = [(0, 0, 0)] * (max(ids) + 1)
         for value, colour in zip(ids, self.colours, strict=True):
             palette[value] = colour
-        write_label(Path(path), np.take(ids, self.labels), palette)
+        ignore = 255 if len(palette) <= 255 else 65535
+        write_label(
+            Path(path), np.where(self.labels == IGNORE, ignore, np.take(ids, self.labels, mode="clip")), palette
+        )
 
 
 class Predictor:
@@ -197,6 +205,7 @@ class Predictor:
         self.classes = model.metadata.classes or tuple(f"class {index}" for index in range(model.num_classes))
         self.colours = model.metadata.colours or distinct_colours(model.num_classes)
         self.raw_ids = model.metadata.raw_ids
+        self.channels = model.metadata.channels
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto", **options: Any) -> "Predictor":
@@ -244,23 +253,27 @@ class Predictor:
 
         Args:
             image: a file (turned upright as its EXIF data say), or pixels as they are: a PIL image or an RGB uint8
-                array (H, W, 3); or a list of those.
+                array (H, W, 3), where the model has other ``channels`` an array (H, W, N) of their type, or what
+                :func:`cssformer.data.channels.from_bands` gives; or a list of those.
             confidence: False saves the time and the memory of the probabilities.
             top_k: keep so many of the most probable classes of each pixel, from 2 on; the runner-up is the second.
             entropy: keep the entropy of each pixel's probabilities.
 
         Raises:
-            UserError: the file is missing, damaged or no picture, or there are not ``top_k`` classes.
+            UserError: the file is missing, damaged or no picture, has other channels than the model, or there are not
+                ``top_k`` classes.
             ValueError: the array is not RGB uint8.
         """
         if isinstance(image, list):
             return [self(each, confidence, top_k, entropy) for each in image]
-        pixels = read_pixels(image)
+        pixels, missing = taken(image, self.channels)
         picture = torch.from_numpy(pixels).permute(2, 0, 1)
         found = predict(self.model, picture, confidence=confidence, top_k=top_k, entropy=entropy, **self.options)
         labels, certain, *more = (None if each is None else each.cpu().numpy() for each in found)
         assert labels is not None
-        return Prediction(pixels, labels, certain, self.classes, self.colours, *more)
+        if missing is not None:
+            labels[missing] = IGNORE
+        return Prediction(rgb_view(pixels, missing), labels, certain, self.classes, self.colours, *more)
 
 
 def accelerated(model: Network) -> Network:
@@ -276,15 +289,18 @@ def accelerated(model: Network) -> Network:
     return accelerate_cpu(model)
 
 
-def read_pixels(image: Input) -> Picture:
-    """RGB uint8 (H, W, 3) of what :class:`Predictor` takes as a picture; raises as it does."""
+def taken(image: Input, channels: Channels | None) -> Pixels:
+    """What a network of these channels takes of a picture, as :class:`Predictor` is given it; raises as it does."""
+    if isinstance(image, Pixels):
+        return image
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return read_pixels(Path(image), channels)[0]
     pixels = to_rgb(image) if isinstance(image, Image.Image) else image
     if not isinstance(pixels, np.ndarray):
-        raise ValueError(
-            f"an image must be a path, an RGB uint8 array (H, W, 3) or a Pillow image, not {pixels!r:.60}."
-        )
+        raise ValueError(f"an image must be a path, an array (H, W, 3) or a Pillow image, not {pixels!r:.60}.")
+    if channels is not None and pixels.ndim == 3 and pixels.size:
+        return from_bands(np.moveaxis(pixels, -1, 0), channels)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise ValueError(f"an image must be RGB uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}.")
-    return np.require(pixels, requirements=("C", "W"))
+        wanted = "RGB uint8 (H, W, 3)" if channels is None else f"(H, W, N) of {channels}"
+        raise ValueError(f"an image must be {wanted}, not {pixels.dtype} {pixels.shape}.")
+    return Pixels(np.require(pixels, requirements=("C", "W")), None)

@@ -52,13 +52,13 @@ def regions(
     the polygon that its centre lies in. Pixels that touch at a corner alone are not connected.
 
     Args:
-        labels: class indices (H, W).
+        labels: class indices (H, W); what is below 0 is no region.
         classes: a name per class.
         confidence: of each pixel (H, W), from 0 to 1.
         tolerance: how far, in pixels, outlines may be moved to have fewer corners (Douglas and Peucker, 1973).
         min_area: regions of fewer pixels are left out.
     """
-    found = [(shape(outline), int(index)) for outline, index in shapes(labels.astype(np.int32), connectivity=4)]
+    found = [(shape(outline), int(index)) for outline, index in shapes(labels.astype(np.int32), labels >= 0, 4)]
     found = sorted((each for each in found if each[0].area >= min_area), key=lambda each: -each[0].area)
     drawn = [(polygon, number) for number, (polygon, _) in enumerate(found, 1)]
     numbers = rasterize(drawn, labels.shape, dtype=np.int32) if drawn else np.zeros(labels.shape, np.int32)

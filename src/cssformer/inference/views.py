@@ -69,7 +69,7 @@ def predict(
     Args:
         model: anything whose ``forward_logits(images)`` gives logits (B, C, ceil(H / 4), ceil(W / 4)), such as
             ``CSSFormer``.
-        image: RGB (3, H, W) or (B, 3, H, W), uint8 or floats from 0 to 1, on any device.
+        image: (C, H, W) or (B, C, H, W), uint8, or floats as the network takes them (RGB from 0 to 1), on any device.
         mode: "whole" or "slide".
         crop: height and width of the window in pixels (one number: square).
         stride: from window to window, in pixels; 2/3 of the crop if None. Rounded down to a multiple of 4.
@@ -84,17 +84,19 @@ def predict(
 
     Raises:
         UserError: as :func:`require_options`, or there are not ``top_k`` classes.
-        ValueError: the image is not RGB.
+        ValueError: the image has other dimensions or channels.
 
     Warns:
-        The image has floats that are not from 0 to 1.
+        The network takes photographs, and the image has floats that are not from 0 to 1.
     """
     require_options(
         mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side, precision=precision
     )
-    if image.ndim not in (3, 4) or image.shape[-3] != 3:
-        raise ValueError(f"image must be (3, H, W) or (B, 3, H, W), not {tuple(image.shape)}.")
-    if image.is_floating_point():
+    channels = getattr(getattr(model, "metadata", None), "channels", None)
+    count = len(channels or "RGB")
+    if image.ndim not in (3, 4) or image.shape[-3] != count:
+        raise ValueError(f"image must be ({count}, H, W) or (B, {count}, H, W), not {tuple(image.shape)}.")
+    if image.is_floating_point() and channels is None:
         low, high = image.aminmax()
         if low < -SLACK or high > 1 + SLACK:
             warnings.warn(
@@ -219,6 +221,11 @@ def window_offsets(size: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride // STRIDE * STRIDE), last]
 
 
+def as_input(images: Tensor) -> Tensor:
+    """Images of any shape as the network takes them: floats as they are, uint8 from 0 to 1."""
+    return images if images.is_floating_point() else images.float().div_(255)
+
+
 class _Network:
     """The model's coarse logits in float32, computed on its device in the precision asked for."""
 
@@ -236,9 +243,8 @@ class _Network:
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
 
     def load(self, images: Tensor) -> Tensor:
-        """Images as floats from 0 to 1 on the model's device."""
-        images = images.to(self.device)
-        return images if images.is_floating_point() else images.float().div_(255)
+        """Images as floats on the model's device."""
+        return as_input(images.to(self.device))
 
 
 def _whole_views(
@@ -262,7 +268,7 @@ def _columns(coarse: Tensor, first: int, last: int, row: int) -> Iterator[Tensor
 
 
 class _Scaled:
-    """Pictures (B, 3, h, w) at another size, perhaps mirrored, of which only the windows asked for are made."""
+    """Pictures (B, C, h, w) at another size, perhaps mirrored, of which only the windows asked for are made."""
 
     def __init__(self, network: _Network, images: Pictures, size: tuple[int, int], mirrored: bool) -> None:
         self.network, self.images, self.size, self.mirrored = network, images, size, mirrored

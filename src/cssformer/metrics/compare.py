@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
+from cssformer.data.channels import rgb_view
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present, number, percent
 from cssformer.metrics.report import EXAMPLES, TILE, legend_entries, thinned, tile
 from cssformer.metrics.scoring import Evaluation, percentile_interval, resampled
@@ -205,11 +206,11 @@ def differences_sheet(comparison: Comparison, data: Any, scored: Sequence[Callab
     for place, index in enumerate(chosen.indices):
         name, image, label = chosen[place]
         assert label is not None
-        picture, truth = np.ascontiguousarray(thinned(image)), thinned(label)
+        picture, truth = np.ascontiguousarray(rgb_view(thinned(image))), thinned(label)
         first, second = (examples[place] for examples in told)
         for shown in (truth, first, second):
             pixels += np.bincount(shown[shown != IGNORE], minlength=len(pixels))
-        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2 + 96
+        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8) // 2 + 96
         right = np.stack([first == truth, second == truth])
         grey[right[0] & ~right[1]] = FIRST_RIGHT
         grey[right[1] & ~right[0]] = SECOND_RIGHT

@@ -193,7 +193,7 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"The device {device!r} cannot be used here; take cpu.") from error
-    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(1, len(model.backbone.mean), *size, generator=torch.Generator().manual_seed(0)).to(device)
     counts = multiply_adds(model, size)
     memory = activations(model, images)
     seconds, whole = _times(model.eval(), images, repeats)
@@ -222,7 +222,7 @@ def multiply_adds(model: SegmentationNetwork, size: tuple[int, int]) -> dict[str
     hide anything and any size is quick.
     """
     shadow = copy.deepcopy(model).to("meta").eval()
-    images = torch.empty(1, 3, *size, device="meta")
+    images = torch.empty(1, len(model.backbone.mean), *size, device="meta")
     sampling: dict[Any, Callable[..., int]] = {
         torch.ops.cssformer.ms_deform_sample: lambda value, shapes, positions, weights, **_: _sampled(value, positions),
         torch.ops.cssformer.ms_deform_attend: lambda query, key, value, shapes, positions, **_: (

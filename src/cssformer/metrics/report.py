@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
+from cssformer.data.channels import rgb_view
 from cssformer.data.image_io import write_image
 from cssformer.data.stream import Samples
 from cssformer.metrics.boundary import TRIMAP_WIDTH
@@ -130,7 +131,7 @@ def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetI
         if label is None:
             raise ValueError(f"{name} has no label to show.")
         captions.append(caption)
-        picture, truth = np.ascontiguousarray(thinned(image)), thinned(label)
+        picture, truth = np.ascontiguousarray(rgb_view(thinned(image))), thinned(label)
         scored = truth != IGNORE
         for shown in (truth[scored], said[said != IGNORE]):
             pixels += np.bincount(shown, minlength=len(pixels))

@@ -20,27 +20,26 @@ class Backbone(nn.Module):
         name: a timm model name, for example ``swin_tiny_patch4_window7_224``.
         pretrained: load timm's own weights (from the Hugging Face hub).
         weights: a local weight file (``.safetensors``, or a ``.pth`` holding plain tensors) instead of the hub's.
-        mean, std: what the weights expect their input, RGB in [0, 1], to be normalised with; None takes timm's values.
+        in_channels: of the images; timm's pretrained first convolution, for RGB, is repeated or summed for others.
+        mean, std: of each channel, by which the input is normalised; None takes timm's for RGB, again and again.
         **arguments: passed on to ``timm.create_model``.
 
     Raises:
         UserError: no such model, no such pyramid, or weights that cannot be had or do not fit.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
     def __init__(
         self,
         name: str,
         pretrained: bool = False,
         weights: str | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        in_channels: int = 3,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
-        body: Any = create_body(name, pretrained, weights, **arguments)
+        body: Any = create_body(name, pretrained, weights, in_chans=in_channels, **arguments)
         reductions = body.feature_info.reduction()
         if not set(STRIDES) <= set(reductions):
             raise UserError(f"Backbone {name} has strides {reductions}; CSSFormer needs 4, 8, 16 and 32: take another.")
@@ -49,13 +48,15 @@ class Backbone(nn.Module):
         self.levels = tuple(len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES)
         self.channels = [body.feature_info.channels()[level] for level in self.levels]
         self.channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
-        self.mean = tuple(mean or body.pretrained_cfg["mean"])
-        self.std = tuple(std or body.pretrained_cfg["std"])
-        self.register_buffer("pixel_mean", torch.tensor(self.mean).view(3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(self.std).view(3, 1, 1))
+        self.mean = tuple(mean or (tuple(body.pretrained_cfg["mean"]) * in_channels)[:in_channels])
+        self.std = tuple(std or (tuple(body.pretrained_cfg["std"]) * in_channels)[:in_channels])
+        self.pixel_mean = nn.Buffer(torch.tensor(self.mean).view(in_channels, 1, 1))
+        self.pixel_std = nn.Buffer(torch.tensor(self.std).view(in_channels, 1, 1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) RGB in [0, 1], H and W multiples of 32 -> maps (B, H/s, W/s, channels[i]), s = 4 to 32."""
+        """(B, in_channels, H, W), H and W multiples of 32 -> maps (B, H/s, W/s, channels[i]), s = 4 to 32."""
+        if images.shape[1] != len(self.mean):
+            raise ValueError(f"images must have {len(self.mean)} channels, not the shape {tuple(images.shape)}")
         normalised, (height, width) = (images - self.pixel_mean) / self.pixel_std, images.shape[2:]
         try:
             features = self.body(normalised.contiguous(memory_format=torch.channels_last))

@@ -39,7 +39,7 @@ class SegmentationNetwork(nn.Module, HubModel):
         return {name for name, _ in self.named_parameters() if name.endswith(("_embed", "cls_emb"))}
 
     def forward(self, images: Tensor) -> Tensor | SegmentationOutput:
-        """RGB images (B, 3, H, W) in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W).
+        """Images (B, in_channels, H, W), RGB in [0, 1], H and W at least 32 -> logits (B, num_classes, H, W).
 
         In training mode, where there is an auxiliary head: logits and auxiliary logits, both of this shape.
         """
@@ -51,7 +51,7 @@ class SegmentationNetwork(nn.Module, HubModel):
         return SegmentationOutput(logits, self.to_pixels(aux, 16, images))
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits of one cell for 4x4 pixels, (B, num_classes, ceil(H/4), ceil(W/4))."""
+        """Images (B, C, H, W) -> logits of one cell for 4x4 pixels, (B, num_classes, ceil(H/4), ceil(W/4))."""
         return crop(self.decode(self.backbone(pad(images))), images).permute(0, 3, 1, 2)
 
     def to_pixels(self, logits: Tensor, stride: int, images: Tensor) -> Tensor:
@@ -69,6 +69,7 @@ class CSSFormer(SegmentationNetwork):
         num_classes: how many classes are told apart.
         pretrained: load timm's weights for the backbone from the Hugging Face hub.
         weights: a local weight file for the backbone instead.
+        in_channels: of the images, 3 for photographs.
         channels: C, the decoder's width; a multiple of ``heads`` and of 8.
         heads: M, attention heads of MSFE and CSF.
         points: K, sampled points per head and scale.
@@ -80,7 +81,7 @@ class CSSFormer(SegmentationNetwork):
         csf_depth: how many CSF blocks follow each other.
         aux: the auxiliary head on the stride-16 backbone map, used by the loss.
         dropout: of both heads.
-        mean, std: input normalisation; None takes the weights' own as timm states them.
+        mean, std: input normalisation, per channel; None takes the weights' own as timm states them.
         backbone_args: passed on to ``timm.create_model``.
 
     Raises:
@@ -95,6 +96,7 @@ class CSSFormer(SegmentationNetwork):
         *,
         pretrained: bool = False,
         weights: str | None = None,
+        in_channels: int = 3,
         channels: int = 256,
         heads: int = 8,
         points: int = 16,
@@ -105,31 +107,28 @@ class CSSFormer(SegmentationNetwork):
         csf_depth: int = 1,
         aux: bool = True,
         dropout: float = 0.1,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         if channels % heads or channels % 8:
             raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8")
         if fusion_stride not in STRIDES:
             raise ValueError(f"fusion_stride ({fusion_stride}) must be one of {STRIDES}")
-        super().__init__(Backbone(backbone, pretrained, weights, mean, std, **backbone_args or {}), num_classes)
-        in_channels = self.backbone.channels
-        self.lateral = nn.ModuleList(
-            nn.Sequential(GroupNorm(1, c), xavier_init_(nn.Linear(c, channels))) for c in in_channels
-        )
-        self.cia = nn.ModuleList(ChannelInformationAugmentation(channels) for _ in in_channels if cia)
+        body = Backbone(backbone, pretrained, weights, in_channels, mean, std, **backbone_args or {})
+        super().__init__(body, num_classes)
+        dims = body.channels
+        self.lateral = nn.ModuleList(nn.Sequential(GroupNorm(1, c), xavier_init_(nn.Linear(c, channels))) for c in dims)
+        self.cia = nn.ModuleList(ChannelInformationAugmentation(channels) for _ in dims if cia)
         self.fusion_strides = STRIDES[STRIDES.index(fusion_stride) :] if fusion else ()
-        levels = len(self.fusion_strides)
+        sampling = channels, heads, points, len(self.fusion_strides)
         if fusion:
-            self.scale_embed = nn.Parameter(torch.empty(levels, channels).normal_(std=0.02))
+            self.scale_embed = nn.Parameter(torch.empty(len(self.fusion_strides), channels).normal_(std=0.02))
         msfe_depth, csf_depth = (depth if fusion else 0 for depth in (msfe_depth, csf_depth))
-        self.msfe = nn.ModuleList(
-            MultiScaleFeatureEnhancement(channels, heads, points, levels) for _ in range(msfe_depth)
-        )
-        self.csf = nn.ModuleList(CrossScaleFusion(channels, heads, points, levels) for _ in range(csf_depth))
+        self.msfe = nn.ModuleList(MultiScaleFeatureEnhancement(*sampling) for _ in range(msfe_depth))
+        self.csf = nn.ModuleList(CrossScaleFusion(*sampling) for _ in range(csf_depth))
         self.head = SegmentationHead(channels, num_classes, dropout=dropout)
-        self.aux_head = AuxiliaryHead(in_channels[2], channels, num_classes, dropout) if aux else None
+        self.aux_head = AuxiliaryHead(dims[2], channels, num_classes, dropout) if aux else None
 
     def decode(self, features: list[Tensor]) -> Tensor:
         """Four backbone maps (B, H_i, W_i, C_i) -> logits (B, H_1, W_1, num_classes)."""
@@ -158,12 +157,12 @@ class CSSFormer(SegmentationNetwork):
 
 
 def pad(images: Tensor) -> Tensor:
-    """Pad (B, 3, H, W) below and to the right, with its mirror image, to multiples of 32, which every stride divides.
+    """Pad (B, C, H, W) below and to the right, with its mirror image, to multiples of 32, which every stride divides.
 
     To 64 at least: a single cell at stride 32 would leave a backbone's BatchNorm nothing to normalise by.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(f"images must be floats (B, 3, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}")
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"images must be floats (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
     height, width = images.shape[2:]
     if height < 32 or width < 32:
         raise ValueError(f"images must be at least 32 pixels high and wide, these are {height} and {width}")

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo
+from cssformer.data.channels import rgb_view
 from cssformer.data.image_io import write_image
 from cssformer.metrics.report import legend_entries, tile
 from cssformer.visualize.drawing import UNKNOWN, Picture, legend, overlay, sheet, sheet_width
@@ -31,16 +32,17 @@ class AugmentedSheet(Callback):
             write_image(self.path, augmented_sheet(images.transpose(0, 2, 3, 1), labels, self.info))
 
 
-def augmented_sheet(images: NDArray[np.uint8], labels: NDArray[np.integer], info: DatasetInfo) -> Picture:
+def augmented_sheet(images: NDArray[Any], labels: NDArray[np.integer], info: DatasetInfo) -> Picture:
     """Two pictures in a row, each beside itself with its labels over it: RGB (height, width, 3).
 
     Args:
-        images: RGB (n, h, w, 3).
+        images: (n, h, w, C) of photographs or other channels.
         labels: class indices (n, h, w), ``IGNORE`` where ignored.
         info: class names and colours; the legend shows the classes that occur.
     """
     tiles = []
-    for image, label in zip(np.ascontiguousarray(images), labels, strict=True):
+    for pixels, label in zip(images, labels, strict=True):
+        image = np.ascontiguousarray(rgb_view(pixels))
         tiles += [tile(image, smooth=True), tile(overlay(image, label, info.colours), smooth=True)]
     across = min(4, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % across)

@@ -41,7 +41,10 @@ def kept_bytes(task: SegmentationTask, height: int, width: int) -> float:
         own = {weight.untyped_storage().data_ptr() for weight in weights}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             # Two, which BatchNorm takes however small the coarsest map is.
-            task.loss(task.model(torch.rand(2, 3, *sides)), torch.zeros(2, *sides, dtype=torch.long))
+            task.loss(
+                task.model(torch.rand(2, len(task.model.backbone.mean), *sides)),
+                torch.zeros(2, *sides, dtype=torch.long),
+            )
     total = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     return total / 2 * (height * width) / math.prod(sides)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
 from cssformer.model import SegmentationNetwork
@@ -14,7 +15,9 @@ from cssformer.weights.hub import load
 CLASS_LAYERS = ("head.classify.", "aux_head.4.")
 
 
-def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Any], dict[str, Tensor]]:
+def starting_point(
+    recipe: Recipe, source: str, in_channels: int = 3
+) -> tuple[Recipe, dict[str, Any], dict[str, Tensor]]:
     """The recipe with the input normalisation of the network to start from, and that network's config and weights.
 
     The recipe asks for no weights of the backbone any more, since it gets those.
@@ -22,6 +25,7 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Any],
     Args:
         recipe: what is to be trained.
         source: a run or model folder, a bundled model or a Hugging Face model id.
+        in_channels: of the data; a network of another number gives no normalisation.
 
     Raises:
         UserError: there is no such network, or its weights mean something else.
@@ -45,13 +49,9 @@ def starting_point(recipe: Recipe, source: str) -> tuple[Recipe, dict[str, Any],
                 f"The network in {source} (model.init) has {key} {other}, the recipe's model.{key} is {own}, for which "
                 f"its weights mean something else; give --model.{key} {written(other)}, or start from another network."
             )
-    model = dataclasses.replace(
-        recipe.model,
-        pretrained=False,
-        weights=None,
-        mean=recipe.model.mean or config.get("mean"),
-        std=recipe.model.std or config.get("std"),
-    )
+    model = dataclasses.replace(recipe.model, pretrained=False, weights=None)
+    if config.get("in_channels", 3) == in_channels:
+        model.mean, model.std = model.mean or config.get("mean"), model.std or config.get("std")
     return dataclasses.replace(recipe, model=model), saved, weights
 
 
@@ -65,6 +65,10 @@ def start_from(model: SegmentationNetwork, weights: dict[str, Tensor], held: lis
             Where either has no names, class layers of another number of classes begin anew.
     """
     own, classes = model.state_dict(), model.metadata.classes
+    for name, value in weights.items():
+        if name in own and value.ndim == 4 and value.shape[1] == 3 and own[name].shape[1] != 3:
+            # The first layer, of photographs.
+            weights = {**weights, name: adapt_input_conv(own[name].shape[1], value)}
     new = [] if held is None or classes is None else [name for name in classes if name not in held]
     if held is not None and classes is not None and held != list(classes):
         rows = [(number, held.index(name)) for number, name in enumerate(classes) if name in held]

@@ -15,10 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from cssformer.backbones import merged, trunk
 from cssformer.inference import predict
 from cssformer.inference.predictor import accelerated
+from cssformer.inference.views import as_input
 from cssformer.losses import SegmentationLoss
 from cssformer.metrics import ConfusionMatrix
 from cssformer.metrics.boundary import contour_distance, count_by_distance
-from cssformer.model import SegmentationNetwork
+from cssformer.model import Metadata, SegmentationNetwork
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.loss import cross_entropy
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
@@ -59,6 +60,10 @@ class SegmentationTask(L.LightningModule):
                 part.eval()
         return self
 
+    @property
+    def metadata(self) -> Metadata:
+        return self.model.metadata
+
     def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
         return [part for part in self.backbone[0].modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
@@ -75,8 +80,8 @@ class SegmentationTask(L.LightningModule):
         torch.manual_seed(hash((self.recipe.seed, batch_idx, self.global_rank)) % 2**63)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Batch of ``image`` (B, 3, H, W) uint8 and ``label`` (B, H, W) int16 -> the loss."""
-        loss: Tensor = self.loss(self.model(batch["image"].float() / 255), batch["label"].long())
+        """Batch of ``image`` (B, C, H, W), uint8 or float32, and ``label`` (B, H, W) int16 -> the loss."""
+        loss: Tensor = self.loss(self.model(as_input(batch["image"])), batch["label"].long())
         return loss
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -104,7 +109,7 @@ class SegmentationTask(L.LightningModule):
         self.validated = (accelerated(merged(self.model)),)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """One picture of its own size: ``image`` (1, 3, H, W) uint8 and ``label`` (1, H, W) int16."""
+        """One picture of its own size: ``image`` (1, C, H, W) and ``label`` (1, H, W) int16."""
         segmentation = predict(self, batch["image"], **self.model.metadata.inference)
         self.confusion.update(segmentation.labels, batch["label"].long())
         if self.recipe.training.best == BOUNDARY_IOU:

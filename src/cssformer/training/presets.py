@@ -50,6 +50,7 @@ def preset_words(data: Path | None, init: str | None) -> list[str]:
     if init is not None:
         saved = load(init)[0]["network"]
         # The first weights come from there too.
-        own = {item.name for item in fields(ModelConfig)} - {"pretrained", "weights", "init", "mean", "std"}
+        left_out = {"pretrained", "weights", "init", "in_channels", "mean", "std"}
+        own = {item.name for item in fields(ModelConfig)} - left_out
         words += [f"--model.{name}={written(value)}" for name, value in saved.items() if name in own]
     return words

@@ -17,13 +17,16 @@ from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
     Angle,
+    Bands,
     Batch,
     Channels,
     ConfigFile,
     Count,
     Depth,
+    Deviation,
     Devices,
     Fraction,
+    Mean,
     Natural,
     NonNegative,
     Points,
@@ -63,10 +66,12 @@ class ModelConfig:
     """A local weight file for the backbone (.safetensors, .pth) instead of the hub's, by timm or other programs."""
     init: str | None = None
     """A trained network to start from: a run or model folder, a bundled model or a hub id. The rest begins anew."""
-    mean: tuple[NonNegative, NonNegative, NonNegative] | None = None
-    """What the backbone's weights expect to be subtracted from RGB in [0, 1]; by default as timm states it."""
-    std: tuple[Positive, Positive, Positive] | None = None
-    """Deviation that the backbone's weights expect: what is left is divided by it."""
+    in_channels: Bands = 3
+    """Channels of the pictures, 3 for photographs; a prepared folder tells those of its own, which go over this."""
+    mean: list[Mean] | None = None
+    """What is subtracted from each channel, RGB in [0, 1]; by default as timm states it, or as prepare measured it."""
+    std: list[Deviation] | None = None
+    """Deviation of each channel, by which what is left is divided."""
     channels: Channels = 64
     """C, the decoder's width; the paper uses 256."""
     heads: Points = 4

@@ -24,7 +24,7 @@ from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
 from cssformer.training.best import require_score
-from cssformer.training.datasets import Dataset, datasets, fingerprint
+from cssformer.training.datasets import Dataset, datasets, fingerprint, for_channels
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.loggers import make_loggers
@@ -121,10 +121,19 @@ def _train(
             f"The data in {recipe.data} are not those that the run in {run} was begun with: classes, names or sizes of "
             f"files differ; give theirs with --data, or go on with --model.init {run} in another --output."
         )
+    channels = train_data.info.channels
     saved: dict[str, Any] = {}
     weights: dict[str, Tensor] | None = None
     if recipe.model.init is not None and not checkpoint:
-        recipe, saved, weights = starting_point(recipe, recipe.model.init)
+        recipe, saved, weights = starting_point(recipe, recipe.model.init, len(channels or "RGB"))
+    recipe = for_channels(recipe, channels)
+    if first and channels is not None:
+        console.print(
+            f"The pictures have {channels}: model.in_channels is {len(channels)}, model.mean and model.std are those "
+            "of dataset.yaml unless given. augment.photometric varies brightness and contrast alone; augment.grey and "
+            "augment.jpeg are left out.",
+            markup=False,
+        )
     # A checkpoint holds the backbone's weights: where they first came from need not be there any more.
     bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False, weights=None))
     model = build(bare if checkpoint else recipe, train_data)
@@ -141,13 +150,13 @@ def _train(
         console.print(told_counts(pixels, info), markup=False)
     rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
     custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
-    augment = Augment(**{**vars(recipe.augment), "custom": custom})
+    augment = Augment(**{**vars(recipe.augment), "custom": custom, "channels": channels})
     stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
     asked = recipe.model
     licence = first_licence(asked.backbone, asked.pretrained, asked.weights) or saved.get("backbone_licence")
     if checkpoint:
         licence = checkpoint.get("backbone_licence")
-    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence)
+    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence, channels)
     # Not only when the first network is to be saved.
     model.saved_config()
     if weights is not None:

@@ -35,13 +35,16 @@ def _number(least: float, most: float, above: bool = False) -> Any:
 
 if TYPE_CHECKING:
     from builtins import float as Angle
+    from builtins import float as Deviation
     from builtins import float as Fraction
+    from builtins import float as Mean
     from builtins import float as NonNegative
     from builtins import float as Positive
     from builtins import float as Scale
     from builtins import float as Share
     from builtins import float as Shift
     from builtins import float as Slant
+    from builtins import int as Bands
     from builtins import int as Batch
     from builtins import int as Channels
     from builtins import int as Count
@@ -60,12 +63,15 @@ else:
     Points = _whole(1, 1024)
     Depth = _whole(0, 64)
     Batch = _whole(1, 65536)
+    Bands = _whole(1, 1024)
     Devices = _whole(1, 1000)
     Workers = _whole(0, 1000)
     Count = _whole(1, 10**9)
     Scenes = _whole(1, 10**7)
     Natural = _whole(0, 2**31 - 1)
     Port = _whole(0, 65535)
+    Mean = _number(-1e9, 1e9)
+    Deviation = _number(0, 1e9, above=True)
     Positive = _number(0, 1e6, above=True)
     NonNegative = _number(0, 1e6)
     Share = ClosedUnitInterval

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from cssformer.data.channels import Channels
 from cssformer.utils.errors import UserError
 
 FORMAT = 2
@@ -46,6 +47,13 @@ def _plain(value: Any, nested: int = 3) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= 64 and value.isascii() and value.isprintable())
 
 
+def _are_channels(value: Any) -> bool:
+    try:
+        return value.keys() == {"values", "mean", "std"} and bool(Channels.read(value))
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
 _BOOLEAN: Rule = (lambda value: isinstance(value, bool), "true or false")
 _NAME = _text(r"[\w.-]{1,100}", "a name")
 _CLASS = _text(r"[^\x00-\x1f\ud800-\udfff]{1,200}", "a name of one line of at most 200 characters")
@@ -65,8 +73,9 @@ _OPTIONAL_ARGUMENTS = _optional(_ARGUMENTS)
 _NETWORK: dict[str, Rule] = {
     "backbone": _NAME,
     "num_classes": _whole(1, 65535),
-    "mean": _listed(_number(-1e6, 1e6), 3),
-    "std": _listed(_number(1e-6, 1e6), 3),
+    "in_channels": _whole(1, 1024),
+    "mean": _listed(_number(-1e9, 1e9)),
+    "std": _listed(_number(1e-9, 1e9)),
     "backbone_args": _OPTIONAL_ARGUMENTS,
     "channels": _whole(8, 8192),
     "heads": _whole(1, 1024),
@@ -95,6 +104,7 @@ _CONFIG: dict[str, Rule] = {
     "classes": _optional(_listed(_CLASS)),
     "colours": _optional(_listed(_listed(_whole(0, 255), 3))),
     "raw_ids": _optional(_listed(_whole(0, 2**31 - 1))),
+    "channels": _optional((_are_channels, "a table of values (a type), mean and std (a number for each channel)")),
     "inference": (lambda value: isinstance(value, dict), "a table"),
     "backbone_licence": _optional(_CLASS),
 }
@@ -134,3 +144,7 @@ def check_config(config: Any, where: str) -> None:
         values, count = config.get(name), config["network"]["num_classes"]
         if values is not None and len(values) != count:
             raise UserError(f"{where}: {len(values)} {name} are given for {count} classes.")
+    count = config["network"].get("in_channels", 3)
+    given: list[dict[str, Any]] = [config["network"], config.get("channels") or {}]
+    if any(len(each[name]) != count for each in given for name in ("mean", "std") if name in each):
+        raise UserError(f"{where}: every mean and std must have {count} values, one for each channel.")

@@ -18,6 +18,7 @@ from torch import Size, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import cssformer
+from cssformer.data.channels import Channels
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.weights.bundled import bundled_models
@@ -49,6 +50,7 @@ class Metadata:
         raw_ids: the id that each class has in the user's own labels.
         inference: how pictures are to be predicted, options of :func:`cssformer.inference.predict`.
         backbone_licence: of the pretrained weights that the backbone began with, as timm states it; a file states none.
+        channels: what pictures hold, where they are no photographs (RGB of 8 bits).
     """
 
     classes: tuple[str, ...] | None = None
@@ -56,6 +58,7 @@ class Metadata:
     raw_ids: tuple[int, ...] | None = None
     inference: dict[str, Any] = field(default_factory=dict)
     backbone_licence: str | None = None
+    channels: Channels | None = None
 
 
 class HubModel(
@@ -298,11 +301,12 @@ def require_hub(repository: str, files: tuple[str, ...], timeout: float = 5.0, *
 
 
 def metadata_of(config: dict[str, Any]) -> Metadata:
-    classes, colours, raw_ids = (config.get(name) for name in ("classes", "colours", "raw_ids"))
+    classes, colours, raw_ids, channels = (config.get(name) for name in ("classes", "colours", "raw_ids", "channels"))
     return Metadata(
         classes=None if classes is None else tuple(classes),
         colours=None if colours is None else tuple((r, g, b) for r, g, b in colours),
         raw_ids=None if raw_ids is None else tuple(raw_ids),
         inference=config.get("inference", {}),
         backbone_licence=config.get("backbone_licence"),
+        channels=None if channels is None else Channels.read(channels),
     )
