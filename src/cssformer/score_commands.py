@@ -13,6 +13,7 @@ from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Share, add_device
+from cssformer.weights.commands import MODEL
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -183,7 +184,38 @@ def _compare(options: "Namespace") -> int:
     return 0
 
 
+def _add_calibrate(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", type=str, help=MODEL)
+    parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
+    parser.add_argument("--split", type=str, default="val", help="Which split is looked at; not the one trained on.")
+    parser.add_argument("--output", type=Path | None, help="Write the calibrated network into this model folder.")
+    add_device(parser)
+
+
+def _calibrate(options: "Namespace") -> int:
+    from cssformer.metrics.calibration import calibrate, with_temperature
+    from cssformer.model import CSSFormer
+    from cssformer.training.score import open_model
+    from cssformer.weights.hub import CONFIG
+
+    if options.output is not None:
+        if options.output.exists():
+            raise UserError(f"{options.output} is there already; give another output.")
+        require_writable(options.output / CONFIG)
+    predictor, data, _ = open_model(options.model, options.data, options.split, options.device)
+    found = calibrate(predictor, data)
+    fitted, tried = found.pictures
+    print(f"Temperature {found.temperature:.3f}, fitted on {fitted} pictures; on {tried} others:")
+    errors, losses = (tuple(f"{value:.4f}" for value in pair) for pair in (found.error, found.loss))
+    show([("calibration error", *errors), ("loss", *losses)], ("", "before", "after"))
+    if options.output is not None:
+        with_temperature(CSSFormer.from_pretrained(options.model), found.temperature).save_pretrained(options.output)
+    write_json(options, found.as_dict())
+    return 0
+
+
 SCORE: dict[str, Command] = {
     "score": Command("Score label files of any program.", _add_score, _score),
     "compare": Command("Tell whether one of two models or predictions is better.", _add_compare, _compare),
+    "calibrate": Command("Tell how far confidence can be believed, and mend it.", _add_calibrate, _calibrate),
 }

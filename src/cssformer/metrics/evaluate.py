@@ -53,7 +53,7 @@ def evaluate(
         UserError: a picture cannot be read, has no label, or the model and the data have different classes.
     """
     network, options = _network(model, options)
-    _require_same_classes(network, dataset.info)
+    require_same_classes(network, dataset.info)
     scorer, examples = Scorer(dataset.info, dilation_ratio), Examples(len(dataset))
     written = Submission(submission, dataset.info) if submission is not None else None
 
@@ -102,7 +102,7 @@ def submit(
             or the data set does not tell its raw ids.
     """
     network, options = _network(model, options)
-    _require_same_classes(network, dataset.info)
+    require_same_classes(network, dataset.info)
     submission = Submission(folder, dataset.info)
 
     def load(index: int) -> _Item:
@@ -168,7 +168,7 @@ def _network(model: nn.Module | Predictor, options: dict[str, Any]) -> tuple[nn.
     return (model.model, {**model.options, **options}) if isinstance(model, Predictor) else (model, options)
 
 
-def _require_same_classes(model: nn.Module, info: DatasetInfo) -> None:
+def require_same_classes(model: nn.Module, info: DatasetInfo) -> None:
     known, classes = model.metadata.classes if isinstance(model, SegmentationNetwork) else None, info.classes
     count = getattr(model, "num_classes", len(classes))
     if count != len(classes):
