@@ -9,13 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cssformer.check_command import CHECK
 from cssformer.doctor import DOCTOR
 from cssformer.prepare.commands import PREPARE
 from cssformer.score_commands import SCORE, add_scoring, show_scores, tell_scores
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.command import Command, arguments, write_json
-from cssformer.utils.console import percentage, show
+from cssformer.utils.console import counted, percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
     VIEWS,
@@ -34,29 +35,6 @@ MANY_LOOKS, LONG_SIDE = 20, 2048
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-
-
-def _add_check(parser: "ArgumentParser") -> None:
-    parser.add_argument("data", type=Path, help="A prepared data folder.")
-
-
-def _check(options: "Namespace") -> int:
-    from cssformer.data.check import check
-
-    report = check(options.data)
-    heading, *rows = report.table()
-    show(rows, heading)
-    for sentence in report.errors:
-        print(f"error: {sentence}")
-    for sentence in report.warnings:
-        print(f"warning: {sentence}")
-    print(f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}.")
-    write_json(options, report.as_dict())
-    return 1 if report.errors else 0
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _add_train(parser: "ArgumentParser") -> None:
@@ -229,11 +207,11 @@ def _predict(options: "Namespace") -> int:
         # The first process tells of all.
         return 1 if done["failed"] else 0
     show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
-    print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
+    print(f"{counted(done['pictures'], 'picture')} and {counted(done['videos'], 'video')} written to {done['output']}")
     if done["skipped"]:
-        print(f"{_count(done['skipped'], 'file')} skipped, predicted before")
+        print(f"{counted(done['skipped'], 'file')} skipped, predicted before")
     if done["left_out"]:
-        print(f"{_count(done['left_out'], 'other file')} left out")
+        print(f"{counted(done['left_out'], 'other file')} left out")
     for note in done["notes"]:
         print(f"note: {note}", file=sys.stderr)
     for sentence in done["failed"].values():
@@ -403,7 +381,7 @@ def _profile(options: "Namespace") -> int:
 
 COMMANDS: dict[str, Command] = {
     **PREPARE,
-    "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
+    "check": CHECK,
     "train": Command("Train a network and score it.", _add_train, _train, _presets),
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
     **SCORE,
