@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.data.bands import read_pixels
 from cssformer.data.channels import rgb_view
 from cssformer.data.dataset import SPLITS, label_table, to_classes
 from cssformer.data.files import read_bytes
-from cssformer.data.image_io import read_ids, read_pixels, write_image
+from cssformer.data.image_io import read_ids, write_image
 from cssformer.inference import Predictor
 from cssformer.metrics.evaluate import require_same_classes
 from cssformer.metrics.report import NAMED, TILE, tile

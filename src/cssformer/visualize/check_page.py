@@ -8,12 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cssformer.data.bands import read_pixels
 from cssformer.data.channels import rgb_view
 from cssformer.data.check import CheckReport
 from cssformer.data.dataset import DatasetInfo
 from cssformer.data.files import read_bytes
 from cssformer.data.findings import Finding
-from cssformer.data.image_io import read_ids, read_pixels
+from cssformer.data.image_io import read_ids
 from cssformer.data.pair_facts import PairFacts
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
