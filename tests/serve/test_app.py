@@ -19,6 +19,7 @@ from PIL import Image
 from cssformer import CSSFormer, Metadata, Predictor
 from cssformer.cli import main
 from cssformer.data.image_io import decode_image, decode_mask
+from cssformer.inference import explain
 from cssformer.utils.errors import UserError
 
 pytest.importorskip("gradio", reason="needs the extra web")
@@ -26,6 +27,7 @@ pytest.importorskip("pycocotools", reason="needs the extra formats")
 from starlette.testclient import TestClient
 
 from cssformer.serve.app import Guard, make_app
+from cssformer.serve.page import _looks, _shown
 from cssformer.serve.service import Busy, Service
 
 CLASSES = ("background", "grass & <tree>", "sky", "water")
@@ -383,6 +385,16 @@ def test_no_more_pixels_are_kept_than_one_picture_may_have(
     paths[1].unlink()
     with pytest.raises(UserError, match="no longer here"):
         service.uploaded(paths[1])
+
+
+def test_a_click_on_a_picture_that_is_shown_smaller(service: Service, predictor: Predictor, tmp_path: Path) -> None:
+    """Of 3200x40 pixels 1600x20 are shown: pixel 800, 10 of these covers 1600 to 1601, 20 to 21."""
+    path = tmp_path / "wide.png"
+    path.write_bytes(encoded(pixels(40, 3200, 3), "PNG"))
+    shown, _ = _shown(service, tmp_path, path, "overlay", 0.5)
+    assert shown.shape == (20, 1600, 3)
+    expected = explain(predictor, path, 1601, 21).picture()
+    assert np.array_equal(_looks(service, path, 800, 10), expected)
 
 
 def test_a_short_side_does_not_make_a_thin_picture_huge(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
