@@ -115,9 +115,9 @@ def grid_variants(vary: Iterable[str]) -> tuple[Variant, ...]:
 
 
 def _parsed(parser: ArgumentParser, key: str, value: str) -> Any:
-    options = parse(parser, [f"--{key}={value}"], "--vary")
+    recipe = Recipe.from_options(parse(parser, [f"--{key}={value}"], "--vary"))
     try:
-        return operator.attrgetter(key)(options)
+        return operator.attrgetter(key)(recipe)
     except AttributeError:
         raise UserError(f"--vary takes whole keys of the recipe, not {key!r}.") from None
 
