@@ -89,7 +89,8 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
     """The runs of a study, seed after seed, each in ``recipe.output/VARIANT/SEED``.
 
     Raises:
-        UserError: one of them was begun by another recipe, or the recipe starts from a trained network.
+        UserError: one's options contradict each other, one was begun by another recipe, or the recipe starts from a
+            trained network.
     """
     if recipe.model.init is not None:
         raise UserError(
@@ -100,7 +101,9 @@ def plan(recipe: Recipe, variants: Sequence[Variant], seeds: Sequence[int]) -> l
     for seed in dict.fromkeys(seeds):
         for variant in variants:
             output = str(Path(recipe.output) / variant.name / str(seed))
-            runs.append(Run(variant, dataclasses.replace(variant.of(recipe), seed=seed, output=output).located()))
+            own = variant.of(recipe)
+            own.require_sound()
+            runs.append(Run(variant, dataclasses.replace(own, seed=seed, output=output).located()))
     for run in runs:
         run.require_same_recipe()
     return runs

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from cssformer.training.assemble import build_model
+from cssformer.training.best import require_score
 from cssformer.training.datasets import datasets
 from cssformer.training.recipe import Recipe
-from cssformer.training.train import build_model
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
@@ -88,6 +89,7 @@ def _require_buildable(runs: Sequence[Run]) -> None:
         train_data, _ = datasets(recipe)
         if train_data.info.classes != (classes := classes or train_data.info.classes):
             raise UserError(f"A study compares networks of the same classes; those of {recipe.data} are others.")
+        require_score(recipe.training.best, train_data.info)
         if run.finished or (run.variant.peer, recipe.model) in built:
             continue
         built.append((run.variant.peer, recipe.model))

@@ -115,9 +115,9 @@ def grid_variants(vary: Iterable[str]) -> tuple[Variant, ...]:
 
 
 def _parsed(parser: ArgumentParser, key: str, value: str) -> Any:
-    recipe = Recipe.from_options(parse(parser, [f"--{key}={value}"], "--vary"))
+    options = parse(parser, [f"--{key}={value}"], "--vary")
     try:
-        return operator.attrgetter(key)(recipe)
+        return operator.attrgetter(key)(options)
     except AttributeError:
         raise UserError(f"--vary takes whole keys of the recipe, not {key!r}.") from None
 

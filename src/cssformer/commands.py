@@ -9,13 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cssformer.check_command import CHECK
 from cssformer.doctor import DOCTOR
 from cssformer.prepare.commands import PREPARE
 from cssformer.score_commands import SCORE, add_scoring, show_scores, tell_scores
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.command import Command, arguments, write_json
-from cssformer.utils.console import percentage, show
+from cssformer.utils.console import counted, percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
     VIEWS,
@@ -29,35 +30,21 @@ from cssformer.utils.options import (
 from cssformer.utils.processes import rank
 from cssformer.weights.commands import MODEL, MODELS
 
+MANY_LOOKS, LONG_SIDE = 20, 2048
+"""Looks at so many times a picture's pixels, or shorter sides of so many, are told before they are taken."""
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-def _add_check(parser: "ArgumentParser") -> None:
-    parser.add_argument("data", type=Path, help="A prepared data folder.")
-
-
-def _check(options: "Namespace") -> int:
-    from cssformer.data.check import check
-
-    report = check(options.data)
-    heading, *rows = report.table()
-    show(rows, heading)
-    for sentence in report.errors:
-        print(f"error: {sentence}")
-    for sentence in report.warnings:
-        print(f"warning: {sentence}")
-    print(f"{_count(len(report.errors), 'error')}, {_count(len(report.warnings), 'warning')}.")
-    write_json(options, report.as_dict())
-    return 1 if report.errors else 0
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument("--resume", type=bool, default=False, help="Continue the run in --output, by its recipe.")
+    parser.add_argument(
+        "--find_lr",
+        type=bool,
+        default=False,
+        help="Try rising learning rates for a hundred steps, and tell which to take.",
+    )
     parser.add_argument(
         "--config",
         action=ConfigFile,
@@ -86,6 +73,8 @@ def _train(options: "Namespace") -> int:
         recipe = recipe.resumed()
     # Where the user's own augment.custom lies, as with `python -m`.
     sys.path.append(os.getcwd())
+    if options.find_lr:
+        return _find_lr(recipe, options)
     try:
         with Stop().listening():
             # An import that is interrupted may leave half a library.
@@ -94,12 +83,16 @@ def _train(options: "Namespace") -> int:
             evaluation = train(recipe, options.resume)
     except Interrupted as interrupted:
         done = f" after {interrupted.step} of {recipe.training.steps} steps" if interrupted.step else ""
-        begun = (Path(recipe.output) / "checkpoints" / "last.ckpt").exists()
+        from cssformer.training.run_folder import LAST
+
+        begun = (Path(recipe.output) / LAST).exists()
         again = f"cssformer train --output {shlex.quote(recipe.output)} --resume"
         print(f"Stopped{done}; {f'continue with: {again}' if begun else 'nothing is kept yet.'}", file=sys.stderr)
         return interrupted.code
     if evaluation is None:
-        scores = Path(recipe.output) / "scores.json"
+        from cssformer.metrics.report import SCORES
+
+        scores = Path(recipe.output) / SCORES
         if options.resume and scores.is_file():
             write_json(options, json.loads(scores.read_text(encoding="utf-8")))
         return 0
@@ -109,11 +102,37 @@ def _train(options: "Namespace") -> int:
     return 0
 
 
+def _find_lr(recipe: Recipe, options: "Namespace") -> int:
+    from cssformer.training.find_lr import find_lr
+
+    found = find_lr(recipe)
+    heading, *rows = found.table()
+    show(rows, heading)
+    print(f"--training.lr {found.suggested:g} is suggested, a tenth of the rate at which the loss is least.")
+    write_json(options, found.as_dict())
+    return 0
+
+
 def _note_unfinished(model: str) -> None:
     """Say that a run folder's model may still get better."""
+    from cssformer.metrics.report import SCORES
+    from cssformer.weights.hub import RUN_CHECKPOINTS, RUN_MODEL
+
     run = Path(model)
-    if (run / "checkpoints").is_dir() and (run / "model").is_dir() and not (run / "scores.json").exists():
+    if (run / RUN_CHECKPOINTS).is_dir() and (run / RUN_MODEL).is_dir() and not (run / SCORES).exists():
         print(f"{model} has not finished its training; this is its best network so far.")
+
+
+def _note_cost(options: "Namespace") -> None:
+    """Say what looks at very many pixels take, before nothing is seen for long."""
+    looks = sum(scale**2 for scale in options.scales) * (1 + options.flip)
+    if looks >= MANY_LOOKS:
+        print(f"note: these --scales look at {looks:,.0f} times a picture's pixels, and take as much longer.")
+    if (side := options.short_side or 0) >= LONG_SIDE:
+        print(
+            f"note: --short_side {side} makes {side**2 / 1e6:,.0f} million pixels or more of each picture, and takes "
+            f"{(side / 512) ** 2:,.0f} times as long as 512."
+        )
 
 
 def _add_evaluate(parser: "ArgumentParser") -> None:
@@ -140,6 +159,7 @@ def _evaluate(options: "Namespace") -> int:
         # Not only after hours of work.
         require_writable(options.output / SCORES)
     _note_unfinished(options.model)
+    _note_cost(options)
     found = score_model(
         options.model,
         options.data,
@@ -177,6 +197,7 @@ def _predict(options: "Namespace") -> int:
     from cssformer.inference.files import predict_files
 
     _note_unfinished(options.model)
+    _note_cost(options)
     know_baselines()
     if Path("-") in options.inputs:
         listed = [Path(line) for line in sys.stdin.read().splitlines() if line]
@@ -186,11 +207,11 @@ def _predict(options: "Namespace") -> int:
         # The first process tells of all.
         return 1 if done["failed"] else 0
     show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
-    print(f"{_count(done['pictures'], 'picture')} and {_count(done['videos'], 'video')} written to {done['output']}")
+    print(f"{counted(done['pictures'], 'picture')} and {counted(done['videos'], 'video')} written to {done['output']}")
     if done["skipped"]:
-        print(f"{_count(done['skipped'], 'file')} skipped, predicted before")
+        print(f"{counted(done['skipped'], 'file')} skipped, predicted before")
     if done["left_out"]:
-        print(f"{_count(done['left_out'], 'other file')} left out")
+        print(f"{counted(done['left_out'], 'other file')} left out")
     for note in done["notes"]:
         print(f"note: {note}", file=sys.stderr)
     for sentence in done["failed"].values():
@@ -323,6 +344,7 @@ def _study_command(kind: str, summary: str) -> Command:
 def _add_profile(parser: "ArgumentParser") -> None:
     from cssformer.metrics.profile import PAPERS
 
+    parser.add_argument("run", type=Path | None, nargs="?", help="A run folder, whose recipe's network is taken.")
     parser.add_argument("--size", type=list[Side], default=[480], help="The picture's height and width in pixels.")
     parser.add_argument("--classes", type=Batch, default=150, help="How many classes are told apart.")
     add_device(parser, "cpu")
@@ -330,6 +352,14 @@ def _add_profile(parser: "ArgumentParser") -> None:
     parser.add_class_arguments(Recipe)
     # The paper's network, where neither a config nor an option says otherwise.
     parser.set_defaults({f"model.{name}": None for name in ("backbone", *PAPERS)})
+
+
+def _own_recipe(options: "Namespace") -> list[str]:
+    if options.run is None:
+        return []
+    if not (options.run / RECIPE).is_file():
+        raise UserError(f"{options.run} is no run folder, it holds no {RECIPE}; give one, or --config FILE.")
+    return ["--config", str(options.run / RECIPE)]
 
 
 def _profile(options: "Namespace") -> int:
@@ -351,7 +381,7 @@ def _profile(options: "Namespace") -> int:
 
 COMMANDS: dict[str, Command] = {
     **PREPARE,
-    "check": Command("Read every file of a data folder and tell what is wrong.", _add_check, _check),
+    "check": CHECK,
     "train": Command("Train a network and score it.", _add_train, _train, _presets),
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
     **SCORE,
@@ -360,7 +390,7 @@ COMMANDS: dict[str, Command] = {
     "study points": _study_command("points", "Train with several numbers of points."),
     "study decoders": _study_command("decoders", "Train the decoder among its peers."),
     "study grid": _study_command("grid", "Train with every combination of some options' values."),
-    "profile": Command("Count and time each part of a network.", _add_profile, _profile),
+    "profile": Command("Count and time each part of a network.", _add_profile, _profile, _own_recipe),
     "export": Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export),
     "serve": Command("Serve a page for people and an endpoint for programs.", _add_serve, _serve),
     "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),

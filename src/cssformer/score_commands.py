@@ -138,7 +138,7 @@ def _compare(options: "Namespace") -> int:
     from cssformer.commands import know_baselines
     from cssformer.data.image_io import write_image
     from cssformer.metrics import Predictions, evaluate, evaluate_predictions
-    from cssformer.metrics.compare import Comparison, differences_sheet
+    from cssformer.metrics.compare import Chosen, Comparison, differences_sheet, require_comparable
     from cssformer.metrics.scoring import groups_of
     from cssformer.training.score import about, open_model
 
@@ -165,6 +165,10 @@ def _compare(options: "Namespace") -> int:
             both.append((partial(evaluate_predictions, said, dilation_ratio=options.dilation_ratio), truth))
             print(f"{'AB'[len(both) - 1]}: {path} on {options.truth}")
     groups = [groups_of(data.names, options.group_by) for _, data in both]
+    require_comparable(*(data for _, data in both))
+    # What only shows when it is scored shows by one picture of each.
+    for score, data in both:
+        score(Chosen(data, [0]))
     evaluations = [score(data) for score, data in both]
     named = zip(evaluations, (options.first, options.second), groups, strict=True)
     comparison = Comparison(*(replace(each, about={"model": name}, groups=own) for each, name, own in named))

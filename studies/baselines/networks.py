@@ -23,8 +23,8 @@ from studies.baselines.segmenter import MaskTransformer
 from studies.baselines.setr_mla import MultiLevelAggregation
 
 if TYPE_CHECKING:
+    from cssformer.training.datasets import Dataset
     from cssformer.training.recipe import Recipe
-    from cssformer.training.train import Dataset
 
 
 class BaselineNetwork(SegmentationNetwork):

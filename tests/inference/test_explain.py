@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from cssformer import Metadata
 from cssformer.cli import main
 from cssformer.data import SyntheticScenes
+from cssformer.data.channels import Channels
 from cssformer.data.dataset import distinct_colours
 from cssformer.inference import Explanation, Prediction, Predictor, SamplingMap, explain
 from cssformer.model import CSSFormer
@@ -317,3 +319,20 @@ def test_very_thin_pictures_are_drawn(untrained: CSSFormer, size: tuple[int, int
     tile = sheet[34:, 12 : 12 + 272]
     reddish = (tile[..., 0] - tile[..., 1] > 40).sum()
     assert reddish >= 100
+
+
+def test_a_prediction_stands_for_its_picture(trained: CSSFormer) -> None:
+    predictor, pixels = Predictor(trained, "cpu"), picture(64, 96)
+    prediction = predictor(pixels)
+    found, expected = explain(predictor, prediction, 50, 20), explain(predictor, pixels, 50, 20)
+    assert found.prediction is prediction and np.array_equal(found.picture(), expected.picture())
+
+
+def test_a_prediction_of_other_channels_does_not_stand_for_its_picture() -> None:
+    """It holds a view of 8 bits of them."""
+    model = CSSFormer(**TINY)
+    model.metadata = Metadata(channels=Channels("uint16", (1000.0,) * 3, (500.0,) * 3))
+    predictor = Predictor(model, "cpu")
+    prediction = predictor(picture(32, 40).astype(np.uint16) * 16)
+    with pytest.raises(UserError, match="a view of 3 channels of uint16 only"):
+        explain(predictor, prediction, 5, 5)

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from cssformer import metrics
 from cssformer.cli import main
 from cssformer.data import DatasetInfo
-from cssformer.metrics.compare import FIRST_RIGHT, SECOND_RIGHT, Comparison, paired_bootstrap
+from cssformer.metrics.compare import FIRST_RIGHT, SECOND_RIGHT, Comparison, paired_bootstrap, require_comparable
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present
 from cssformer.metrics.scoring import RESAMPLINGS, Evaluation, Scorer
 from cssformer.utils.errors import UserError
@@ -178,3 +179,20 @@ def test_command_on_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[st
     tile = cv2.imread(str(report / "differences.png"))[34 : 34 + 240, 12 + 4 * 312 :][:, :300, ::-1]
     assert (tile[180, 75] == FIRST_RIGHT).all() and (tile[180, 270] == SECOND_RIGHT).all()
     assert tile[60, 75].tolist() == [tile[60, 75][0]] * 3
+
+
+def test_what_cannot_be_compared_is_told_before_all_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truths, first = labels(4, 0.1, 1)
+    words = [files(tmp_path / "a", first), files(tmp_path / "b", first), files(tmp_path / "truth", truths)]
+    (tmp_path / "b" / "00.png").write_bytes(b"no picture")
+    score, sizes = metrics.evaluate_predictions, []
+    monkeypatch.setattr(
+        metrics, "evaluate_predictions", lambda said, data, **how: sizes.append(len(data)) or score(said, data, **how)
+    )
+    assert main(["compare", *words, "--classes", "a", "b", "c"]) == 2
+    assert "b/00.png" in capsys.readouterr().err and sizes == [1, 1]
+    other = scored(truths[:3], first[:3])
+    with pytest.raises(UserError, match="different pictures"):
+        require_comparable(scored(truths, first), other)

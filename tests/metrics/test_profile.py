@@ -1,7 +1,9 @@
 """Counts against an independent counter and against the paper; memory against a hand-made case."""
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import timm.layers
@@ -9,9 +11,10 @@ import torch
 from torch import nn
 
 from cssformer import CSSFormer
+from cssformer.cli import main
 from cssformer.metrics.profile import TITLES, activations, multiply_adds, profile, untrained
 from cssformer.ops import use_backend
-from cssformer.training.recipe import ModelConfig
+from cssformer.training.recipe import ModelConfig, Recipe
 from cssformer.utils.errors import UserError
 from studies.baselines.networks import DECODERS, BaselineNetwork
 
@@ -143,3 +146,13 @@ def test_profile_of_a_small_network() -> None:
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(UserError, match="device 'cuda:77' cannot be used"):
         profile(untrained(ModelConfig(channels=16, heads=2, points=2), 5), 64, 64, device="cuda:77")
+
+
+def test_the_network_of_a_run_is_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Recipe(model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)).save(tmp_path / "recipe.yaml")
+    assert main(["profile", str(tmp_path), "--size", "32", "--classes", "3", "--json", str(tmp_path / "j.json")]) == 0
+    expected = untrained(Recipe.load(tmp_path / "recipe.yaml").model, 3)
+    count = sum(parameter.numel() for name, parameter in expected.named_parameters() if "aux_head" not in name)
+    assert json.loads((tmp_path / "j.json").read_text())["parameters"] == count
+    assert main(["profile", str(tmp_path / "none")]) == 2
+    assert "is no run folder, it holds no recipe.yaml; give one, or --config FILE." in capsys.readouterr().err

@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cssformer.model import SegmentationNetwork, segmentation_loss
+from cssformer.training.assemble import build_model
+from cssformer.training.datasets import Dataset
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.train import Dataset, build_model, train
+from cssformer.training.train import train
 from cssformer.utils.errors import UserError
 from studies.baselines import networks
 from studies.baselines.networks import DECODERS, BaselineNetwork, build_baseline

@@ -27,7 +27,7 @@ from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted
 from studies import grid, worker
 from studies.grid import LOG, Run, execute, plan
-from studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose
+from studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose, grid_variants
 
 QUIET = Console(quiet=True)
 
@@ -312,3 +312,10 @@ def scored(table: Path) -> list[list[str]]:
     rows = [line.split(",") for line in table.read_text().splitlines()]
     kept = [i for i, name in enumerate(rows[0]) if name not in ("training_seconds", "milliseconds", "ratio")]
     return [[row[i] for i in kept] for row in rows]
+
+
+def test_combinations_that_contradict_themselves_are_told_before_a_run(tmp_path: Path) -> None:
+    alone = grid_variants(["loss.cross_entropy=0,1", "loss.dice=1"])
+    assert len(plan(recipe(tmp_path), alone, [0])) == 2
+    with pytest.raises(UserError, match="nothing to minimise"):
+        plan(recipe(tmp_path), grid_variants(["loss.cross_entropy=0,1", "loss.dice=0,1"]), [0])

@@ -87,6 +87,11 @@ def test_without_a_better_score_the_training_ends_and_ends_again_when_resumed(
     assert "step 5/5" not in told and (tmp_path / "run" / "scores.json").is_file() and not scored
     kept = torch.load(tmp_path / "run" / LAST, weights_only=True)
     assert kept["global_step"] == 4
+    told = run(recipe(tmp_path / "run", patience=2), resume=True)
+    assert told.endswith(
+        "ended after 4 steps, as 2 validations brought no better score; to go on, give --resume --training.patience "
+        "and a number above 2.\n"
+    )
     # Killed before its report.
     (tmp_path / "run" / "scores.json").unlink()
     model = shutil.copytree(tmp_path / "run" / "model", tmp_path / "before")

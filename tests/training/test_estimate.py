@@ -9,10 +9,10 @@ import torch
 from cssformer.backbones import add_lora, trunk
 from cssformer.backbones.lora import LowRank
 from cssformer.cli import main
-from cssformer.training.estimate import kept_bytes, require_memory
+from cssformer.training.assemble import build_model
+from cssformer.training.estimate import fitting_batch, kept_bytes, require_memory
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, TrainingConfig
-from cssformer.training.train import build_model
 from cssformer.utils.errors import UserError
 from cssformer.utils.memory import total_memory
 
@@ -99,3 +99,28 @@ def test_large_numbers_are_told_before_the_first_step(tmp_path: Path, capsys: py
     assert main(["train", "--output", str(tmp_path / "run"), *words, *small]) == 2
     assert "65536 crops of 8192x8192 takes about" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_as_many_crops_as_fit_are_taken_and_the_run_keeps_the_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpu, asked = torch.device("cpu"), task(batch_size=5)
+    parameters = 4 * sum(value.numel() for value in asked.parameters())
+    each = kept_bytes(asked, 1024, 2048)
+    for memory, fitting in ((3.5, 3), (99, 5), (0.5, 1)):
+        monkeypatch.setattr(
+            "cssformer.training.estimate.total_memory", lambda _, fit=memory: (4 * parameters + fit * each) / 0.75
+        )
+        assert fitting_batch(asked, cpu) == fitting
+    monkeypatch.setattr("cssformer.training.train.fitting_batch", lambda *_: 2)
+    words = ["train", "--output", str(tmp_path / "run"), "--training.device_batch", "auto", "--training.workers", "0"]
+    words += ["--training.batch_size", "4", "--training.steps", "1", "--augment.crop", "32", "32"]
+    words += ["--scenes.val_count", "1", "--scenes.size", "32", "32", "--model.backbone", "test_resnet"]
+    words += ["--model.channels", "16"]
+    assert main(words) == 0
+    assert "4 pictures, 2 at a time" in capsys.readouterr().out
+    assert Recipe.load(tmp_path / "run" / "recipe.yaml").training.device_batch == 2
+    monkeypatch.setattr("cssformer.training.train.fitting_batch", lambda *_: 4)
+    words[words.index("--training.steps") + 1] = "2"
+    assert main([*words, "--resume"]) == 0
+    assert "4 pictures, 2 at a time" in capsys.readouterr().out

@@ -27,6 +27,7 @@ from cssformer import CSSFormer
 from cssformer.data import Sample, SyntheticScenes
 from cssformer.data.stream import TrainingStream
 from cssformer.data.transforms import Augment
+from cssformer.training import assemble
 from cssformer.training import train as runs
 from cssformer.training.fit import accelerator
 from cssformer.training.module import SegmentationTask
@@ -68,8 +69,8 @@ def test_a_network_that_could_not_be_saved_is_told_before_the_first_step(tmp_pat
 
 
 def test_labels_are_verified_once_for_a_run(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verify, verified = runs.verify_labels, []
-    monkeypatch.setattr(runs, "verify_labels", lambda folder: verified.append(folder) or verify(folder))
+    verify, verified = assemble.verify_labels, []
+    monkeypatch.setattr(assemble, "verify_labels", lambda folder: verified.append(folder) or verify(folder))
     asked = recipe(tmp_path / "run", steps=1)
     asked.data = str(prepared)
     runs.train(asked, console=quiet())
@@ -190,7 +191,7 @@ def test_a_validation_of_logits_that_are_not_finite_is_no_validation(
     def overflow(module: nn.Module, inputs: Any, outputs: list[torch.Tensor]) -> list[torch.Tensor] | None:
         return None if module.training else [value / 0 for value in outputs]
 
-    build = runs.build_model
+    build = assemble.build_model
 
     def broken(*arguments: Any) -> nn.Module:
         model = build(*arguments)

@@ -88,15 +88,15 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except HubUnreachable as error:
         raise UserError(
-            f"The pretrained weights of {name} cannot be had: {error}; give a file of them as weights (model.weights), "
-            "or set pretrained (model.pretrained) to false, which needs many more steps."
+            f"The pretrained weights of {name} cannot be had: {error}; give a file of them, --model.weights FILE, or "
+            "--model.pretrained false, which needs many more steps."
         ) from error
     except (OSError, RuntimeError, TypeError, AssertionError, ValueError) as error:
         reason = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
         if pretrained:
             raise UserError(
-                f"The pretrained weights of {name} could not be had ({reason}); give a local file as weights, or set "
-                "pretrained to false."
+                f"The pretrained weights of {name} could not be had ({reason}); give --model.weights FILE, or "
+                "--model.pretrained false."
             ) from error
         given = {
             key: value

@@ -10,6 +10,7 @@ from cssformer.data.dataset import DatasetInfo
 from cssformer.data.duplicates import NEAR, near_duplicates
 from cssformer.data.pair_facts import PairFacts
 from cssformer.data.picture_facts import notes
+from cssformer.utils.text import listed
 
 # So many classes are named in one sentence.
 _SHOWN = 8
@@ -223,9 +224,8 @@ def are(count: int, noun: str) -> str:
 
 
 def _the_classes(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     one = len(names) == 1
-    return f"The class{' ' if one else 'es '}{', '.join(names[:_SHOWN])}{more} {'is' if one else 'are'}"
+    return f"The class{' ' if one else 'es '}{listed(names[:_SHOWN], len(names))} {'is' if one else 'are'}"
 
 
 def _size(size: tuple[int, int] | None) -> str:

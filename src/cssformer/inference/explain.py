@@ -159,11 +159,14 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
         x, y: the pixel, counted from 0, 0 at the picture's top left.
 
     Raises:
-        UserError: the pixel is not in the picture, the picture cannot be read, or the network has no MSFE and CSF.
+        UserError: the pixel is not in the picture, the picture cannot be read, the network has no MSFE and CSF, or a
+            prediction is given where the network takes other channels than a photograph's.
     """
     model = predictor.network
     if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
         raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
+    if isinstance(image, Prediction) and predictor.channels is not None:
+        raise UserError(f"The prediction holds a view of {predictor.channels} only; give the picture itself.")
     seen = taken(image.image if isinstance(image, Prediction) else image, predictor.channels)
     height, width = seen.pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):

@@ -55,6 +55,14 @@ class Difference(NamedTuple):
         return {**{name: number(value) for name, value in values.items()}, "real": self.is_real}
 
 
+def require_comparable(first: Any, second: Any) -> None:
+    """Raise UserError if two data sets, or what was scored on them, have different classes or pictures."""
+    if first.info.classes != second.info.classes:
+        raise UserError("The two are scored on different classes; compare them on the same data.")
+    if tuple(first.names) != tuple(second.names):
+        raise UserError("The two are scored on different pictures; compare them on the same data.")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two evaluations of the same pictures and truth.
@@ -68,10 +76,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         first, second = self.first, self.second
-        if first.info.classes != second.info.classes:
-            raise UserError("The two are scored on different classes; compare them on the same data.")
-        if first.names != second.names:
-            raise UserError("The two are scored on different pictures; compare them on the same data.")
+        require_comparable(first, second)
         differs = (first.areas[:, 1] != second.areas[:, 1]).any(axis=1)
         if differs.any():
             name = first.names[int(differs.argmax())]

@@ -169,6 +169,7 @@ def _network(model: nn.Module | Predictor, options: dict[str, Any]) -> tuple[nn.
 
 
 def require_same_classes(model: nn.Module, info: DatasetInfo) -> None:
+    """Raise UserError unless the model is for the classes of the data."""
     known, classes = model.metadata.classes if isinstance(model, SegmentationNetwork) else None, info.classes
     count = getattr(model, "num_classes", len(classes))
     if count != len(classes):

@@ -43,7 +43,7 @@ def serve(
         max_megapixels: Of a picture, in millions of pixels.
 
     Raises:
-        UserError: there is no such model, or the port is not free.
+        UserError: there is no such model, it takes other channels than a photograph's, or the port is not free.
         ModuleNotFoundError: a package of the extra ``web`` is not installed.
     """
     import uvicorn
@@ -57,7 +57,10 @@ def serve(
         from cssformer.serve.app import Guard, make_app
         from cssformer.serve.service import Service
 
-        service = Service(Predictor.from_pretrained(model, **views), Path(model).name, queue, max_megapixels)
+        predictor = Predictor.from_pretrained(model, **views)
+        if predictor.channels is not None:
+            raise UserError(f"{model} takes {predictor.channels}, not photographs, so no page shows it; use predict.")
+        service = Service(predictor, Path(model).name, queue, max_megapixels)
         app = Guard(make_app(service, Path(folder).resolve()), token, int(max_megabytes * 1e6))
         address = f"[{host}]" if ":" in host else host
         begun(f"http://{address}:{listener.getsockname()[1]}/")

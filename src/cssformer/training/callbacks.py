@@ -18,6 +18,7 @@ from cssformer.training.module import SegmentationTask
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
+from cssformer.utils.text import listed
 
 NAMED = 4
 """Pictures that an error names."""
@@ -167,7 +168,7 @@ class Progress(Callback):
         assert trainer.train_dataloader is not None
         stream, size = trainer.train_dataloader.dataset, self.batch_size // trainer.accumulate_grad_batches
         shown = [stream.dataset[stream.source(number * size + item)].name for item in range(min(size, NAMED))]
-        return f"of {', '.join(shown)}{f' and {size - NAMED} more' if size > NAMED else ''}"
+        return f"of {listed(shown, size)}"
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._require_finite(trainer)

@@ -49,6 +49,22 @@ def kept_bytes(task: SegmentationTask, height: int, width: int) -> float:
     return total / 2 * (height * width) / math.prod(sides)
 
 
+def _needs(task: SegmentationTask) -> tuple[int, float]:
+    """Bytes of the network, and of each crop of a pass."""
+    recipe = task.recipe
+    # Weights and a moving average; of what learns also gradients and the two moments of AdamW.
+    copies = 1 + (recipe.training.ema is not None)
+    fixed = sum((copies + 3 * parameter.requires_grad) * parameter.nbytes for parameter in task.parameters())
+    return fixed, kept_bytes(task, *recipe.augment.crop) * (1 if recipe.training.precision == "32" else 0.5)
+
+
+def fitting_batch(task: SegmentationTask, device: torch.device) -> int:
+    """The most crops of a pass that leave a quarter of the device's memory to what is not counted; 1 at least."""
+    fixed, each = _needs(task)
+    fitting = int((0.75 * total_memory(device) - fixed) / each)
+    return min(max(1, fitting), task.recipe.training.batch_size)
+
+
 def require_memory(task: SegmentationTask, device: torch.device, device_batch: int) -> None:
     """Refuse a pass that cannot fit.
 
@@ -60,14 +76,10 @@ def require_memory(task: SegmentationTask, device: torch.device, device_batch: i
     Raises:
         UserError: the tensors of a pass alone are larger than the device's memory; what to lower is named.
     """
-    recipe = task.recipe
-    height, width = recipe.augment.crop
+    height, width = task.recipe.augment.crop
     if device_batch * height * width <= SMALL_PASS:
         return
-    # Weights and a moving average; of what learns also gradients and the two moments of AdamW.
-    copies = 1 + (recipe.training.ema is not None)
-    fixed = sum((copies + 3 * parameter.requires_grad) * parameter.nbytes for parameter in task.parameters())
-    each = kept_bytes(task, height, width) * (1 if recipe.training.precision == "32" else 0.5)
+    fixed, each = _needs(task)
     memory = total_memory(device)
     if fixed + device_batch * each <= memory:
         return

@@ -22,18 +22,15 @@ from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
 
 from cssformer.data.sampler import ResumableBatchSampler
-from cssformer.data.stream import Samples, TrainingStream, ValidationSet
-from cssformer.losses import SegmentationLoss
+from cssformer.data.stream import ValidationSet
 from cssformer.model import SegmentationNetwork
+from cssformer.training.assemble import Assembly
 from cssformer.training.augmented import AugmentedSheet
 from cssformer.training.best import BestModel
 from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
 from cssformer.training.loggers import finished
-from cssformer.training.module import SegmentationTask
-from cssformer.training.rare_classes import told
-from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
 from cssformer.utils.device import best_device, device_name
@@ -41,22 +38,22 @@ from cssformer.utils.errors import UserError
 from cssformer.utils.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
 from cssformer.weights.hub import RUN_MODEL
 
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""Lightning's names of the recipe's."""
 CHILD_SECONDS = 10.0
 """How long the process of another device may take to end."""
 
 
 def fit(
-    recipe: Recipe,
-    model: SegmentationNetwork,
-    loss: SegmentationLoss,
-    stream: TrainingStream,
-    val_data: Samples,
+    assembly: Assembly,
     start: int,
     loggers: list[Logger],
     console: Console,
     stop: Stop,
 ) -> None:
     """Take the steps from ``start`` on and leave checkpoints, metrics and the best model in the run folder."""
+    task, stream, val_data = assembly.task, assembly.stream, assembly.val_data
+    recipe = task.recipe
     training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
     resume_point = ResumePoint(run / LAST, training.validate_every, stop, fingerprint(stream.dataset, val_data))
     progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
@@ -78,7 +75,7 @@ def fit(
             accelerator=accelerator(),
             devices=training.devices,
             num_nodes=training.nodes,
-            precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[training.precision],  # type: ignore[arg-type]
+            precision=PRECISIONS[training.precision],
             max_steps=training.steps,
             max_epochs=-1,
             min_epochs=0,
@@ -97,6 +94,7 @@ def fit(
         raise UserError(
             f"training.devices {training.devices} cannot be had: {' '.join(str(error).split()).rstrip('.')}."
         ) from error
+    assert isinstance(training.device_batch, int)
     device_batch, accumulate = split_batch(training.batch_size, training.device_batch, trainer.world_size)
     trainer.accumulate_grad_batches = accumulate
     trainer.val_check_interval = training.validate_every * accumulate
@@ -109,7 +107,7 @@ def fit(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=obey_parent_alone,
     )
-    model = synchronise_batch_norm(model, trainer.strategy.root_device, trainer.world_size)
+    model = task.model = synchronise_batch_norm(task.model, trainer.strategy.root_device, trainer.world_size)
     if len(val_data) < trainer.world_size:
         raise UserError(
             f"The data has fewer validation pictures ({len(val_data)}) than there are devices ({trainer.world_size}); "
@@ -127,13 +125,11 @@ def fit(
             f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
             f"{training.validate_every}"
         )
-        for sentence in told(loss, stream.rare, info):
-            console.print(sentence)
-    task = SegmentationTask(model, recipe, loss)
-    if trainer.is_global_zero:
         require_memory(task, trainer.strategy.root_device, device_batch)
-    for logger in loggers:
-        logger.log_hyperparams(dataclasses.asdict(recipe))
+    if start == 0:
+        # MLflow refuses parameters that change, such as the steps of a run that is gone on with.
+        for logger in loggers:
+            logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
     with _told(training.workers), finished(loggers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(

@@ -14,6 +14,7 @@ from cssformer.data.stream import Samples
 from cssformer.losses import SegmentationLoss, class_weights
 from cssformer.training.recipe import OF_CLASS, Recipe
 from cssformer.utils.errors import UserError
+from cssformer.utils.text import listed
 
 MOST_TOLD = 8
 """So many classes are named in a sentence."""
@@ -58,8 +59,7 @@ def told_absent(verified: Mapping[str, NDArray[np.int64]], info: DatasetInfo, be
     if best in (OF_CLASS + name for name in absent["val"]):
         raise UserError(f"training.best is {best!r}, but no validation label holds that class; give another.")
     missing = absent["train"]
-    more = f" and {len(missing) - MOST_TOLD} more" if len(missing) > MOST_TOLD else ""
-    named = ", ".join(missing[:MOST_TOLD]) + more
+    named = listed(missing[:MOST_TOLD], len(missing))
     return f"warning: no training label holds {named}, which cannot be learned." if missing else None
 
 
@@ -108,5 +108,5 @@ def told(loss: SegmentationLoss, rare: RareClasses | None, info: DatasetInfo) ->
         yield "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
     if rare is not None:
         often = np.argsort(-rare.chances, kind="stable")[:MOST_TOLD]
-        named = ", ".join(f"{info.classes[index]} {100 * rare.chances[index]:.1f} %" for index in often)
-        yield f"rare classes are drawn by inverse frequency: {named}{', ...' if len(rare.chances) > MOST_TOLD else ''}"
+        named = [f"{info.classes[index]} {100 * rare.chances[index]:.1f} %" for index in often]
+        yield f"rare classes are drawn by inverse frequency: {listed(named, len(rare.chances))}"

@@ -186,8 +186,8 @@ class TrainingConfig:
     """Optimiser steps."""
     batch_size: Batch = 12
     """Pictures per optimiser step, all devices together; reached by accumulation where needed."""
-    device_batch: Batch = 16
-    """At most so many pictures at a time on one device."""
+    device_batch: Batch | Literal["auto"] = 16
+    """At most so many pictures at a time on one device; auto takes as many as three quarters of its memory hold."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon orthogonalises the steps of matrices; those of norms, biases, embeddings and heads are NAdamW's."""
     lr: NonNegative = 6e-3
@@ -298,18 +298,22 @@ class Recipe:
             UserError: the range of augment.scale is upside down, or all losses are left out.
         """
         recipe = cls(**{item.name: getattr(options, item.name) for item in dataclasses.fields(cls)})
-        low, high = recipe.augment.scale
+        recipe.require_sound()
+        return recipe
+
+    def require_sound(self) -> None:
+        """Raise UserError if options contradict each other."""
+        low, high = self.augment.scale
         if low > high:
             raise UserError(f"The recipe's augment.scale is {[low, high]}; the smaller number must come first.")
-        loss = recipe.loss
+        loss = self.loss
         if not any((loss.cross_entropy, loss.focal, loss.dice, loss.tversky, loss.lovasz, loss.boundary)):
             raise UserError("The recipe's loss has nothing to minimise; give loss.cross_entropy or another a weight.")
-        if recipe.training.thaw_after and (recipe.training.lora or not recipe.training.backbone_lr_factor):
+        if self.training.thaw_after and (self.training.lora or not self.training.backbone_lr_factor):
             raise UserError(
                 "The recipe's training.thaw_after thaws nothing with training.lora or a backbone_lr_factor of 0; leave "
                 "it out."
             )
-        return recipe
 
     def resumed(self) -> "Recipe":
         """The recipe of the run in ``output``, to be continued, if need be to other steps or with data that were moved.
@@ -323,6 +327,9 @@ class Recipe:
         recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
         before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
         free = {"data", "training.steps", "training.patience"}
+        if self.training.device_batch == "auto":
+            # The run keeps what was found when it was begun.
+            free.add("training.device_batch")
         if recipe.model.init is not None:
             # Without effect beside it, so that the run's own recipe asks for none.
             free |= {"model.pretrained", "model.weights"}

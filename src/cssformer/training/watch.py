@@ -72,8 +72,12 @@ class Watch(Callback):
                 trainer,
                 "class",
                 f"every pixel of the validation after step {trainer.global_step} is called "
-                f"{names[index] if names else index}; perhaps training.lr is too high, or the other classes are too "
-                "rare for a loss without class weights",
+                f"{names[index] if names else index}; perhaps training.lr is too high, "
+                + (
+                    "or the other classes are too rare without loss.class_weights"
+                    if pl_module.recipe.loss.class_weights is None
+                    else "or training.steps are too few"
+                ),
             )
 
     def _warn(self, trainer: L.Trainer, what: str, sentence: str) -> None:

@@ -33,6 +33,11 @@ def _width(text: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """As in ``2 pictures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def progress(title: str, items: Iterable[Any] | None = None, total: int | None = None) -> Any:
     """The items with a bar on standard error, where that is a terminal; see ``tqdm``."""
     return tqdm(items, title, total, leave=False, file=sys.stderr, disable=None)

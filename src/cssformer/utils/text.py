@@ -1,5 +1,6 @@
-"""Text files of any origin: only regular ones are opened, always as UTF-8."""
+"""Lists in sentences, and text files of any origin: only regular ones are opened, always as UTF-8."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ MOST_BYTES = 2**24
 """What a text file may hold."""
 DEEPEST = 20
 """How deep the tables of a YAML file may be nested."""
+
+
+def listed(shown: Sequence[str], count: int) -> str:
+    """The ones shown of ``count``: A, B and 3 more."""
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 
 def read_text(path: Path) -> str:

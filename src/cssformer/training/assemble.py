@@ -1,0 +1,161 @@
+"""What a recipe is trained with: network, loss, crops and the pictures to validate."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from cssformer.backbones import add_lora, first_licence, trunk
+from cssformer.data.class_pixels import verify_labels
+from cssformer.data.custom import CustomAugment
+from cssformer.data.dataset import raw_ids
+from cssformer.data.rare_classes import RareClasses
+from cssformer.data.stream import TrainingStream
+from cssformer.data.transforms import Augment
+from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
+from cssformer.training.best import require_score
+from cssformer.training.datasets import Dataset, datasets, fingerprint, for_channels
+from cssformer.training.finetune import start_from, starting_point
+from cssformer.training.module import SegmentationTask
+from cssformer.training.rare_classes import (
+    build_loss,
+    counted,
+    told,
+    told_absent,
+    told_counts,
+    wants_counts,
+    wants_draws,
+)
+from cssformer.training.recipe import ModelConfig, Recipe
+from cssformer.utils.errors import UserError
+
+LARGE = 1024
+"""From so many channels on the decoder's size is told before it is built, which takes long."""
+
+Build = Callable[[Recipe, Dataset], SegmentationNetwork]
+
+
+@dataclass
+class Assembly:
+    """What is trained (with its recipe and loss), on what, and what it is validated on."""
+
+    task: SegmentationTask
+    stream: TrainingStream
+    val_data: Dataset
+
+
+def assemble(
+    recipe: Recipe,
+    console: Console,
+    checkpoint: dict[str, Any] | None = None,
+    build: Build | None = None,
+    verify: bool = True,
+) -> Assembly:
+    """Read the data and build the network, with the weights that it begins with.
+
+    Args:
+        recipe: what to train.
+        console: where it is told what was found.
+        checkpoint: of the run that is gone on with, whose weights are not loaded here.
+        build: makes the network for the recipe and the training data; :func:`build_model` by default.
+        verify: read every label first.
+
+    Raises:
+        UserError: the recipe asks for what cannot be, files are missing or wrong, or are not those of the checkpoint.
+    """
+    build = build or build_model
+    train_data, val_data = datasets(recipe)
+    info = train_data.info
+    verified = verify_labels(recipe.data) if verify and recipe.data is not None else {}
+    if verified and (warning := told_absent(verified, info, recipe.training.best)):
+        console.print(warning, markup=False)
+    if checkpoint and checkpoint.get("data") != fingerprint(train_data, val_data):
+        raise UserError(
+            f"The data in {recipe.data} are not those that the run in {recipe.output} was begun with: classes, names "
+            f"or sizes of files differ; give theirs with --data, or go on with --model.init {recipe.output} in another "
+            "--output."
+        )
+    channels = info.channels
+    saved: dict[str, Any] = {}
+    weights: dict[str, Tensor] | None = None
+    if recipe.model.init is not None and not checkpoint:
+        recipe, saved, weights = starting_point(recipe, recipe.model.init, len(channels or "RGB"))
+    recipe = for_channels(recipe, channels)
+    if channels is not None:
+        console.print(
+            f"The pictures have {channels}: model.in_channels is {len(channels)}, model.mean and model.std are those "
+            "of dataset.yaml unless given. augment.photometric varies brightness and contrast alone; augment.grey and "
+            "augment.jpeg are left out.",
+            markup=False,
+        )
+    # A checkpoint holds the backbone's weights: where they first came from need not be there any more.
+    bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False, weights=None))
+    _tell_size(recipe, len(train_data.info.classes), console)
+    model = build(bare if checkpoint else recipe, train_data)
+    if origin := getattr(trunk(model.backbone), "origin", None):
+        console.print(f"{origin}.", markup=False)
+    try:
+        ids = tuple(raw_ids(info.classes, info.mapping).tolist())
+    except UserError:  # the masks had colours
+        ids = None
+    require_score(recipe.training.best, info)
+    pixels = counted(train_data, verified.get("train")) if wants_counts(recipe) else None
+    loss = build_loss(recipe, info, pixels)
+    if pixels is not None:
+        console.print(told_counts(pixels, info), markup=False)
+    rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
+    custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
+    augment = Augment(**{**vars(recipe.augment), "custom": custom, "channels": channels})
+    stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
+    asked = recipe.model
+    licence = first_licence(asked.backbone, asked.pretrained, asked.weights) or saved.get("backbone_licence")
+    if checkpoint:
+        licence = checkpoint.get("backbone_licence")
+    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence, channels)
+    # Not only when the first network is to be saved.
+    model.saved_config()
+    if weights is not None:
+        taken = start_from(model, weights, saved.get("classes"))
+        console.print(f"Started from {recipe.model.init}: {taken}")
+    if recipe.training.lora is not None:
+        add_lora(trunk(model.backbone), recipe.training.lora)
+    for sentence in told(loss, rare, info):
+        console.print(sentence)
+    training = recipe.training
+    if training.thaw_after >= training.steps:
+        console.print(
+            f"warning: training.thaw_after {training.thaw_after} is not below training.steps {training.steps}, so the "
+            "backbone learns nothing."
+        )
+    return Assembly(SegmentationTask(model, recipe, loss), stream, val_data)
+
+
+def _tell_size(recipe: Recipe, classes: int, console: Console) -> None:
+    if recipe.model.channels < LARGE:
+        return
+    bare = dataclasses.replace(recipe.model, pretrained=False, weights=None)
+    with torch.device("meta"):
+        model = _network(bare, classes)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    console.print(
+        f"model.channels {recipe.model.channels} makes a network of {count / 1e6:,.0f} million parameters, with "
+        f"gradients and moments {16 * count / 2**30:,.1f} GiB; building it takes a while."
+    )
+
+
+def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
+    """The network of the recipe for the classes of the data, initialised from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return _network(recipe.model, len(data.info.classes))
+
+
+def _network(options: ModelConfig, classes: int) -> CSSFormer:
+    arguments = {name: value for name, value in vars(options).items() if name != "init"}
+    try:
+        return CSSFormer(num_classes=classes, **arguments)
+    except ValueError as error:
+        raise UserError(f"The recipe's model cannot be built: {error}.") from error
