@@ -37,7 +37,7 @@ EXTRAS = {
     "hf": ("pyarrow",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
-    "geo": ("rasterio", "tifffile"),
+    "geo": ("rasterio",),
     "ray": ("ray",),
 }
 """The optional packages of each extra in pyproject.toml."""

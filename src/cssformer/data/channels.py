@@ -167,7 +167,9 @@ def in_fours(function: Callable[[Any], Any], image: NDArray[Any]) -> NDArray[Any
     return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)
 
 
-def rgb_view(pixels: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+def rgb_view(
+    pixels: NDArray[Any], missing: NDArray[np.bool_] | None = None, whole: Pixels | None = None
+) -> NDArray[np.uint8]:
     """RGB uint8 (H, W, 3) for people: a picture of three channels of uint8 as it is.
 
     Of others the first three channels, or the first one in grey, each stretched from its 2nd to its 98th percentile.
@@ -175,11 +177,13 @@ def rgb_view(pixels: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> 
     Args:
         pixels: (H, W, N).
         missing: pixels that do not count, bool (H, W).
+        whole: the picture, smaller, that these pixels are a part of: the percentiles are its.
     """
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         return pixels
-    step = max(1, max(pixels.shape[:2]) // 1024)
-    counted = pixels[::step, ::step]
+    counted, missing = (pixels, missing) if whole is None else whole
+    step = max(1, max(counted.shape[:2]) // 1024)
+    counted = counted[::step, ::step]
     if missing is not None and not missing[::step, ::step].all():
         counted = counted[~missing[::step, ::step]]
     shown = [0, 1, 2] if pixels.shape[2] >= 3 else [0]

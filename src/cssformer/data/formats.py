@@ -5,10 +5,12 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,8 @@ _TAGS = {
 }
 # Offsets and sizes of what is compressed, by strips and by tiles.
 _PIECES = ((273, 279), (324, 325))
+# Transforms and control points, keys of GeoTIFF, GDAL's nodata, RPCs.
+_PLACE = (33550, 33922, 34264, 34735, 42113, 50844)
 # How many bands there are without alpha: white or black is zero, RGB, palette, CMYK, YCbCr, Lab.
 _OWN_BANDS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _DRIVERS = ["GTiff", "PNG", "JPEG", "JP2OpenJPEG", "BMP"]
@@ -70,6 +74,8 @@ class TiffPage:
     orientation: int
     #: Whether it is in a BigTIFF whose numbers begin with the highest byte.
     is_big_endian_big: bool
+    #: Whether it tells its place on the Earth, or what stands for no data.
+    is_georeferenced: bool
     #: Offset and size in the file of each strip or tile.
     pieces: tuple[tuple[int, int], ...]
 
@@ -113,23 +119,39 @@ class TiffPage:
 
 def tiff_pages(data: bytes) -> list[TiffPage]:
     """The pages of a TIFF, overviews and transparency pages left out; none for other formats."""
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return []
-    tags = ImageFileDirectory_v2(data[:16] if b"+" in data[:4] else data[:8])
-    file, seen, pages = io.BytesIO(data), set[int](), list[TiffPage]()
+    return list(_pages(io.BytesIO(data)))
+
+
+def tiff_head(path: Path) -> TiffPage | None:
+    """The first page of a TIFF, by its header alone; None for other files, and where it cannot be read."""
+    with suppress(Exception):
+        if path.is_file():
+            with path.open("rb") as file:
+                return next(_pages(file), None)
+    return None
+
+
+def _pages(file: BinaryIO) -> Iterator[TiffPage]:
+    head = file.read(16)
+    if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return
+    tags, seen, first = ImageFileDirectory_v2(head if b"+" in head[:4] else head[:8]), set[int](), True
     while tags.next and tags.next not in seen:
         seen.add(tags.next)
         file.seek(tags.next)
         tags.load(file)
-        if pages and tags.get(254, 0) & 0b101:
+        if not first and tags.get(254, 0) & 0b101:
             continue
+        first = False
         page = {name: _number(tags, tag, default) for name, (tag, default) in _TAGS.items()}
         pieces = (zip(tags.get(offset, ()), tags.get(size, ()), strict=False) for offset, size in _PIECES)
         page["orientation"] = page["orientation"] if page["orientation"] in range(1, 9) else 1
-        pages.append(
-            TiffPage(**page, is_big_endian_big=data[:4] == b"MM\0+", pieces=tuple(chain.from_iterable(pieces)))
+        yield TiffPage(
+            **page,
+            is_big_endian_big=head[:4] == b"MM\0+",
+            is_georeferenced=any(tag in tags for tag in _PLACE),
+            pieces=tuple(chain.from_iterable(pieces)),
         )
-    return pages
 
 
 def require_checksums(data: bytes, page: TiffPage) -> None:

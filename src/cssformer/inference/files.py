@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,16 +9,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, read_bytes, require_file
-from cssformer.data.image_io import Picture, decode_image, read_note, write_image
+from cssformer.data import rasters
+from cssformer.data.bands import read_pixels
+from cssformer.data.channels import Pixels
+from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, require_file
+from cssformer.data.formats import tiff_head
+from cssformer.data.image_io import read_note, write_image
 from cssformer.data.picture_facts import PictureFacts, notes
 from cssformer.inference.predictor import Prediction, Predictor
+from cssformer.inference.rasters import PARTS, Outputs, as_grey, predict_raster, write_georeferenced
+from cssformer.inference.video import predict_video
 from cssformer.inference.views import Mode, Precision
-from cssformer.utils.atomic import atomic_write, require_writable
+from cssformer.utils.atomic import require_writable
 from cssformer.utils.console import progress
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
@@ -74,6 +75,8 @@ def predict_files(
 
     Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg`` and
     ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
+    TIFFs with a place on the Earth, and those larger than memory, become TIFFs of these names
+    (:mod:`cssformer.inference.rasters`).
     Folders are searched to the bottom, links too, and keep their layout; hidden files are left out. A file that cannot
     be read or written does not stop the others. A folder of predictions is added to, if they are of the same model and
     options: the legend keeps these. Annotations of ``save`` are described at
@@ -186,31 +189,61 @@ def predict_files(
                 raise
             failed[source] = str(error)
 
-    def read(index: int) -> Picture | None:
-        with failing(own[index]):
-            path = own[index].path
-            return None if own[index].is_video else decode_image(read_bytes(path), path)
+    def read(index: int) -> tuple[Pixels, PictureFacts, bool] | None:
+        """A picture, its facts, and whether it has a place on the Earth; None for what is not read as a whole."""
+        source = own[index]
+        with failing(source):
+            page = None if source.is_video else tiff_head(source.path)
+            if source.is_video or (page and page.width * page.height > rasters.LARGE):
+                return None
+            pixels, of_file = read_pixels(source.path, predictor.channels)
+            # The place is that of the pixels as they are stored.
+            placed = page is not None and page.is_georeferenced and page.orientation == 1
+            return rasters.with_mask(pixels, source.path) if placed else pixels, of_file, placed
         return None
 
-    def predictions() -> Iterator[tuple[Source, Prediction]]:
-        pictures = ahead(read, len(own), lambda picture: picture.pixels.nbytes if picture else 0)
+    def predictions() -> Iterator[tuple[Source, Prediction, bool]]:
+        pictures = ahead(read, len(own), lambda picture: picture[0].pixels.nbytes if picture else 0)
         for source, picture in zip(progress("predict", own), pictures, strict=True):
             if picture:
-                facts[source] = picture.facts
-                prediction = predictor(picture.pixels, confidence or bool(save))
-            elif source.is_video:
+                pixels, facts[source], placed = picture
+                prediction = predictor(pixels, confidence or bool(save))
+            elif source not in failed:
                 with failing(source):
-                    rows[source] = _predict_video(predictor, source, output, uncoloured)
+                    if source.is_video:
+                        overlaid = _named(output / OVERLAY / source.place, ".mp4")
+                        rows[source] = predict_video(predictor, source.path, overlaid, uncoloured)
+                    elif save:
+                        raise UserError(f"{source.path} is too large for annotations; leave out save, or cut it.")
+                    else:
+                        parts = output / PARTS / source.place
+                        rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)
             if not (output / LEGEND).exists() and (picture or source in rows):
                 # Before the labels, so that who goes on after a stop finds whose they are.
                 entries = list(zip(predictor.classes, predictor.colours, strict=True))
                 write_image(output / LEGEND, drawing.legend(entries, 900), note)
             if picture:
-                yield source, prediction
+                yield source, prediction, placed
 
-    def write(found: tuple[Source, Prediction]) -> tuple[Source, Prediction, dict[str, Any] | None]:
-        source, prediction = found
+    def outputs(source: Source) -> Outputs:
+        labels, drawn, certain = (
+            _named(output / kind / source.place, ".tif") for kind in (LABELS, OVERLAY, CONFIDENCE)
+        )
+        return Outputs(
+            labels,
+            drawn if overlay else None,
+            certain if confidence else None,
+            uncoloured,
+            predictor.classes,
+            predictor.colours,
+            ids or range(len(predictor.classes)),
+        )
+
+    def write(found: tuple[Source, Prediction, bool]) -> tuple[Source, Prediction, dict[str, Any] | None]:
+        source, prediction, placed = found
         with failing(source):
+            if placed:
+                return source, prediction, write_georeferenced(prediction, source.path, outputs(source))
             look = uncoloured if overlay else None
             return source, prediction, _write(prediction, source.place, output, confidence, look, ids)
         return source, prediction, None
@@ -236,6 +269,14 @@ def predict_files(
         if rank() == 0:
             annotations.close()
     videos = sum("frames" in row for row in rows.values())
+    slid = [source for source, row in rows.items() if "windows" in row and predictor.options.get("mode") != "slide"]
+    told = notes({source.path: each for source, each in facts.items()})
+    if slid:
+        height, width = rows[slid[0]]["windows"]
+        told.append(
+            f"A window of {width}x{height} pixels slid over {slid[0].path}, too large to be looked at as a whole"
+            f"{f', and over {len(slid) - 1} more' if len(slid) > 1 else ''}; --mode slide --crop sets another."
+        )
     return {
         "output": str(output),
         "pictures": len(rows) - videos,
@@ -248,7 +289,7 @@ def predict_files(
         "files": [{"input": str(source.path), **row} for source, row in rows.items()],
         "failed": {str(source.path): why for source, why in failed.items()},
         "left_out": left_out,
-        "notes": notes({source.path: each for source, each in facts.items()}),
+        "notes": told,
     }
 
 
@@ -296,7 +337,8 @@ def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
 def _is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
     """Whether all files of a picture or video are written; what is there is whole."""
     kinds = [(OVERLAY, ".mp4")] if source.is_video else wanted
-    return all(_named(output / kind / source.place, suffix).exists() for kind, suffix in kinds)
+    places = [(output / kind / source.place, suffix) for kind, suffix in kinds]
+    return all(any(_named(place, each).exists() for each in (suffix, ".tif")) for place, suffix in places)
 
 
 def _is_outside(path: Path, places: set[Path]) -> bool:
@@ -317,55 +359,8 @@ def _write(
     if clear is not None:
         write_image(_named(output / OVERLAY / place, ".jpg"), prediction.overlay(clear=clear))
     if confidence and prediction.confidence is not None:
-        grey = cv2.convertScaleAbs(prediction.confidence, alpha=255)
-        write_image(_named(output / CONFIDENCE / place, ".png"), grey.astype(np.uint8, copy=False))
+        write_image(_named(output / CONFIDENCE / place, ".png"), as_grey(prediction.confidence))
     return {"labels": str(labels), "shares": prediction.shares}
-
-
-def _predict_video(predictor: Predictor, source: Source, output: Path, clear: Sequence[str]) -> dict[str, Any]:
-    """Write the video under its classes' colours. MP4 knows even sizes only: an odd last row or column is left out."""
-    overlay = _named(output / OVERLAY / source.place, ".mp4")
-    shares: dict[str, float] = dict.fromkeys(predictor.classes, 0.0)
-    with _opened(source.path) as (video, frame):
-        announced = max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)))
-        height, width = (side // 2 * 2 for side in frame.shape[:2])
-        rate, frames, there = video.get(cv2.CAP_PROP_FPS) or 25.0, 0, True
-        with atomic_write(overlay) as temporary:
-            writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
-            bar = progress(source.path.name, total=announced or None)
-            try:
-                if not writer.isOpened():
-                    raise UserError(f"Cannot write a video in {output}: its folder or OpenCV's video writer fails.")
-                while there:
-                    pixels = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-                    prediction = predictor(pixels, confidence=False)
-                    for name, share in prediction.shares.items():
-                        shares[name] += share
-                    picture = prediction.overlay(clear=clear)[:height, :width]
-                    writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-                    frames += 1
-                    bar.update()
-                    there, frame = video.read()
-            finally:
-                writer.release()
-                bar.close()
-    mean = {name: share / frames for name, share in shares.items() if share}
-    return {"overlay": str(overlay), "frames": frames, "announced_frames": announced, "shares": mean}
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[cv2.VideoCapture, NDArray[Any]]]:
-    """A video and its first frame, BGR (H, W, 3)."""
-    # What FFmpeg says of damaged videos stands in our sentence.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    video = cv2.VideoCapture(str(path))
-    try:
-        there, frame = video.read()
-        if not there:
-            raise UserError(f"{path} cannot be read as a video: it is damaged or of another kind.")
-        yield video, frame
-    finally:
-        video.release()
 
 
 def _named(place: Path, suffix: str) -> Path:

@@ -1,0 +1,189 @@
+"""TIFFs read and written part by part, by GDAL: those larger than memory, and those with a place on the Earth."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cssformer.data.channels import Channels, Pixels, described, from_bands, rgb_view
+from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+LARGE = 2**26
+"""Pixels of a TIFF above which it is read part by part."""
+
+TILE = 512
+"""Height and width in pixels of the tiles that are written."""
+
+SHOWN = 1024
+"""Pixels, on the longer side, of the picture whose values tell how others are shown."""
+
+CACHE_MB = 256
+"""What GDAL keeps of what it read and of what it is to write."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator["DatasetReader"]:
+    """A TIFF that is open for reading.
+
+    Raises:
+        UserError: it cannot be opened, or read within the block.
+        ModuleNotFoundError: rasterio is not installed.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            # Other drivers may read other files, and a path that is none may be an address.
+            with rasterio.open(path.resolve(), driver="GTiff") as source:
+                yield source
+        except RasterioIOError as error:
+            reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+            raise UserError(f"{path} cannot be read; it is truncated, damaged or no TIFF: {reason}.") from None
+
+
+class Raster:
+    """A TIFF as a picture (1, C, H, W), of which :func:`cssformer.inference.views.predict_blocks` takes parts.
+
+    Args:
+        source: the file.
+        path: named in errors.
+        channels: of the network; None for photographs.
+
+    Raises:
+        UserError: the file has other channels, or is stored in pieces too large to be read one by one.
+    """
+
+    def __init__(self, source: "DatasetReader", path: Path, channels: Channels | None) -> None:
+        kinds, given = [kind.name for kind in source.colorinterp], described(source.count, source.dtypes[0])
+        form = source.tags(ns="IMAGE_STRUCTURE")
+        if channels is not None and (given != str(channels) or "palette" in kinds):
+            raise UserError(f"{path} has {given}{' of a palette' * ('palette' in kinds)}, but {channels} are wanted.")
+        if channels is None and (
+            (
+                kinds[:3] != ["red", "green", "blue"][: source.count]
+                and not (kinds[0] == "gray" and kinds[1:] in ([], ["alpha"]))
+            )
+            or source.count > 4
+            or source.dtypes[0] not in ("uint8", "uint16")
+            or "NBITS" in form
+            or "MINISWHITE" in form
+        ):
+            raise UserError(
+                f"{path} has {given} ({', '.join(kinds)}); give grey or RGB of 8 or 16 bits, with or without alpha."
+            )
+        height, width = source.block_shapes[0]
+        if height * width * source.count * np.dtype(source.dtypes[0]).itemsize > CACHE_MB * 2**20 // 2:
+            raise UserError(
+                f"{path} is stored in pieces of {width}x{height} pixels, too large to be read one by one; store it in "
+                "tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE FILE TILED."
+            )
+        self.source, self.channels = source, channels
+        count = 3 if channels is None else source.count
+        self.shape = (1, count, source.height, source.width)
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> Pixels:
+        """The pixels of a part as the network takes them."""
+        bands = self.source.read(window=((top, bottom), (left, right)))
+        return from_bands(bands, self.channels, self.source.nodatavals)
+
+    def missing(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
+        """Where a part has no data, by its values, by nodata, by a mask or by alpha: bool (h, w)."""
+        empty = self.source.dataset_mask(window=((top, bottom), (left, right))) == 0
+        missing = self.read(top, bottom, left, right).missing
+        return empty if missing is None else empty | missing
+
+    def view(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
+        """A part for people, RGB uint8 (h, w, 3)."""
+        return rgb_view(*self.read(top, bottom, left, right), whole=self._whole)
+
+    @cached_property
+    def _whole(self) -> Pixels | None:
+        """The picture at a size that fits the memory; None for photographs, which are shown as they are."""
+        if self.channels is None:
+            return None
+        step = -(-max(self.shape[2:]) // SHOWN)
+        small = self.source.read(out_shape=(self.shape[1], *(-(-side // step) for side in self.shape[2:])))
+        return from_bands(small, self.channels, self.source.nodatavals)
+
+    def __getitem__(self, part: tuple[slice, slice, slice, slice]) -> Tensor:
+        (top, bottom, _), (left, right, _) = (
+            each.indices(size) for each, size in zip(part[2:], self.shape[2:], strict=True)
+        )
+        return torch.from_numpy(self.read(top, bottom, left, right).pixels).permute(2, 0, 1)[None]
+
+
+def with_mask(pixels: Pixels, path: Path) -> Pixels:
+    """The pixels of a small TIFF, of which those without data by its nodata, its mask or its alpha are missing."""
+    with opened(path) as source:
+        empty = source.dataset_mask() == 0
+    missing = empty if pixels.missing is None else empty | pixels.missing
+    return Pixels(pixels.pixels, missing if missing.any() else None)
+
+
+def write_raster(
+    path: Path,
+    like: "DatasetReader",
+    strips: Iterable[NDArray[Any]],
+    *,
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
+    classes: Mapping[int, str] | None = None,
+    nodata: int | None = None,
+) -> None:
+    """Write a tiled, compressed TIFF in the place of another one, with overviews where that has some.
+
+    Args:
+        path: the file.
+        like: has its size, its coordinate system, and its transform, control points or RPCs.
+        strips: uint8 or uint16 (h, W), or RGB uint8 (h, W, 3), from the top to the bottom.
+        colours: of values of 8 bits.
+        classes: names of values, kept as ``CLASS_0=NAME`` and so on.
+        nodata: the value that stands for no data.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import rasterio
+    from rasterio.enums import Resampling
+
+    strips = iter(strips)
+    first = next(strips)
+    count = 1 if first.ndim == 2 else first.shape[2]
+    kind = "RGB" if count == 3 else "PALETTE" if colours else "MINISBLACK"
+    gcps, gcps_crs = like.gcps
+    profile = {
+        "driver": "GTiff",
+        **{"height": like.height, "width": like.width, "count": count, "dtype": first.dtype, "nodata": nodata},
+        **{"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "bigtiff": "if_safer"},
+        **{"photometric": kind, "interleave": "pixel"},
+        **({} if gcps else {"crs": like.crs, "transform": like.transform}),
+    }
+    with atomic_write(path) as temporary, rasterio.open(temporary, "w", **profile) as file:
+        if gcps:
+            file.gcps = gcps, gcps_crs
+        if like.rpcs:
+            file.rpcs = like.rpcs
+        file.update_tags(**{"AREA_OR_POINT": like.tags().get("AREA_OR_POINT", "Area")})
+        file.update_tags(1, **{f"CLASS_{value}": name for value, name in (classes or {}).items()})
+        if kind == "PALETTE":
+            file.write_colormap(1, colours)
+        top = 0
+        for strip in chain((first,), strips):
+            bands = strip[None] if strip.ndim == 2 else np.moveaxis(strip, -1, 0)
+            file.write(bands, window=((top, top + len(strip)), (0, like.width)))
+            top += len(strip)
+        if levels := like.overviews(1):
+            file.build_overviews(levels, Resampling.average if count == 3 else Resampling.nearest)

@@ -1,0 +1,286 @@
+"""TIFFs with a place on the Earth, and TIFFs read and written part by part, with a tiny saved network."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.control import GroundControlPoint
+from rasterio.enums import Resampling
+from rasterio.rpc import RPC
+
+from cssformer.cli import main
+from cssformer.data import rasters as files
+from cssformer.data.channels import Channels
+from cssformer.inference import Predictor, predict_files, rasters, views
+from cssformer.model import CSSFormer, Metadata
+from cssformer.utils.errors import UserError
+
+CLASSES, COLOURS = ("sky", "tree", "road"), ((10, 20, 230), (20, 200, 30), (90, 90, 90))
+HEIGHT, WIDTH = 200, 310
+PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 4e5, 0, -0.5, 5e6)}
+
+
+def save_model(folder: Path, metadata: Metadata, **options: Any) -> Path:
+    torch.manual_seed(1)
+    model = CSSFormer("test_resnet", num_classes=3, channels=16, cia=False, fusion=False, **options)
+    model.metadata = metadata
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    inference = {"mode": "slide", "crop": [64, 64]}
+    return save_model(tmp_path_factory.mktemp("model"), Metadata(CLASSES, COLOURS, (7, 8, 9), inference=inference))
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every TIFF is too large; blocks and bands are small."""
+    monkeypatch.setattr(files, "LARGE", 1000)
+    for module in (files, rasters):
+        monkeypatch.setattr(module, "TILE", 64)
+    monkeypatch.setattr(views, "BAND_WINDOWS", 2)
+
+
+def bands(count: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    small = np.random.default_rng(seed).integers(1, 256, (9, 12, count), dtype=np.uint8)
+    return np.moveaxis(cv2.resize(small, (WIDTH, HEIGHT)).reshape(HEIGHT, WIDTH, count), -1, 0).astype(np.uint8)
+
+
+def write(path: Path, values: NDArray[Any], after: Callable[[Any], None] = lambda file: None, **options: Any) -> Path:
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    count, height, width = values.shape
+    photometric = {"photometric": "rgb"} if count == 3 else {}
+    profile = {"count": count, "height": height, "width": width, "dtype": values.dtype, **photometric, **tiles}
+    path.parent.mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver="GTiff", **{**profile, **options}) as file:
+            file.write(values)
+            after(file)
+    return path
+
+
+def build_overviews(file: Any, levels: list[int]) -> None:
+    file.build_overviews(levels, Resampling.nearest)
+
+
+def read(path: Path) -> NDArray[Any]:
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def predicted(model: Path, inputs: list[Path], output: Path, **options: Any) -> dict[str, Any]:
+    return predict_files(str(model), inputs, output, overlay=True, confidence=True, device="cpu", **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_geotiff_keeps_its_place_and_is_labelled_as_the_array(model_folder: Path, tmp_path: Path) -> None:
+    values = bands()
+    values[:, 20:60, 30:90] = 0
+    write(tmp_path / "in/a.tif", values, partial(build_overviews, levels=[2, 4]), nodata=0, **PLACE)
+    result = predicted(model_folder, [tmp_path / "in"], tmp_path / "out")
+    expected = Predictor.from_pretrained(model_folder, "cpu")(np.moveaxis(values, 0, -1))
+    empty = (values == 0).all(0)
+    with rasterio.open(tmp_path / "out/labels/a.tif") as file:
+        labels = file.read(1)
+        assert (file.crs, file.transform) == (rasterio.CRS.from_epsg(32633), PLACE["transform"])
+        assert (file.nodata, file.overviews(1), file.tags(1)["CLASS_1"]) == (255, [2, 4], "tree")
+        assert [file.colormap(1)[index][:3] for index in range(3)] == list(COLOURS)
+        assert file.profile["tiled"] and file.profile["compress"] == "deflate"
+    np.testing.assert_array_equal(labels, np.where(empty, 255, expected.labels))
+    certain = read(tmp_path / "out/confidence/a.tif")[0]
+    assert expected.confidence is not None
+    np.testing.assert_allclose(certain / 255, np.where(empty, 0, expected.confidence), atol=0.5 / 255 + 1e-6)
+    overlay = read(tmp_path / "out/overlay/a.tif")
+    np.testing.assert_array_equal(overlay[:, 25:55, 35:85], 0)
+    assert (overlay[:, 70:] != values[:, 70:]).mean() > 0.9
+    shares = result["files"][0]["shares"]
+    assert shares == {name: pytest.approx((labels == CLASSES.index(name)).sum() / (~empty).sum()) for name in shares}
+    assert sorted(content(tmp_path / "out")) == ["confidence/a.tif", "labels/a.tif", "legend.png", "overlay/a.tif"]
+
+
+def test_points_and_rpcs_are_kept(model_folder: Path, tmp_path: Path) -> None:
+    points = [GroundControlPoint(0, 0, 10, 50), GroundControlPoint(0, 90, 11, 50), GroundControlPoint(80, 0, 10, 49)]
+    curve = [1.0] * 20
+    rpc = RPC(1, 2, 3, 4, curve, curve, 5, 6, 7, 8, curve, curve, 9, 10)
+    write(tmp_path / "in/points.tif", bands(), lambda f: setattr(f, "gcps", (points, rasterio.CRS.from_epsg(4326))))
+    write(tmp_path / "in/rpc.tif", bands(), lambda f: setattr(f, "rpcs", rpc))
+    write(tmp_path / "in/plain.tif", bands())
+    predicted(model_folder, [tmp_path / "in"], tmp_path / "out")
+    for kind in ("labels", "overlay", "confidence"):
+        for name in ("points", "rpc"):
+            with (
+                rasterio.open(tmp_path / f"out/{kind}/{name}.tif") as file,
+                rasterio.open(tmp_path / f"in/{name}.tif") as of,
+            ):
+                assert [each.asdict() for each in file.gcps[0]] == [each.asdict() for each in of.gcps[0]]
+                assert (file.gcps[1], file.rpcs) == (of.gcps[1], of.rpcs)
+    assert (tmp_path / "out/labels/plain.png").is_file()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_parts_do_not_show(
+    dtype: type, model_folder: Path, tmp_path: Path, parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks and bands of two sizes, of 8 and 16 bits, the files are those of the whole picture."""
+    values = bands().astype(dtype) << (0 if dtype == np.uint8 else 8)
+    values[:, 20:90, 30:90] = 0
+    write(tmp_path / "a.tif", values, nodata=0, **PLACE)
+    predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "parts")
+    monkeypatch.setattr(views, "BAND_WINDOWS", 3)
+    monkeypatch.setattr(rasters, "TILE", 128)
+    predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "others")
+    monkeypatch.setattr(files, "LARGE", 10**9)
+    monkeypatch.setattr(views, "BAND_WINDOWS", 8)
+    predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "whole")
+    whole = content(tmp_path / "whole")
+    assert whole.keys() == content(tmp_path / "parts").keys() == content(tmp_path / "others").keys()
+    for kind in ("labels", "overlay", "confidence"):
+        expected = read(tmp_path / f"whole/{kind}/a.tif").astype(int)
+        for output in ("parts", "others"):
+            found = read(tmp_path / f"{output}/{kind}/a.tif").astype(int)
+            # Batches of other windows round otherwise.
+            assert (np.abs(found - expected) > (kind == "confidence")).mean() < 1e-3
+
+
+class Stopped(BaseException):
+    """As a signal, no error."""
+
+
+def test_a_stopped_raster_is_gone_on_with(
+    model_folder: Path, tmp_path: Path, parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte, wherever it stops, and without the windows of finished blocks."""
+    write(tmp_path / "a.tif", bands(), **PLACE)
+    windows: list[int] = []
+    most = {"windows": 10**9}
+    forward = views._Network.__call__
+
+    def counted(network: Any, images: torch.Tensor) -> torch.Tensor:
+        if len(windows) >= most["windows"]:
+            raise Stopped
+        windows.append(len(images))
+        return forward(network, images)
+
+    monkeypatch.setattr(views._Network, "__call__", counted)
+    predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "once")
+    calls = len(windows)
+    for most["windows"] in range(calls // 4, calls // 2, calls // 8):
+        windows.clear()
+        with pytest.raises(Stopped):
+            predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "again")
+    assert not (tmp_path / "again/labels").exists()
+    windows.clear()
+    most["windows"] = 10**9
+    predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "again")
+    assert len(windows) <= calls - 4
+    assert content(tmp_path / "again") == content(tmp_path / "once")
+
+    most["windows"] = len(windows) + calls // 2
+    with pytest.raises(Stopped):
+        predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "third")
+    # Of another file nothing is gone on with.
+    windows.clear()
+    most["windows"] = 10**9
+    write(tmp_path / "a.tif", bands(seed=2), **PLACE)
+    predicted(model_folder, [tmp_path / "a.tif"], tmp_path / "third")
+    assert len(windows) == calls
+
+
+def test_channels_of_any_type_in_parts(tmp_path: Path, parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = bands(5).astype(np.float32) * 3
+    values[:, :40, :50] = np.nan
+    values[1, 100:, 200:] = -9999
+    channels = Channels("float32", (400.0,) * 5, (150.0,) * 5)
+    metadata = Metadata(CLASSES, COLOURS, inference={"mode": "slide", "crop": [64, 64]}, channels=channels)
+    model = save_model(tmp_path / "model", metadata, in_channels=5, mean=channels.mean, std=channels.std)
+    write(tmp_path / "a.tif", values, nodata=-9999, **PLACE)
+    predicted(model, [tmp_path / "a.tif"], tmp_path / "parts")
+    monkeypatch.setattr(files, "LARGE", 10**9)
+    predicted(model, [tmp_path / "a.tif"], tmp_path / "whole")
+    for kind in ("labels", "confidence", "overlay"):
+        found, expected = (read(tmp_path / f"{name}/{kind}/a.tif").astype(int) for name in ("parts", "whole"))
+        assert (np.abs(found - expected) > (kind != "labels")).mean() < 1e-3
+    assert (expected_labels := read(tmp_path / "whole/labels/a.tif")[0])[:40, :50].min() == 255
+    assert expected_labels[40:].max() < 255
+
+
+def test_ids_of_the_source_and_a_model_of_whole_pictures(tmp_path: Path, parts: None) -> None:
+    model = save_model(tmp_path / "model", Metadata(CLASSES, COLOURS, (7, 300, 9), inference={"crop": [64, 96]}))
+    write(tmp_path / "a.tif", bands(), **PLACE)
+    result = predict_files(str(model), [tmp_path / "a.tif"], tmp_path / "out", raw=True, device="cpu")
+    with rasterio.open(tmp_path / "out/labels/a.tif") as file:
+        assert (file.dtypes[0], file.nodata, file.tags(1)["CLASS_300"]) == ("uint16", 65535, "tree")
+        assert set(np.unique(file.read(1))) <= {7, 300, 9}
+    assert result["notes"] == [
+        f"A window of 96x64 pixels slid over {tmp_path / 'a.tif'}, too large to be looked at as a whole; --mode slide "
+        "--crop sets another."
+    ]
+
+
+def test_what_cannot_be_read_in_parts_is_told(
+    model_folder: Path, tmp_path: Path, parts: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    whole = write(folder / "whole.tif", bands(), **PLACE)
+    write(folder / "five.tif", bands(5))
+    write(folder / "float.tif", bands().astype(np.float32))
+    write(folder / "palette.tif", bands(1), lambda f: f.write_colormap(1, {0: (1, 2, 3)}), photometric="palette")
+    noise = np.random.default_rng(0).integers(1, 256, (3, HEIGHT, WIDTH), dtype=np.uint8)
+    data = write(folder / "cut.tif", noise).read_bytes()
+    (folder / "cut.tif").write_bytes(data[: len(data) // 2])
+    flipped = bytearray(write(folder / "flipped.tif", noise).read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    (folder / "flipped.tif").write_bytes(flipped)
+    with pytest.raises(UserError, match=r"cut\.tif cannot be read; it is truncated, damaged or no TIFF"):
+        predicted(model_folder, [folder / "cut.tif"], tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    assert main(["predict", str(model_folder), str(folder), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 1
+    told = capsys.readouterr().err
+    for name, why in (
+        ("five", "has 5 channels of uint8"),
+        ("float", "has 3 channels of float32"),
+        ("palette", r"has 1 channel of uint8 (palette)"),
+        ("cut", "cannot be read; it is truncated"),
+        ("flipped", "cannot be read; it is truncated, damaged"),
+    ):
+        assert f"error: {folder / name}.tif {why}" in told
+    assert sorted(content(tmp_path / "out")) == ["labels/whole.tif", "legend.png"]
+    assert not (tmp_path / "out/.cssformer-parts").exists()
+    with pytest.raises(UserError, match="too large for annotations"):
+        predict_files(str(model_folder), [whole], tmp_path / "saved", save=["coco"], device="cpu")
+
+
+def test_a_single_large_piece_is_told(
+    model_folder: Path, tmp_path: Path, parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.tif", bands(), tiled=False, blockxsize=None, blockysize=HEIGHT)
+    monkeypatch.setattr(files, "CACHE_MB", 0.1)
+    with pytest.raises(UserError, match=r"stored in pieces of 310x200 pixels, .* TILED=YES"):
+        predict_files(str(model_folder), [path], tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.tif", "/vsicurl/https://example.org/a.tif", "s3://b/a.tif"])
+def test_addresses_are_refused(address: str, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no file or folder"):
+        predict_files(str(model_folder), [Path(address)], tmp_path / "out")
+
+
+def test_a_geotiff_that_is_there_is_skipped(model_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in/a.tif", bands(), **PLACE)
+    predicted(model_folder, [tmp_path / "in"], tmp_path / "out")
+    write(tmp_path / "in/b.tif", bands(), **PLACE)
+    assert predicted(model_folder, [tmp_path / "in"], tmp_path / "out", skip_existing=True)["skipped"] == 1
