@@ -38,6 +38,8 @@ def _check(options: "Namespace") -> int:
     report = check(options.data)
     heading, *rows = report.table()
     show(rows, heading)
+    heading, *rows = report.channel_table()
+    show(rows, heading)
     for sentence in report.errors:
         print(f"error: {sentence}")
     for sentence in report.warnings:

@@ -1,5 +1,6 @@
 """Pictures taken as the channels that their files store, by GDAL: GeoTIFFs above all."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from cssformer.data.channels import Channels, Moments, Pixels, described, from_bands, moments, without_data
 from cssformer.data.files import Readable, read_bytes
-from cssformer.data.formats import read_bands, turned
+from cssformer.data.formats import read_bands, tiff_pages, turned
 from cssformer.data.image_io import decode_image, read_orientation, readable
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.utils.errors import UserError
@@ -30,6 +31,17 @@ class Bands(NamedTuple):
     def moments(self) -> Moments:
         return moments(self.values, without_data(self.values, self.nodata))
 
+    def pixels(self, channels: Channels | None, path: Path) -> Pixels:
+        """As :func:`cssformer.data.channels.from_bands`; ``path`` is named in its errors."""
+        if channels is not None and str(self) != str(channels):
+            raise UserError(f"{path} has {self}, but {channels} are wanted.")
+        return from_bands(self.values, channels, self.nodata)
+
+    def missing(self) -> NDArray[np.bool_] | None:
+        """Where no band has data, bool (H, W); None if there is no such place."""
+        empty = without_data(self.values, self.nodata)
+        return None if empty is None or not empty.all(axis=0).any() else np.asarray(empty.all(axis=0))
+
     def __str__(self) -> str:
         return described(len(self.values), self.values.dtype.name)
 
@@ -50,17 +62,28 @@ def decode_bands(data: bytes, path: Path) -> Bands:
     return Bands(np.moveaxis(turned(np.moveaxis(values, 0, -1), orientation), -1, 0), nodata, facts)
 
 
-def read_pixels(path: Readable, channels: Channels | None) -> tuple[Pixels, PictureFacts]:
-    """Read a picture as a network or a data set of these channels takes it, None for photographs.
+def is_photograph(data: bytes) -> bool:
+    """Whether a file is taken as RGB of 8 bits unless told otherwise: all are but TIFFs neither grey nor RGB."""
+    with suppress(Exception):
+        return all(page.is_picture or page.colours not in (0, 1, 2) for page in tiff_pages(data)[:1])
+    return True
+
+
+def decode_pixels(data: bytes, path: Path, channels: Channels | None) -> tuple[Pixels, PictureFacts]:
+    """Decode a picture as a network or a data set of these channels takes it, None for photographs.
 
     Raises:
         UserError: as :func:`decode_image` and :func:`decode_bands`, or the file has other channels.
     """
-    data, where = read_bytes(path), Path(str(path))
-    if channels is None:
-        picture = decode_image(data, where)
-        return Pixels(picture.pixels, None), picture.facts
-    bands = decode_bands(data, where)
-    if str(bands) != str(channels):
-        raise UserError(f"{where} has {bands}, but {channels} are wanted.")
-    return from_bands(bands.values, channels, bands.nodata), bands.facts
+    if channels is not None:
+        bands = decode_bands(data, path)
+        return bands.pixels(channels, path), bands.facts
+    picture = decode_image(data, path)
+    # What a GeoTIFF says of its values concerns them as stored.
+    void = any(page.nodata is not None and page.colours in (0, 1, 2) for page in tiff_pages(data)[:1])
+    return Pixels(picture.pixels, decode_bands(data, path).missing() if void else None), picture.facts
+
+
+def read_pixels(path: Readable, channels: Channels | None) -> tuple[Pixels, PictureFacts]:
+    """:func:`decode_pixels` of a file; raises as it and :func:`read_bytes` do."""
+    return decode_pixels(read_bytes(path), Path(str(path)), channels)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cssformer.data import findings
+from cssformer.data.channels import Moments, merged
 from cssformer.data.dataset import SPLITS, DatasetInfo, labels_by_name, pictures_by_name
 from cssformer.data.findings import Finding, are
 from cssformer.data.pair_facts import PairFacts, read_pair
@@ -31,6 +32,8 @@ class CheckReport:
     #: Connected regions of each class, and their mean area in pixels.
     regions: list[int] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
+    #: Of each channel of the training pictures, in the files' units.
+    channels: Moments | None = None
 
     @property
     def errors(self) -> list[str]:
@@ -52,6 +55,20 @@ class CheckReport:
             rows.append((str(index), name, *counts, *within))
         return rows
 
+    def channel_table(self) -> list[tuple[str, ...]]:
+        """The statistics of the channels: a heading, then a row a channel."""
+        rows = (tuple(f"{value:.6g}" for value in row.values()) for row in self._channels())
+        return [("channel", "mean", "std", "least", "most"), *rows]
+
+    def _channels(self) -> list[dict[str, float]]:
+        if self.channels is None:
+            return []
+        columns = (self.channels.mean, self.channels.std, self.channels.low, self.channels.high)
+        return [
+            {"channel": index, "mean": float(mean), "std": float(std), "min": float(low), "max": float(high)}
+            for index, (mean, std, low, high) in enumerate(zip(*columns, strict=True))
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """The whole report for JSON."""
         return {
@@ -60,6 +77,7 @@ class CheckReport:
             "pictures": self.pictures,
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.items()},
             "ignored": self.ignored,
+            "channels": self._channels(),
             "classes": [
                 {
                     "id": index,
@@ -92,8 +110,12 @@ def check(folder: str | Path) -> CheckReport:
     report.pictures = dict(Counter(each.split for each in facts))
     report.sizes = dict(Counter(each.size for each in facts if each.size).most_common())
     _count_classes(facts, report)
+    measured = [each.channels for each in facts if each.channels and each.split == "train"]
+    report.channels = merged(measured) if measured else None
     report.findings += findings.of_description(report.info, report.pictures)
     report.findings += [Finding(problem, True) for each in facts for problem in each.problems]
+    if report.info.channels is not None and report.channels is not None:
+        report.findings += findings.of_channels(report.info.channels, report.channels)
     for find in findings.OF_PAIRS:
         report.findings += find(facts, report.info)
     return report

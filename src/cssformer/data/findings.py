@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cssformer.data.channels import Channels, Moments
 from cssformer.data.dataset import DatasetInfo
 from cssformer.data.duplicates import NEAR, near_duplicates
 from cssformer.data.pair_facts import PairFacts
@@ -40,6 +41,17 @@ def of_description(info: DatasetInfo, pictures: Mapping[str, int]) -> Iterator[F
             yield Finding(f"dataset.yaml speaks of {count} {split} pictures, but there are {there}.")
     if info.partial:
         yield Finding("The set is partial (dataset.yaml): its scores are not comparable with published ones.")
+
+
+def of_channels(told: Channels, measured: Moments) -> Iterator[Finding]:
+    """Statistics in ``dataset.yaml`` that are not those of the training pictures."""
+    for index, (mean, std) in enumerate(zip(told.mean, told.std, strict=True)):
+        apart = max(abs(mean - measured.mean[index]), abs(std - measured.std[index]))
+        if apart > 0.01 * measured.std[index]:
+            yield Finding(
+                f"dataset.yaml tells a mean of {mean:.6g} and a std of {std:.6g} for channel {index}, but its training "
+                f"pictures have {measured.mean[index]:.6g} and {measured.std[index]:.6g}; put these there."
+            )
 
 
 def of_sizes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:

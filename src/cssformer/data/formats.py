@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 # JPEG (old and new), JPEG 2000 (three ways), JPEG of DNG, WebP, JPEG XL.
 _LOSSY_TIFF = {6, 7, 33003, 33005, 34712, 34892, 50001, 50002}
 _DEFLATE = {8, 32946}
-_COLOURS = 262
+_COLOURS, _NODATA = 262, 42113
 # The tags of what a page tells, and what they are where they are missing.
 _TAGS = {
     "bands": (277, 1),
@@ -76,6 +76,8 @@ class TiffPage:
     is_big_endian_big: bool
     #: Whether it tells its place on the Earth, or what stands for no data.
     is_georeferenced: bool
+    #: What stands for no data in a GeoTIFF.
+    nodata: float | None
     #: Offset and size in the file of each strip or tile.
     pieces: tuple[tuple[int, int], ...]
 
@@ -145,10 +147,14 @@ def _pages(file: BinaryIO) -> Iterator[TiffPage]:
         first = False
         page = {name: _number(tags, tag, default) for name, (tag, default) in _TAGS.items()}
         pieces = (zip(tags.get(offset, ()), tags.get(size, ()), strict=False) for offset, size in _PIECES)
+        nodata: float | None = None
+        with suppress(ValueError):
+            nodata = float(str(tags[_NODATA]).strip(" \0")) if _NODATA in tags else None
         page["orientation"] = page["orientation"] if page["orientation"] in range(1, 9) else 1
         yield TiffPage(
             **page,
             is_big_endian_big=head[:4] == b"MM\0+",
+            nodata=nodata,
             is_georeferenced=any(tag in tags for tag in _PLACE),
             pieces=tuple(chain.from_iterable(pieces)),
         )

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.alignment import better_turned
+from cssformer.data.bands import decode_bands
+from cssformer.data.channels import Moments, moments, rgb_view
 from cssformer.data.dataset import DatasetInfo
 from cssformer.data.duplicates import perceptual_hash
 from cssformer.data.files import read_bytes
@@ -29,6 +31,8 @@ class PairFacts:
     label: Path | None
     problems: list[str] = field(default_factory=list)
     file: PictureFacts | None = None
+    #: Of each channel, in the file's units.
+    channels: Moments | None = None
     size: tuple[int, int] | None = None
     digest: str = ""
     #: Of :func:`cssformer.data.duplicates.perceptual_hash`.
@@ -49,10 +53,16 @@ def read_pair(split: str, image_path: Path, label_path: Path | None, info: Datas
     """The facts of a split's picture and its label."""
     facts, grey = PairFacts(split, image_path, label_path), None
     try:
-        image, facts.file = decode_image(read_bytes(image_path), image_path)
+        if info.channels is None:
+            image, facts.file = decode_image(read_bytes(image_path), image_path)
+            facts.channels = moments(cv2.split(image))
+        else:
+            bands = decode_bands(read_bytes(image_path), image_path)
+            facts.file, facts.channels = bands.facts, bands.moments()
+            image = bands.pixels(info.channels, image_path).pixels
         facts.size = image.shape[1], image.shape[0]
         facts.digest = hashlib.sha256(image.tobytes()).hexdigest()
-        grey = _shrunk(image)
+        grey = _shrunk(rgb_view(image))
         facts.hash = perceptual_hash(grey)
     except UserError as error:
         facts.problems.append(str(error))

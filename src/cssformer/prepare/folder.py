@@ -74,6 +74,7 @@ def prepare_folder(
     skip_unpaired: bool = False,
     masks_as: MasksAs = "shown",
     transparent: Transparent | None = None,
+    as_stored: bool = False,
 ) -> Prepared:
     """Make a prepared folder of pictures and masks.
 
@@ -101,6 +102,8 @@ def prepare_folder(
             files store them; the size of a mask decides where it can.
         transparent: What the transparent pixels of masks are: background, a class of its own and the first, or
             ignore; such masks are refused without it.
+        as_stored: Take grey and RGB pictures too as the channels that their files store; by default they become RGB
+            of 8 bits, and TIFFs of other channels alone are taken so.
 
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.
@@ -129,9 +132,12 @@ def prepare_folder(
     if len(understood.classes) == 1:
         notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
     with atomic_dir(output) as folder:
-        info, found = fill(folder, understood.info(), entries, understood.read, understood.index_of, masks_as)
+        how_read = understood.read, understood.index_of, masks_as
+        info, found = fill(folder, understood.info(), entries, *how_read, as_stored=as_stored)
         written = [each for each in found if each is not None]
         notes += turned_notes(written, masks_as)
+        if info.channels is not None:
+            notes.append(f"The pictures have {info.channels}, taken as stored; dataset.yaml tells their means.")
     notes += picture_notes({entry.image: each.picture for entry, each in zip(entries, written, strict=True)})
     return Prepared(output, info, tuple(pairing.suffixes), how, (*notes, *understood.notes))
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.bands import decode_bands, decode_pixels, is_photograph
+from cssformer.data.channels import Channels, Moments, merged
 from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
 from cssformer.data.files import Readable, read_bytes
 from cssformer.data.formats import as_stored, turned
-from cssformer.data.image_io import decode_image, encode_png, inspect_image, read_orientation
+from cssformer.data.image_io import encode_png, inspect_image, read_orientation
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.prepare.archives import Member
 from cssformer.prepare.masks import Reader
@@ -81,6 +83,8 @@ class Written(NamedTuple):
     #: How the mask of a turned picture was taken, and whether its size told so; None where both are the same.
     masks_as: MasksAs | None
     by_size: bool
+    #: Of each channel, where pictures are taken as stored.
+    moments: Moments | None = None
 
 
 def class_table(index_of: dict[int, int | None]) -> NDArray[np.int32]:
@@ -116,11 +120,14 @@ def fill(
     masks_as: MasksAs,
     faults: Faults | None = None,
     sources: Sequence[Member] = (),
+    as_stored: bool = False,
 ) -> tuple[DatasetInfo, list[Written | None]]:
     """Write pictures, labels, checksums and ``dataset.yaml``.
 
     Upright JPEG and PNG pictures are copied byte for byte; others become PNG, turned upright, so that none needs EXIF
-    data. Labels become 8-bit PNG (16-bit where ``info.ignore`` is 65535), copied where they are that already.
+    data. If the first picture is no photograph, the files of all are copied, and their channels measured. Labels become
+    8-bit PNG (16-bit where ``info.ignore`` is 65535), copied where they are that already; where a picture has no data,
+    they are ignored.
 
     Args:
         folder: where to write.
@@ -131,6 +138,7 @@ def fill(
         masks_as: how masks of pictures with an EXIF orientation are drawn, where sizes do not tell.
         faults: what becomes of pictures that are broken, or have broken labels; an error by default.
         sources: the files that drawings stand in, for their checksums.
+        as_stored: take photographs too as the channels that their files store.
 
     Returns:
         The description with counts and checksums, and what was found in each entry, None where it was left out.
@@ -151,10 +159,11 @@ def fill(
         (folder / split / "labels").mkdir()
 
     faults = faults or Faults()
+    channels = _stored_channels(entries, as_stored)
 
     def write(entry: Entry) -> Written | None:
         with faults.caught():
-            return _write_entry(entry, folder / entry.split, info, read, table, masks_as)
+            return _write_entry(entry, folder / entry.split, info, read, table, masks_as, channels)
         return None
 
     written = in_parallel(write, entries, "Writing")
@@ -165,6 +174,11 @@ def fill(
     sums = [f"{digest}  {path}\n" for digest, path in found]
     listing = "".join(sums).encode(errors="backslashreplace")
     (folder / CHECKSUMS).write_bytes(listing)
+    measured = [(entry.split, each.moments) for entry, each in zip(entries, written, strict=True) if each]
+    parts = [moments for split, moments in measured if moments and split == "train"]
+    if parts and channels is not None:
+        mean, std = (tuple(each.tolist()) for each in (merged(parts).mean, merged(parts).std))
+        info = replace(info, channels=Channels(channels.split()[-1], mean, std))
     described = replace(
         info,
         counts={split: counts[split] for split in SPLITS if counts[split]},
@@ -172,6 +186,15 @@ def fill(
     )
     described.save(folder)
     return described, written
+
+
+def _stored_channels(entries: Sequence[Entry], as_stored: bool) -> str | None:
+    """What the first sound picture stores, None if it is a photograph, and these are not taken as stored."""
+    for entry in entries:
+        with suppress(UserError):
+            data = read_bytes(entry.image)
+            return str(decode_bands(data, Path(str(entry.image)))) if as_stored or not is_photograph(data) else None
+    return None
 
 
 def turned_notes(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
@@ -201,20 +224,34 @@ def turned_notes(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
 
 
 def _write_entry(
-    entry: Entry, folder: Path, info: DatasetInfo, read: Reader, table: NDArray[np.int32], masks_as: MasksAs
+    entry: Entry,
+    folder: Path,
+    info: DatasetInfo,
+    read: Reader,
+    table: NDArray[np.int32],
+    masks_as: MasksAs,
+    channels: str | None,
 ) -> Written:
-    """Write one picture and its label."""
+    """Write one picture, as stored if it has these channels, and its label."""
     data, where = read_bytes(entry.image), Path(str(entry.image))
+    missing, measured = None, None
     suffix = ".jpg" if data[:2] == b"\xff\xd8" and read_orientation(data) == 1 else ".png"
     kept = suffix == ".jpg" or (data[:4] == b"\x89PNG" and read_orientation(data) == 1)
-    if kept:
+    if channels is not None:
+        bands = decode_bands(data, where)
+        if str(bands) != channels:
+            raise UserError(f"{where} has {bands}, but the first picture has {channels}; prepare them apart.")
+        missing, measured = bands.missing(), bands.moments()
+        content, facts, suffix = data, bands.facts, where.suffix.lower()
+        shape = (bands.values.shape[1], bands.values.shape[2])
+    elif kept:
         content, (shape, facts) = data, inspect_image(data, where)
     else:
-        pixels, facts = decode_image(data, where)
+        (pixels, missing), facts = decode_pixels(data, where, None)
         content, shape = encode_png(pixels), (pixels.shape[0], pixels.shape[1])
-    written = Written([(hashlib.sha256(data).hexdigest(), str(entry.image))], facts, None, False)
+    written = Written([(hashlib.sha256(data).hexdigest(), str(entry.image))], facts, None, False, measured)
     if entry.label is not None:
-        label, written = _label(entry, written, shape, info.ignore, read, table, masks_as)
+        label, written = _label(entry, written, shape, missing, info.ignore, read, table, masks_as)
         (folder / "labels" / f"{entry.name}.png").write_bytes(label)
     (folder / "images" / f"{entry.name}{suffix}").write_bytes(content)
     return written
@@ -224,6 +261,7 @@ def _label(
     entry: Entry,
     written: Written,
     shape: tuple[int, int],
+    missing: NDArray[np.bool_] | None,
     ignore: int,
     read: Reader,
     table: NDArray[np.int32],
@@ -247,12 +285,14 @@ def _label(
     if len(reach) <= values.max() or INVALID in reach:
         _require_known(values, table, entry)
     stored = _relabel(values, table, ignore)
+    if missing is not None:
+        stored = np.where(missing, stored.dtype.type(ignore), stored)
     # The first pixel tells most differing labels apart without a look at the others.
     same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
     turned_now = taken_as == "stored" or own != 1
     right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
     sums = [(hashlib.sha256(data).hexdigest(), str(entry.label))] if data else []
-    written = Written([*written.sums, *sums], written.picture, taken_as, by_size)
+    written = written._replace(sums=[*written.sums, *sums], masks_as=taken_as, by_size=by_size)
     return data if right else encode_png(stored), written
 
 
