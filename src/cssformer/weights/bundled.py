@@ -6,7 +6,7 @@ from typing import Any
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 SCORES = "scores.json"
-"""What `cssformer evaluate --output` wrote of the bundled files themselves."""
+"""The scores of the run that the model was trained in."""
 
 
 def bundled_models() -> dict[str, Path]:
