@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from cssformer.prepare.shapes import Bitmap, Ellipse, Line, Polygons, Region, Runs, Shape, draw
+from cssformer.prepare.shapes import Bitmap, ClassMap, Ellipse, Line, Polygons, Region, Runs, Shape, draw
 from cssformer.utils.errors import UserError
 
 SIZE = (23, 31)
@@ -133,3 +133,15 @@ def test_damaged_run_lengths_never_reach_the_decoder(packed):
     """pycocotools writes where the numbers lead; ours are read or refused."""
     with contextlib.suppress(UserError):
         assert pixels(Runs(SIZE, packed)).shape == SIZE
+
+
+@pytest.mark.parametrize("overlap", ["smaller", "first", "last"])
+def test_a_map_of_classes_is_drawn_as_its_bitmaps(overlap):
+    """Classes of one meaning, classes without a value, colours as numbers of 24 bits."""
+    values = np.random.default_rng(0).choice([0, 7, 255, 2**24 - 1], (20, 30))
+    names, value_of = {0: "a", 7: "b", 255: "c", 2**24 - 1: "d"}, {"a": 1, "b": 300, "d": 1}
+    bitmaps = [Shape(name, Bitmap(values == value), "") for value, name in names.items()]
+    drawn = ClassMap(values, names).draw(value_of, 4)
+    expected = draw(bitmaps, value_of, (20, 30), 4, overlap)
+    assert drawn.dtype == expected.dtype == np.uint16
+    np.testing.assert_array_equal(drawn, expected)

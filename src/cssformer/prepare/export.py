@@ -22,7 +22,7 @@ from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.folder import Prepared
 from cssformer.prepare.pairing import read_folders
-from cssformer.prepare.shapes import Overlap, Shape, Size, draw
+from cssformer.prepare.shapes import ClassMap, Overlap, Shape, Size, draw
 from cssformer.prepare.splits import draw_validation
 from cssformer.prepare.writer import Drawing, Entry, Faults, MasksAs, fill, require_free, turned_notes
 from cssformer.utils.atomic import atomic_dir
@@ -45,8 +45,8 @@ class Annotated:
     place: str
     #: Height and width, if the file tells them.
     size: Size | None
-    #: Its shapes for a height and width; raises UserError.
-    shapes: Callable[[Size], Iterable[Shape]]
+    #: Its shapes for a height and width, or the class of each pixel; raises UserError.
+    shapes: Callable[[Size], Iterable[Shape] | ClassMap]
     #: Train, val or test; None if the export does not say.
     split: str | None
 
@@ -214,14 +214,12 @@ def prepare_export(
         def drawing(picture: Annotated) -> Drawing:
             def values(size: Size) -> Any:
                 names: set[str] = set()
-
-                # Not in a list: masks of many classes would fill the memory.
-                def shapes() -> Iterator[Shape]:
-                    for shape in picture.shapes(size):
-                        names.add(shape.name)
-                        yield shape
-
-                label = draw(shapes(), value_of, size, len(export.classes), overlap)
+                found = picture.shapes(size)
+                if isinstance(found, ClassMap):
+                    names.update(found.names.values())
+                    label = found.draw(value_of, len(export.classes))
+                else:
+                    label = draw(_noted(found, names), value_of, size, len(export.classes), overlap)
                 seen.update(names)
                 if not names:
                     bare.append(picture.path)
@@ -248,6 +246,13 @@ def prepare_export(
     if faults.sentences:
         notes.append(f"{len(faults.sentences)} broken ones were left out; the first: {faults.sentences[0]}")
     return Prepared(output, info, (), how, tuple(notes))
+
+
+def _noted(shapes: Iterable[Shape], names: set[str]) -> Iterator[Shape]:
+    """The shapes one by one, for many masks would fill the memory; their names are added to ``names``."""
+    for shape in shapes:
+        names.add(shape.name)
+        yield shape
 
 
 def _without_predictions(members: Sequence[Member]) -> list[Member]:

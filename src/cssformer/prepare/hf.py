@@ -5,7 +5,7 @@ Masks hold ids; 255 is ignored, 65535 where there are ids above 255. Splits are 
 
 import json
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -20,7 +20,7 @@ from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member
 from cssformer.prepare.export import MOST_ANNOTATIONS, Annotated, Export, split_words
 from cssformer.prepare.masks import values_of
-from cssformer.prepare.shapes import Bitmap, Shape, Size
+from cssformer.prepare.shapes import ClassMap, Size
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
@@ -127,7 +127,7 @@ def read(
             with faults.caught():
                 values |= values_of(read_ids(label.read_bytes(), Path(str(label))))
                 path, picture = f"{folder}/{stem}-{number:06}.png".lstrip("/"), _Cell(rows, image, number)
-                found.append(Annotated(picture, path, str(label), None, partial(_shapes, label, names), split))
+                found.append(Annotated(picture, path, str(label), None, partial(_classes, label, names), split))
     top = 65535 if max(values, default=0) > 255 else 255
     unnamed = sorted(values - names.keys() - {top})
     if names and unnamed:
@@ -139,12 +139,11 @@ def read(
     return Export(found, [*every, "void"], files, unlabeled="ignore", ignored=["void"], notes=notes)
 
 
-def _shapes(label: _Cell, names: dict[int, str], size: Size) -> Iterable[Shape]:
+def _classes(label: _Cell, names: dict[int, str], size: Size) -> ClassMap:
     ids = read_ids(label.read_bytes(), Path(str(label)))
     if ids.shape != size:
         raise UserError(f"{label} is {ids.shape[1]}x{ids.shape[0]}, but its picture is {size[1]}x{size[0]}.")
-    for value in sorted(values_of(ids)):
-        yield Shape(names[value], Bitmap(ids == value), str(label))
+    return ClassMap(ids, {value: names[value] for value in values_of(ids)})
 
 
 def _column(rows: _Rows, wanted: str | None, usual: Sequence[str], what: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from cssformer.data.dataset import look_up
 from cssformer.utils.errors import UserError
 
 Size = tuple[int, int]
@@ -146,6 +147,26 @@ class Runs:
         return coco.frPyObjects({"size": list(size), "counts": numbers.tolist()}, *size)
 
 
+@dataclass(frozen=True)
+class ClassMap:
+    """A class for each pixel of a picture, as masks have it in place of shapes.
+
+    Attributes:
+        values: whole numbers from 0 to 2^24 - 1, (H, W).
+        names: the class of each value that occurs.
+    """
+
+    values: NDArray[Any]
+    names: Mapping[int, str]
+
+    def draw(self, value_of: Mapping[str, int], empty: int) -> NDArray[Any]:
+        """A label map of one value per class; ``empty`` where a class has none."""
+        table = np.full(max(self.names) + 1, empty, np.int32)
+        for value, name in self.names.items():
+            table[value] = value_of.get(name, empty)
+        return look_up(table, self.values).astype(_dtype(value_of, empty))
+
+
 def draw(
     shapes: Iterable[Shape], value_of: Mapping[str, int], size: Size, empty: int, overlap: Overlap
 ) -> NDArray[Any]:
@@ -173,11 +194,15 @@ def draw(
     elif overlap == "smaller":
         drawn.sort(key=lambda pair: -int(coco.area(pair[1])))
     # Columns first, as run-length masks have their pixels.
-    values = np.full(size[::-1], empty, np.uint8 if max(empty, *value_of.values()) < 256 else np.uint16)
+    values = np.full(size[::-1], empty, _dtype(value_of, empty))
     for value, runs in drawn:
         columns, inside = _columns(runs)
         np.copyto(values[columns], np.array(value, values.dtype), where=inside)
     return np.ascontiguousarray(values.T)
+
+
+def _dtype(value_of: Mapping[str, int], empty: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if max(empty, *value_of.values()) < 256 else np.uint16
 
 
 def _coordinates(numbers: Sequence[float], size: Size) -> list[float]:

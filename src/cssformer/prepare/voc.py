@@ -5,7 +5,7 @@ masks' colours are classes by ``labelmap.txt``, or, without one, the 21 of VOC. 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from cssformer.prepare.export import Annotated, Export, Pictures, read_text, spl
 from cssformer.prepare.masks import values_of
 from cssformer.prepare.pascal_context import CLASSES as CONTEXT
 from cssformer.prepare.pascal_context import colour
-from cssformer.prepare.shapes import Bitmap, Shape, Size
+from cssformer.prepare.shapes import ClassMap, Size
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
@@ -67,9 +67,11 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                 raise UserError(f"{its_list} names {name}, which has no mask in SegmentationClass.")
             mask = masks[name]
             picture = pictures.find(name, mask)
-            shapes = partial(_shapes, mask, {int.from_bytes(bytes(rgb), "big"): each for rgb, each in class_of.items()})
+            classes = partial(
+                _classes, mask, {int.from_bytes(bytes(rgb), "big"): each for rgb, each in class_of.items()}
+            )
             # Names hold dots that begin no suffix.
-            found.append(Annotated(picture, name + Path(picture.name).suffix, str(mask), None, shapes, split))
+            found.append(Annotated(picture, name + Path(picture.name).suffix, str(mask), None, classes, split))
     names = [name for name in dict.fromkeys(class_of.values()) if name not in ("void", "ignored")]
     colours = {name: rgb for rgb, name in class_of.items()}
     return Export(
@@ -78,15 +80,15 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     )  # fmt: skip
 
 
-def _shapes(mask: Member, class_of: dict[int, str], size: Size) -> Iterable[Shape]:
+def _classes(mask: Member, class_of: dict[int, str], size: Size) -> ClassMap:
     values = decode_mask(mask.read_bytes(), Path(str(mask))).colours()
     if values.shape != size:
         raise UserError(f"{mask} is {values.shape[1]}x{values.shape[0]}, but its picture is {size[1]}x{size[0]}.")
-    for value in sorted(values_of(values)):
-        if value not in class_of:
-            rgb = " ".join(map(str, value.to_bytes(3, "big")))
-            raise UserError(f"{mask} has the colour {rgb}, which is no class of labelmap.txt or VOC.")
-        yield Shape(class_of[value], Bitmap(values == value), str(mask))
+    there = sorted(values_of(values))
+    if unknown := [value for value in there if value not in class_of]:
+        rgb = " ".join(map(str, unknown[0].to_bytes(3, "big")))
+        raise UserError(f"{mask} has the colour {rgb}, which is no class of labelmap.txt or VOC.")
+    return ClassMap(values, {value: class_of[value] for value in there})
 
 
 def _labelmap(members: Sequence[Member]) -> dict[Colour, str]:
