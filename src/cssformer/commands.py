@@ -1,8 +1,5 @@
 """The commands of the command line: the options of each, and what it calls and prints."""
 
-import json
-import os
-import shlex
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -12,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from cssformer.check_command import CHECK
 from cssformer.doctor import DOCTOR
 from cssformer.prepare.commands import PREPARE
-from cssformer.score_commands import SCORE, add_scoring, show_scores, tell_scores
+from cssformer.score_commands import SCORE, add_scoring, tell_scores
+from cssformer.train_command import TRAIN
 from cssformer.training.recipe import RECIPE, Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.command import Command, arguments, write_json
@@ -35,82 +33,6 @@ MANY_LOOKS, LONG_SIDE = 20, 2048
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
-
-
-def _add_train(parser: "ArgumentParser") -> None:
-    parser.add_argument("--resume", type=bool, default=False, help="Continue the run in --output, by its recipe.")
-    parser.add_argument(
-        "--find_lr",
-        type=bool,
-        default=False,
-        help="Try rising learning rates for a hundred steps, and tell which to take.",
-    )
-    parser.add_argument(
-        "--config",
-        action=ConfigFile,
-        help="demo, light, photos, rare_classes, vit or a YAML file; later recipes win, and options over them all.",
-    )
-    parser.add_class_arguments(Recipe)
-
-
-def _presets(options: "Namespace") -> list[str]:
-    if options.resume:
-        # Whatever is given besides may repeat what the run was begun with.
-        own = Path(options.output) / RECIPE
-        return ["--config", str(own), f"--output={options.output}"] if own.is_file() else []
-    if options.config or (options.data is None and options.model.init is None):
-        return []
-    from cssformer.training.presets import preset_words
-
-    return preset_words(None if options.data is None else Path(options.data), options.model.init)
-
-
-def _train(options: "Namespace") -> int:
-    from cssformer.utils.stop import Interrupted, Stop, signals_later
-
-    recipe = Recipe.from_options(options)
-    if options.resume:
-        recipe = recipe.resumed()
-    # Where the user's own augment.custom lies, as with `python -m`.
-    sys.path.append(os.getcwd())
-    if options.find_lr:
-        return _find_lr(recipe, options)
-    try:
-        with Stop().listening():
-            # An import that is interrupted may leave half a library.
-            with signals_later():
-                from cssformer.training.train import train
-            evaluation = train(recipe, options.resume)
-    except Interrupted as interrupted:
-        done = f" after {interrupted.step} of {recipe.training.steps} steps" if interrupted.step else ""
-        from cssformer.training.run_folder import LAST
-
-        begun = (Path(recipe.output) / LAST).exists()
-        again = f"cssformer train --output {shlex.quote(recipe.output)} --resume"
-        print(f"Stopped{done}; {f'continue with: {again}' if begun else 'nothing is kept yet.'}", file=sys.stderr)
-        return interrupted.code
-    if evaluation is None:
-        from cssformer.metrics.report import SCORES
-
-        scores = Path(recipe.output) / SCORES
-        if options.resume and scores.is_file():
-            write_json(options, json.loads(scores.read_text(encoding="utf-8")))
-        return 0
-    show_scores(evaluation)
-    print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
-    write_json(options, evaluation.as_dict())
-    return 0
-
-
-def _find_lr(recipe: Recipe, options: "Namespace") -> int:
-    from cssformer.training.find_lr import find_lr
-
-    found = find_lr(recipe)
-    heading, *rows = found.table()
-    show(rows, heading)
-    print(f"--training.lr {found.suggested:g} is suggested, a tenth of the rate at which the loss is least.")
-    write_json(options, found.as_dict())
-    return 0
 
 
 def _note_unfinished(model: str) -> None:
@@ -382,7 +304,7 @@ def _profile(options: "Namespace") -> int:
 COMMANDS: dict[str, Command] = {
     **PREPARE,
     "check": CHECK,
-    "train": Command("Train a network and score it.", _add_train, _train, _presets),
+    "train": TRAIN,
     "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
     **SCORE,
     "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),

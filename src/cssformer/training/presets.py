@@ -1,51 +1,115 @@
 """The recipe for who names none: one of the package's own, by the data and the machine."""
 
-from dataclasses import fields
+from collections import Counter
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 
-from cssformer.data.files import is_picture
+import numpy as np
+
+from cssformer.data import SegmentationFolder
+from cssformer.data.check import CheckReport
+from cssformer.data.dataset import IGNORE
 from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
-from cssformer.utils.options import written
+from cssformer.utils.options import PRESETS, written
 from cssformer.weights.hub import load
 
-SMALL = 192
-"""Up to this longer side, in pixels, the demonstration's crops of 128x128 show most of a picture."""
+SMALL, LARGE = 192, 2000
+"""Up to the first longer side, in pixels, the demonstration's crops of 128x128 show most of a picture; from the second
+on a picture that is resized to a shorter side of 512 loses much."""
+FEW, RARE = 100, 0.005
+"""Fewer pictures are few; a class with a smaller share of the labelled pixels is rare."""
 LOOKED_AT = 50
 
 
-def choose_preset(data: Path) -> tuple[str, str] | None:
-    """A preset for a prepared folder, and why; None if it holds no pictures, which training tells.
+@dataclass(frozen=True)
+class DataFacts:
+    """What a recipe is chosen by.
 
-    Raises:
-        UserError: a picture cannot be read.
+    Attributes:
+        pictures: of the training split.
+        width, height: their median in pixels.
+        classes: how many there are.
+        rarest: the class with the least share of the labelled pixels, of those that have any, and the share.
     """
-    folder = data / "train" / "images"
-    pictures = sorted(path for path in folder.iterdir() if is_picture(path)) if folder.is_dir() else []
-    if not pictures:
-        return None
-    sizes = [read_size(path) for path in pictures[:: -(-len(pictures) // LOOKED_AT)]]
-    width, height = (round(median(sides)) for sides in zip(*sizes, strict=True))
-    device = best_device()
-    photos = "light" if device == "cpu" else "photos"
-    name = "demo" if max(height, width) <= SMALL else photos
-    return name, f"for pictures of about {width}x{height} on {device}"
+
+    pictures: int
+    width: int
+    height: int
+    classes: int
+    rarest: tuple[str, float] | None
+
+    @classmethod
+    def looked_at(cls, folder: Path) -> "DataFacts":
+        """By some pictures and labels of a prepared folder.
+
+        Raises:
+            UserError: it is none, or one of them cannot be read.
+        """
+        data = SegmentationFolder(folder, "train")
+        some = range(0, len(data), -(-len(data) // LOOKED_AT))
+        sizes = Counter(read_size(data.images[data.names[index]]) for index in some)
+        pixels = np.zeros(len(data.info.classes), np.int64)
+        for index in some:
+            if (label := data.label(index)) is not None:
+                pixels += np.bincount(label[label != IGNORE], minlength=len(pixels))
+        return cls(len(data), *_median(sizes), len(pixels), _rarest(data.info.classes, pixels))
+
+    @classmethod
+    def checked(cls, report: CheckReport) -> "DataFacts":
+        """By what ``cssformer check`` found of all of them."""
+        classes = report.info.classes
+        rarest = _rarest(classes, np.array(report.shares))
+        return cls(report.pictures.get("train", 0), *_median(Counter(report.sizes)), len(classes), rarest)
+
+    def __str__(self) -> str:
+        rarest = f", the rarest, {self.rarest[0]}, with {self.rarest[1]:.2%} of the pixels" if self.rarest else ""
+        return f"{self.pictures} pictures of about {self.width}x{self.height}, {self.classes} classes{rarest}"
+
+
+def _median(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
+    width, height = (round(median(sides)) for sides in zip(*sizes.elements(), strict=True))
+    return width, height
+
+
+def _rarest(classes: tuple[str, ...], pixels: np.ndarray) -> tuple[str, float] | None:
+    there = [(float(count), name) for count, name in zip(pixels, classes, strict=True) if count > 0]
+    return (min(there)[1], min(there)[0] / float(pixels.sum())) if there else None
+
+
+def choose_preset(facts: DataFacts, device: str) -> tuple[str, str]:
+    """The name of a preset, and what it is taken for."""
+    if max(facts.width, facts.height) <= SMALL:
+        return "demo", "small pictures"
+    if device == "cpu":
+        return "cpu", "photographs on a CPU"
+    if max(facts.width, facts.height) >= LARGE:
+        return "large_pictures", "large pictures"
+    if facts.pictures < FEW:
+        return "few_pictures", f"fewer than {FEW} pictures"
+    if facts.classes == 2:
+        return "binary", "one thing and the rest"
+    if facts.rarest and facts.rarest[1] < RARE:
+        return "rare_classes", f"a class with less than {RARE:.1%} of the pixels"
+    return "photos", "photographs"
 
 
 def preset_words(data: Path | None, init: str | None) -> list[str]:
     """The words that choose a preset by the data, which is told, and the network of the one to start from.
 
     Raises:
-        UserError: a picture, or the network to start from, cannot be read.
+        UserError: the data, or the network to start from, cannot be read.
     """
     words: list[str] = []
-    if data is not None and (found := choose_preset(data)) is not None:
-        name, reason = found
+    if data is not None:
+        facts, device = DataFacts.looked_at(data), best_device()
+        name, reason = choose_preset(facts, device)
         network = "" if init is None else f", with the network of {init}"
-        others = "--config demo, light, photos, rare_classes, vit or FILE chooses another"
-        print(f"No --config: {name} is taken, {reason}{network}; {others}.")
+        others = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+        print(f"No --config: {name} is taken, for {reason} ({facts}; {device}){network}.")
+        print(f"--config {others} or FILE chooses another.")
         words += ["--config", name]
     if init is not None:
         saved = load(init)[0]["network"]

@@ -1,0 +1,103 @@
+"""The recipe that data and machine ask for, with what it takes, and why, before anything is trained."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cssformer.data.check import check
+from cssformer.metrics.profile import multiply_adds, untrained
+from cssformer.training.estimate import GIB, fitting_batch, kept_bytes
+from cssformer.training.module import SegmentationTask
+from cssformer.training.presets import DataFacts, choose_preset
+from cssformer.training.recipe import Recipe
+from cssformer.utils.device import best_device, device_name
+from cssformer.utils.memory import total_memory
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training by a recipe takes.
+
+    Attributes:
+        parameters: of the network.
+        crop_bytes: that each crop of a pass keeps for its gradients, see
+            :func:`cssformer.training.estimate.kept_bytes`.
+        crop_multiply_adds: of the forward pass of a crop; training takes about three times as many.
+        fitting: crops at a time that fit the device, at most the recipe's batch.
+    """
+
+    parameters: int
+    crop_bytes: float
+    crop_multiply_adds: int
+    fitting: int
+
+
+def cost_of(recipe: Recipe, classes: int, device: str) -> Cost:
+    """Counted on the network with random weights."""
+    model = untrained(recipe.model, classes)
+    counts = multiply_adds(model, recipe.augment.crop)
+    del counts["interpolation"]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    task = SegmentationTask(model, recipe)
+    each = kept_bytes(task, *recipe.augment.crop) * (1 if recipe.training.precision == "32" else 0.5)
+    return Cost(parameters, each, sum(counts.values()), fitting_batch(task, torch.device(device)))
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A preset for a prepared folder on a device, why it is taken, and what it costs."""
+
+    data: Path
+    facts: DataFacts
+    device: str
+    name: str
+    reason: str
+    recipe: Recipe
+    cost: Cost
+    errors: list[str]
+
+    @property
+    def command(self) -> str:
+        """What trains by it."""
+        training = self.recipe.training
+        fewer = isinstance(training.device_batch, int) and self.cost.fitting < training.device_batch
+        batch = f" --training.device_batch {self.cost.fitting}" if fewer else ""
+        return f"cssformer train --data {self.data} --config {self.name}{batch}"
+
+    def sentences(self) -> list[str]:
+        """For people, with the command at the end."""
+        training, (height, width), cost = self.recipe.training, self.recipe.augment.crop, self.cost
+        device = torch.device(self.device)
+        seen = training.steps * training.batch_size / max(1, self.facts.pictures)
+        return [
+            *(f"error: {each}" for each in self.errors),
+            f"{self.data}: {self.facts}",
+            f"this machine: {device_name(self.device)} with {total_memory(device) / GIB:,.0f} GiB",
+            f"{self.name} is suggested, for {self.reason}",
+            f"its network on {self.recipe.model.backbone}: {cost.parameters / 1e6:,.1f} million parameters",
+            f"each crop of {height}x{width} keeps {cost.crop_bytes / GIB:,.2f} GiB, so {cost.fitting} of a step's "
+            f"{training.batch_size} fit at a time, and takes 3 x {cost.crop_multiply_adds / 1e9:,.0f} billion "
+            "multiply-adds",
+            f"{training.steps} steps see each picture {seen:,.0f} times",
+            self.command,
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        told = {"facts": asdict(self.facts), "device": self.device, "config": self.name, "reason": self.reason}
+        return {**told, "cost": asdict(self.cost), "errors": self.errors, "command": self.command}
+
+
+def suggest(data: Path) -> Suggestion:
+    """Read a prepared folder as ``cssformer check`` does and choose a preset.
+
+    Raises:
+        UserError: the folder is no prepared one.
+    """
+    report, device = check(data), best_device()
+    facts = DataFacts.checked(report)
+    name, reason = choose_preset(facts, device)
+    recipe = Recipe.load(name)
+    return Suggestion(data, facts, device, name, reason, recipe, cost_of(recipe, facts.classes, device), report.errors)
