@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cssformer.check_command import CHECK
 from cssformer.doctor import DOCTOR
+from cssformer.explain_command import EXPLAIN
 from cssformer.prepare.commands import PREPARE
 from cssformer.score_commands import SCORE, add_scoring, tell_scores
 from cssformer.train_command import TRAIN
@@ -20,7 +21,6 @@ from cssformer.utils.options import (
     VIEWS,
     Batch,
     ConfigFile,
-    Natural,
     Side,
     add_device,
     add_views,
@@ -140,38 +140,6 @@ def _predict(options: "Namespace") -> int:
         print(f"error: {sentence}", file=sys.stderr)
     write_json(options, done)
     return 1 if done["failed"] else 0
-
-
-def _add_explain(parser: "ArgumentParser") -> None:
-    parser.add_argument("model", type=str, help=MODEL)
-    parser.add_argument("image", type=Path, help="A picture.")
-    parser.add_argument(
-        "--at", type=tuple[Natural, Natural], required=True, help="The pixel's X and Y; 0 0 is the picture's top left."
-    )
-    parser.add_argument("--output", type=Path, required=True, help="The picture to write, .png or .jpg.")
-    parser.add_argument(
-        "--stride",
-        type=Literal[4, 8, 16, 32] | None,
-        help="Draw what the token of this stride looks at; the finest by default.",
-    )
-    add_device(parser)
-
-
-def _explain(options: "Namespace") -> int:
-    from cssformer.data.files import require_picture_name
-    from cssformer.inference import Predictor, explain
-
-    # Not only after the computation.
-    require_picture_name(options.output)
-    require_writable(options.output)
-    explanation = explain(Predictor.from_pretrained(options.model, options.device), options.image, *options.at)
-    explanation.save(options.output, options.stride)
-    heading, *rows = explanation.table()
-    show(rows, heading)
-    name, confidence = explanation.label
-    print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({percentage(confidence)}): {options.output}")
-    write_json(options, explanation.as_dict())
-    return 0
 
 
 def _add_export(parser: "ArgumentParser") -> None:
@@ -315,7 +283,7 @@ COMMANDS: dict[str, Command] = {
     "profile": Command("Count and time each part of a network.", _add_profile, _profile, _own_recipe),
     "export": Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export),
     "serve": Command("Serve a page for people and an endpoint for programs.", _add_serve, _serve),
-    "explain": Command("Draw where one pixel looks, on all scales.", _add_explain, _explain),
+    **EXPLAIN,
     **MODELS,
     **DOCTOR,
 }

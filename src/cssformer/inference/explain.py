@@ -19,6 +19,7 @@ from cssformer.inference.views import SMALLEST, as_input, evaluating
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
 from cssformer.ops import record_sampling
+from cssformer.ops.ms_deform import Sampling
 from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_places
@@ -162,27 +163,11 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
         UserError: the pixel is not in the picture, the picture cannot be read, the network has no MSFE and CSF, or a
             prediction is given where the network takes other channels than a photograph's.
     """
-    model = predictor.network
-    if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
-        raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
-    if isinstance(image, Prediction) and predictor.channels is not None:
-        raise UserError(f"The prediction holds a view of {predictor.channels} only; give the picture itself.")
     seen = taken(image.image if isinstance(image, Prediction) else image, predictor.channels)
-    height, width = seen.pixels.shape[:2]
-    if not (0 <= x < width and 0 <= y < height):
-        raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
-    view = _View.around(seen.pixels, x, y, predictor.options, model.fusion_strides)
+    view, samplings = record(predictor, image, seen.pixels, x, y)
     tokens, centres = view.tokens(x, y)
-
-    device = next(model.parameters()).device
-    with evaluating(model), torch.inference_mode():
-        # A backbone may sample too.
-        features = model.backbone(view.images.to(device))
-        with record_sampling() as samplings:
-            model.decode(features)
-    names = [*_numbered("MSFE", len(model.msfe)), *_numbered("CSF", len(model.csf))]
     maps = []
-    for name, sampling in zip(names, samplings, strict=True):
+    for name, sampling in samplings:
         weights_IMLK = sampling.weights_of(tokens)[0]
         positions_IMLK2 = sampling.positions[0, tokens]
         maps.append(
@@ -192,12 +177,39 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
     return Explanation(prediction, x, y, tuple(maps), view.strides, view.cells)
 
 
+def record(
+    predictor: Predictor, image: Input | Prediction, pixels: Picture, x: int, y: int
+) -> "tuple[View, list[tuple[str, Sampling]]]":
+    """What the network sees of the pixels around one of them, and what each module samples there, by its name.
+
+    Raises:
+        UserError: as :func:`explain`.
+    """
+    model = predictor.network
+    if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
+        raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
+    if isinstance(image, Prediction) and predictor.channels is not None:
+        raise UserError(f"The prediction holds a view of {predictor.channels} only; give the picture itself.")
+    height, width = pixels.shape[:2]
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
+    view = View.around(pixels, x, y, predictor.options, model.fusion_strides)
+    device = next(model.parameters()).device
+    with evaluating(model), torch.inference_mode():
+        # A backbone may sample too.
+        features = model.backbone(view.images.to(device))
+        with record_sampling() as samplings:
+            model.decode(features)
+    names = [*_numbered("MSFE", len(model.msfe)), *_numbered("CSF", len(model.csf))]
+    return view, list(zip(names, samplings, strict=True))
+
+
 def _numbered(name: str, count: int) -> list[str]:
     return [name] if count == 1 else [f"{name} {number}" for number in range(1, count + 1)]
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """What the network sees of a picture.
 
     Attributes:
@@ -213,7 +225,7 @@ class _View:
     strides: tuple[int, ...]
 
     @classmethod
-    def around(cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "_View":
+    def around(cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "View":
         """The view that holds the pixel under a predictor's options."""
         height, width = pixels.shape[:2]
         fit = options["short_side"] / min(height, width) if options.get("short_side") else 1.0
@@ -254,6 +266,22 @@ class _View:
             for start, (column, row), (_, width) in zip(starts, cells, self.shapes, strict=False)
         ]
         return tokens, self.to_picture(np.array(cells)[:, None])[:, 0]
+
+    def tokens_over(self, mask: NDArray[np.bool_], level: int) -> tuple[NDArray[np.int64], Array, NDArray[np.int64]]:
+        """The indices of a scale's tokens over a region (H, W) of the picture, their places (T, 2), and how many of the
+        region's pixels each covers."""
+        y, x = np.nonzero(mask)
+        columns, rows = (
+            ((along + 0.5) * zoom - corner) // self.strides[level]
+            for along, zoom, corner in zip((x, y), self.zoom, self.corner, strict=True)
+        )
+        height, width = self.shapes[level]
+        seen = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        cells, pixels = np.unique((rows * width + columns)[seen].astype(np.int64), return_counts=True)
+        positions = np.stack((cells % width, cells // width), axis=1)
+        centres = ((positions + 0.5) * self.strides[level] + self.corner) / self.zoom - 0.5
+        start = sum(height * width for height, width in self.shapes[:level])
+        return cells + start, centres.astype(np.float32), pixels
 
     def to_picture(self, positions: Array) -> Array:
         """Positions (..., L, K, 2) in pixels of each scale -> places in pixels of the picture."""

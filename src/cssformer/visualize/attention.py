@@ -1,5 +1,6 @@
 """The picture of an explanation: circles at the places where a pixel looks, by module and scale."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from cssformer.visualize.drawing import FAINT, INK, PAPER, Picture
 
 if TYPE_CHECKING:
     from cssformer.inference.explain import Explanation, SamplingMap
+    from cssformer.inference.explain_region import RegionExplanation
 
 Array = NDArray[np.floating]
 
@@ -28,6 +30,8 @@ MODULES = {
     "MSFE": "MSFE, Multi-Scale Feature Enhancement: the weights come from a linear layer",
     "CSF": "CSF, Cross-Scale Fusion: the weights come from the content, by attention",
 }
+HOT = (224, 49, 49)
+"""Where much of a region's weight lies."""
 GRID, INVALID = (206, 212, 218), (173, 181, 189)
 SHIFT = 4
 """Fractional bits of the coordinates that OpenCV draws at."""
@@ -77,6 +81,49 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
     heads = ["picture, prediction", "all scales", *(f"stride {stride}" for stride in explanation.strides)]
     foot = _foot(colours, explanation.strides[token], drawing.sheet_width(TILE, len(heads)))
     return drawing.sheet(rows, heads, captions, foot)
+
+
+def draw_regions(explanations: "Sequence[RegionExplanation]", token: int) -> Picture:
+    """Heat maps of the places that regions sample: of one a row for each module, of several a row for each.
+
+    Args:
+        explanations: of one network.
+        token: which of the strides' tokens, from 0 on.
+    """
+    first, rows, captions = explanations[0], [], []
+    for each in explanations:
+        region = _tile(drawing.overlay(each.prediction.image, each.mask.astype(int), (PAPER, HOT), 0.4, [0]))
+        by_module = [look.heat[token] for look in each.maps]
+        # One scale of colours for the whole row, so that its tiles compare.
+        if len(explanations) == 1:
+            for look, heat in zip(each.maps, by_module, strict=True):
+                tiles = [_hot(each.prediction.image, part, heat.sum(0).max()) for part in (heat.sum(0), *heat)]
+                rows.append([region, *tiles])
+                captions.append(f"{look.module}, mean distance {look.reach[token]:.0f} pixels")
+        else:
+            sums = [heat.sum(0) for heat in by_module]
+            highest = max(part.max() for part in sums)
+            rows.append([region, *(_hot(each.prediction.image, part, highest) for part in sums)])
+            captions.append(f"{each.name}: {100 * each.mask.mean():.1f} % of the pixels")
+    heads = [look.module for look in first.maps]
+    if len(explanations) == 1:
+        heads = ["all scales", *(f"stride {stride}" for stride in first.strides)]
+    width = drawing.sheet_width(TILE, len(heads) + 1)
+    words = f"red: where tokens of stride {first.strides[token]} over the region look, the mean over its pixels"
+    foot = drawing.written(np.full((STRIP, width, 3), PAPER, np.uint8), words, 12, STRIP // 2)
+    return drawing.sheet(rows, ["region", *heads], captions, foot)
+
+
+def _hot(image: Picture, heat: Array, highest: float) -> Picture:
+    """The picture, grey and pale, under the square root of the heat."""
+    pale = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 127, 3, axis=2)
+    part = cv2.resize(np.sqrt(heat / max(highest, 1e-9)), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+    return _tile((pale * (1 - part) + np.array(HOT) * part).astype(np.uint8))
+
+
+def _tile(image: Picture) -> Picture:
+    height = max(1, round(TILE * min(1.2, image.shape[0] / image.shape[1])))
+    return cv2.resize(image, (TILE, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""The command ``cssformer explain``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cssformer.utils.atomic import require_writable
+from cssformer.utils.command import Command, write_json
+from cssformer.utils.console import counted, percentage, show
+from cssformer.utils.errors import UserError
+from cssformer.utils.options import Natural, add_device
+from cssformer.weights.commands import MODEL
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from cssformer.inference import Predictor
+
+LARGEST_SHEET = 20
+"""Rows of a sheet over a folder."""
+
+
+def _add_explain(parser: "ArgumentParser") -> None:
+    parser.add_argument("model", type=str, help=MODEL)
+    parser.add_argument("image", type=Path, help="A picture, or with --class a folder of them.")
+    parser.add_argument(
+        "--at", type=tuple[Natural, Natural] | None, help="The pixel's X and Y; 0 0 is the picture's top left."
+    )
+    parser.add_argument(
+        "--box",
+        type=tuple[Natural, Natural, Natural, Natural] | None,
+        help="Instead of a pixel all of a box: its left, top, width and height.",
+    )
+    parser.add_argument("--class", type=str | None, help="Instead of a pixel all that are predicted as this class.")
+    parser.add_argument("--output", type=Path, required=True, help="The picture to write, .png or .jpg.")
+    parser.add_argument(
+        "--stride",
+        type=Literal[4, 8, 16, 32] | None,
+        help="Draw what the token of this stride looks at; the finest by default.",
+    )
+    add_device(parser)
+
+
+def _explain(options: "Namespace") -> int:
+    from cssformer.data.files import require_picture_name
+    from cssformer.inference import Predictor, explain
+
+    given = [name for name in ("at", "box", "class") if options[name] is not None]
+    if len(given) != 1:
+        raise UserError("What shall be explained? Give one of --at X Y, --box X Y WIDTH HEIGHT and --class NAME.")
+    # Not only after the computation.
+    require_picture_name(options.output)
+    require_writable(options.output)
+    predictor = Predictor.from_pretrained(options.model, options.device)
+    if options.at is None:
+        return _explain_region(options, predictor)
+    explanation = explain(predictor, options.image, *options.at)
+    explanation.save(options.output, options.stride)
+    heading, *rows = explanation.table()
+    show(rows, heading)
+    name, confidence = explanation.label
+    print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({percentage(confidence)}): {options.output}")
+    write_json(options, explanation.as_dict())
+    return 0
+
+
+def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
+    import numpy as np
+
+    from cssformer.data.files import files_under, is_picture
+    from cssformer.inference.explain_region import explain_class, explain_region, save_sheet, summary, table
+
+    if options.box is not None:
+        prediction = predictor(options.image)
+        left, top, width, height = options.box
+        mask = np.zeros(prediction.labels.shape, bool)
+        mask[top : top + height, left : left + width] = True
+        found, pictures = [explain_region(predictor, options.image, mask, "box")], [options.image]
+    else:
+        folder = options.image.is_dir()
+        pictures = [path for path in files_under(options.image) if is_picture(path)] if folder else [options.image]
+        found = explain_class(predictor, pictures, options["class"])
+    save_sheet(found[:LARGEST_SHEET], options.output, options.stride)
+    rows = summary(found)
+    heading, *lines = table(rows)
+    show(lines, heading)
+    what = "the box" if options.box is not None else options["class"]
+    drawn = f", of which {LARGEST_SHEET} are drawn" if len(found) > LARGEST_SHEET else ""
+    print(f"Mean over {counted(len(found), 'picture')} of {len(pictures)} with {what}{drawn}: {options.output}")
+    write_json(options, {"region": what, "pictures": len(found), "of": len(pictures), "samples": rows})
+    return 0
+
+
+EXPLAIN: dict[str, Command] = {
+    "explain": Command("Draw where a pixel, a box or a class looks, on all scales.", _add_explain, _explain),
+}
