@@ -26,7 +26,7 @@ pytest.importorskip("gradio", reason="needs the extra web")
 pytest.importorskip("pycocotools", reason="needs the extra formats")
 from starlette.testclient import TestClient
 
-from cssformer.serve.app import Guard, make_app
+from cssformer.serve.app import make_app
 from cssformer.serve.page import _looks, _shown
 from cssformer.serve.service import Busy, Service
 
@@ -57,7 +57,7 @@ def client(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     uploads = tmp_path_factory.mktemp("uploads").resolve()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(uploads))
-        app = Guard(make_app(service, uploads), "word", 300_000)
+        app = make_app(service, uploads, "word", 300_000)
         with TestClient(app, headers=WORD, raise_server_exceptions=False) as client:
             yield client
 

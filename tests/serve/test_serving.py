@@ -41,6 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene = np.ascontiguousarray(SyntheticScenes(1, (96, 160))[0].image)
     Image.fromarray(scene).save(folder / "photo.png")
     (folder / "text.jpg").write_text("I am no picture.")
+    (folder / "large.jpg").write_bytes(bytes(300_000))
     return folder / "model"
 
 
@@ -48,6 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(model: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its address."""
     command = [sys.executable, "-m", "cssformer.cli", "serve", str(model), "--port", "0", "--token", WORD]
+    command += ["--max_megabytes", "0.2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -172,9 +174,12 @@ def test_a_person_looks_at_a_picture(browser: Any, server: tuple[Any, str], mode
     labels = page.wait(lambda: (path := model.parent / "photo (1).png").exists() and path)
     assert np.array_equal(np.asarray(Image.open(labels)), expected.labels)
 
-    page.find("#file button[aria-label='Clear']").click()
-    page.find("#file input[type=file]").send_keys(str(model.parent / "text.jpg"))
-    assert "text.jpg cannot be read as a picture" in page.wait(lambda: page.find(".toast-body").text)
+    refused = {"text.jpg": "text.jpg cannot be read as a picture", "large.jpg": "maximum allowed size"}
+    for name, words in refused.items():
+        # The last message may lie over it.
+        browser.execute_script("arguments[0].click()", page.find("#file button[aria-label='Clear']"))
+        page.find("#file input[type=file]").send_keys(str(model.parent / name))
+        page.wait(lambda words=words: words in browser.execute_script("return document.body.innerText"))
     assert page.requested() == set()
 
 

@@ -37,12 +37,13 @@ BODY: dict[str, Any] = {
 }
 
 
-def make_app(service: Service, uploads: Path) -> FastAPI:
+def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int) -> "Guard":
     """The page, and the endpoints ``POST /predict``, ``GET /health``, ``GET /docs`` and ``GET /openapi.json``.
 
     Args:
         service: what predicts.
         uploads: the folder that Gradio keeps its files in.
+        token, max_bytes: see :class:`Guard`.
     """
     app = FastAPI(title="cssformer", version=__version__, docs_url=None, redoc_url=None)
 
@@ -98,7 +99,7 @@ def make_app(service: Service, uploads: Path) -> FastAPI:
     async def busy(request: Request, error: Busy) -> JSONResponse:
         return _sentence(503, str(error), {"Retry-After": str(RETRY_SECONDS)})
 
-    return mount(app, service, uploads)
+    return Guard(mount(app, service, uploads, max_bytes), token, max_bytes)
 
 
 def plain_name(name: str) -> str:

@@ -77,13 +77,14 @@ async def _fetch_nothing(url: str, cache_dir: str) -> str:
     raise gr.Error("Addresses are not fetched; send a file.", print_exception=False)
 
 
-def mount(app: FastAPI, service: Service, uploads: Path) -> FastAPI:
+def mount(app: FastAPI, service: Service, uploads: Path, max_bytes: int) -> FastAPI:
     """Add the page to an application, below its own routes.
 
     Args:
         app: the application.
         service: what predicts.
         uploads: the folder that Gradio keeps its files in.
+        max_bytes: of an upload, which the browser is told.
     """
     page = _make_page(service, uploads)
     # Only `Blocks.launch` sets it, and without it any file of the server may be named as an upload.
@@ -93,7 +94,16 @@ def mount(app: FastAPI, service: Service, uploads: Path) -> FastAPI:
     # The default fonts are Google's.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return gr.mount_gradio_app(
-        app, page, "/", footer_links=[], run_history=False, ssr_mode=False, theme=theme, css=CSS, pwa=False
+        app,
+        page,
+        "/",
+        footer_links=[],
+        run_history=False,
+        max_file_size=max_bytes,
+        ssr_mode=False,
+        theme=theme,
+        css=CSS,
+        pwa=False,
     )
 
 

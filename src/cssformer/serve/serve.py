@@ -54,14 +54,14 @@ def serve(
     with _listening(host, port) as listener, TemporaryDirectory(prefix="cssformer-") as folder:
         # Gradio reads it as it is imported and as the page is made.
         os.environ["GRADIO_TEMP_DIR"] = folder
-        from cssformer.serve.app import Guard, make_app
+        from cssformer.serve.app import make_app
         from cssformer.serve.service import Service
 
         predictor = Predictor.from_pretrained(model, **views)
         if predictor.channels is not None:
             raise UserError(f"{model} takes {predictor.channels}, not photographs, so no page shows it; use predict.")
         service = Service(predictor, Path(model).name, queue, max_megapixels)
-        app = Guard(make_app(service, Path(folder).resolve()), token, int(max_megabytes * 1e6))
+        app = make_app(service, Path(folder).resolve(), token, int(max_megabytes * 1e6))
         address = f"[{host}]" if ":" in host else host
         begun(f"http://{address}:{listener.getsockname()[1]}/")
         config = uvicorn.Config(
