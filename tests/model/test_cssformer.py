@@ -370,6 +370,7 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(monkeypatch: pytest.Mon
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(CSSFormer.from_pretrained(tmp_path / "me/mine")(images), model(images))
+    assert "Predictor.from_pretrained('me/mine')" in (tmp_path / "me/mine/README.md").read_text()
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -130,7 +130,7 @@ def test_labelme_shapes_and_their_order(tmp_path):
     expected[circle(20, 10, 5, 5)] = IGNORE
     expected[18:, :5] = 1
     assert classes == ["background", "car", "tree"] and (found["a"] == expected).all()
-    assert "2 points were left out" in notes and "the last of the file lies on top" in notes
+    assert "2 points were left out" in notes and "the last one drawn lies on top" in notes
 
 
 def test_pictures_of_trains_are_no_split(tmp_path):
@@ -363,6 +363,13 @@ def test_parts_that_are_missing(tmp_path, capsys):
     assert "b.png is 30x20, but its picture is 9x9" in capsys.readouterr().err
     assert main([*words[:4], str(tmp_path / "more"), *words[4:], "--skip_broken"]) == 0
     assert set(labels(tmp_path / "out")) == {"a", "c"}
+
+
+def test_label_studios_export_of_brushes_names_no_pictures(tmp_path, capsys):
+    """``task-ID-annotation-ID-by-WHO-TAG-LABEL-N.png``, as label-studio-sdk 2.1.2 writes it."""
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "task-3-annotation-5-by-1-tag-car-0.png")
+    assert main(["prepare", "label-studio", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "names no pictures; export the project as JSON" in capsys.readouterr().err
 
 
 def test_one_picture_annotated_twice(tmp_path, capsys):

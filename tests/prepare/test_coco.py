@@ -144,8 +144,12 @@ def test_classes_are_renamed_merged_ignored_and_left_out(tmp_path, capsys):
     assert all((label == table[labels[name]]).all() for name, label in prepared(tmp_path / "a").items())
     assert main([*words, str(tmp_path / "b"), "--map", "sky, cloudy=", "--ignore", "car"]) == 0
     assert DatasetInfo.load(tmp_path / "b").classes == ("background", "dog")
-    assert main([*words, str(tmp_path / "c"), "--map", "cow=dog"]) == 2
-    assert "'cow=dog' maps no class of the export, which has car, dog, sky, cloudy" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "c"), "--map", "dog,cow=car"]) == 2
+    assert (
+        "'cow' in 'dog,cow=car' is no class of the export, which has car, dog, sky, cloudy" in capsys.readouterr().err
+    )
+    assert main([*words, str(tmp_path / "c"), "--map", "dog"]) == 2
+    assert "'dog' is no rule of the map; give OLD=NEW" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "c"), "--ignore", "cow"]) == 2
     assert "'cow' cannot be ignored" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()

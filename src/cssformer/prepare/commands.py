@@ -75,13 +75,14 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
     return Command(f"Make a data folder of {title}.", add_arguments, run)
 
 
-def _prepare_export(module: str, what: str) -> Command:
-    """The command of one file of ``prepare`` that reads what an annotation tool exports."""
+def _prepare_export(module: str, what: str, hub: bool = False) -> Command:
+    """The command of one file of ``prepare`` that reads what an annotation tool exports, or what a hub has."""
 
     def add_arguments(parser: "ArgumentParser") -> None:
         from cssformer.prepare.export import prepare_export
 
         sources = "The export, a folder or an archive, and the pictures if they are elsewhere."
+        sources += " Or OWNER/NAME on the Hugging Face hub." if hub else ""
         parser.add_argument("--source", type=Path, nargs="+", required=True, help=sources)
         parser.add_argument("--val_share", type=Share, default=0.1, help="Share of the pictures drawn for validation.")
         parser.add_argument("--seed", type=Natural, default=0, help="The draw of the validation split comes from it.")
@@ -91,8 +92,10 @@ def _prepare_export(module: str, what: str) -> Command:
     def run(options: "Namespace") -> int:
         from cssformer.prepare.export import prepare_export
 
-        read = import_module(f"cssformer.prepare.{module}").read
-        given = arguments(options)
+        described = import_module(f"cssformer.prepare.{module}")
+        read, given = described.read, arguments(options)
+        if hub:
+            given["source"] = [described.from_hub(path) for path in given["source"]]
         own = {name: given.pop(name) for name in signature(read).parameters if name in given}
         prepared = prepare_export(partial(read, **own), **given)
         show(prepared.table())
@@ -110,7 +113,7 @@ PREPARE: dict[str, Command] = {
     "prepare labelme": _prepare_export("labelme", "labelme's JSON files"),
     "prepare cvat": _prepare_export("cvat", "CVAT's XML (CVAT for images 1.1)"),
     "prepare label-studio": _prepare_export("label_studio", "Label Studio's JSON"),
-    "prepare hf": _prepare_export("hf", "Hugging Face's datasets on disk (parquet, save_to_disk)"),
+    "prepare hf": _prepare_export("hf", "Hugging Face's datasets (parquet, save_to_disk, the hub)", hub=True),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
     "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
     "prepare pascal-context": _prepare_benchmark(

@@ -182,8 +182,8 @@ def prepare_export(
         ignore: Names of classes, or unlabeled, whose pixels are ignored.
         unlabeled: Whether pixels without a shape are a class, background, or ignored; by default background, in
             panoptic labels ignored.
-        overlap: Which of two shapes lies on top: the smaller, the first or the last in the file; by default the last
-            where the tool stacks them, else the smaller.
+        overlap: Which of two shapes lies on top: the smaller, the first or the last in the file, or in CVAT's z_order;
+            by default the last where the tool stacks them, else the smaller.
         val_share: Share of the pictures that validation gets, where the export names no validation split.
         seed: Of the draw of the validation split.
         skip_broken: Leave out pictures that are missing, broken, or have broken shapes, instead of refusing them.
@@ -237,7 +237,7 @@ def prepare_export(
             written = [(entry, each) for entry, each in zip(entries, found, strict=True) if each is not None]
             notes = turned_notes([each for _, each in written], masks_as)
     notes = [*export.notes, *notes, *picture_notes({entry.image: each.picture for entry, each in written})]
-    on_top = {"smaller": "that of fewer pixels", "first": "the first of the file", "last": "the last of the file"}
+    on_top = {"smaller": "that of fewer pixels", "first": "the first one drawn", "last": "the last one drawn"}
     notes.append(f"Of shapes that overlap, {on_top[overlap]} lies on top.")
     if bare:
         notes.append(f"{len(bare)} pictures have no shape, {min(bare)} the first.")
@@ -280,8 +280,10 @@ def _classes(
     for rule in map:
         names, equals, new = rule.rpartition("=")
         for name in [names] if names in renamed else [part.strip() for part in names.split(",")]:
-            if not equals or name not in renamed:
-                raise UserError(f"{rule!r} maps no class of the export, which has {', '.join(known)}; give OLD=NEW.")
+            if not equals:
+                raise UserError(f"{rule!r} is no rule of the map; give OLD=NEW, or OLD,OTHER=NEW.")
+            if name not in renamed:
+                raise UserError(f"{name!r} in {rule!r} is no class of the export, which has {', '.join(known)}.")
             renamed[name] = new.strip()
     for name in ignore:
         if name not in renamed and name not in renamed.values() and name != "unlabeled":

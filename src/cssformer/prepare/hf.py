@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face on disk, parquet files or a folder of ``save_to_disk``: a column of pictures, one of masks.
+"""Data sets of Hugging Face, parquet files or a folder of ``save_to_disk``: a column of pictures, one of masks.
 
 Masks hold ids; 255 is ignored, 65535 where there are ids above 255. Splits are those that the names of files speak of.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+from huggingface_hub import HfApi, snapshot_download
 
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member
@@ -23,9 +24,36 @@ from cssformer.prepare.masks import values_of
 from cssformer.prepare.shapes import ClassMap, Size
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
+from cssformer.weights.hub import HUB_ID
 
 _PICTURES = ("image", "pixel_values", "img", "picture")
 _MASKS = ("label", "mask", "annotation", "labels", "masks", "annotations", "segmentation_mask", "semantic_mask")
+
+
+def from_hub(source: Path) -> Path:
+    """A source as it is; where it is none, but the name of a data set on the Hugging Face hub, its parquet files.
+
+    Raises:
+        UserError: there is no such data set, it has no parquet files, or the hub cannot be reached.
+    """
+    name = source.as_posix()
+    if source.exists() or source.parent.is_dir() or not HUB_ID.fullmatch(name):
+        return source
+    try:
+        # The hub itself makes parquet files of what people upload in other forms.
+        for revision in ("main", "refs/convert/parquet"):
+            files = HfApi().dataset_info(name, revision=revision, timeout=10).siblings or []
+            if any(file.rfilename.endswith(".parquet") for file in files):
+                patterns = ["*.parquet", "*id2label.json"]
+                return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    except Exception as error:  # of whatever library the hub's client is built on
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"There is no folder {source}, nor can a data set of that name be had from the hub ({reason})."
+        ) from error
+    raise UserError(
+        f"The data set {name} of the hub has no parquet files; save it with `datasets` and give its folder."
+    )
 
 
 class _Rows:

@@ -22,6 +22,7 @@ from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
 _AREAS = {f"{kind}{labels}" for kind in ("polygon", "rectangle", "ellipse", "brush") for labels in ("", "labels")}
+_BRUSHES = re.compile(r"^task-\d+-annotation-\d+-by-.*\.(png|npy)$")
 # What Label Studio puts before the names of uploaded files.
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 
@@ -61,6 +62,11 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                     shapes = partial(_shapes, drawn, place)
                     labels |= {name for name, _ in drawn}
                     found.append(Annotated(picture, picture.name, place, next(iter(sizes), None), shapes, None))
+    if brushes := [each for each in members if _BRUSHES.match(each.name.rpartition("/")[2])] if not sources else []:
+        raise UserError(
+            f"{brushes[0]} is of Label Studio's export of brushes, which names no pictures; export the project as "
+            "JSON, which holds the brushes too."
+        )
     if not sources:
         raise UserError("No JSON file of the source is a list of Label Studio's tasks; export the project as JSON.")
     notes = [f"{several} tasks have several annotations; the first not cancelled counts."] if several else []

@@ -10,9 +10,7 @@ from cssformer.model import SegmentationNetwork
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import written
-from cssformer.weights.hub import load
-
-CLASS_LAYERS = ("head.classify.", "aux_head.4.")
+from cssformer.weights.hub import CLASS_LAYERS, load
 
 
 def starting_point(

@@ -5,12 +5,13 @@ import math
 import re
 import shutil
 import stat
+import warnings
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from huggingface_hub import HfApi, ModelCard, ModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, ModelHubMixin, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,6 +23,7 @@ from cssformer.data.channels import Channels
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.weights.bundled import bundled_models
+from cssformer.weights.card import model_card
 from cssformer.weights.config import FORMAT, check_config
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RUN_MODEL = "model"
 """Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
 RUN_CHECKPOINTS = "checkpoints"
+CLASS_LAYERS = ("head.classify.", "aux_head.4.")
+"""How the names of weights begin of which there are as many as classes."""
 OF_A_MODEL = (CONFIG, WEIGHTS, RUN_MODEL, RUN_CHECKPOINTS, "recipe.yaml")
 """A folder that has one of these is meant, where a bundled model has the same name."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -61,14 +65,7 @@ class Metadata:
     channels: Channels | None = None
 
 
-class HubModel(
-    ModelHubMixin,
-    library_name="cssformer",
-    license="apache-2.0",
-    pipeline_tag="image-segmentation",
-    paper_url="https://doi.org/10.3233/JIFS-220976",
-    tags=["semantic-segmentation"],
-):
+class HubModel(ModelHubMixin):
     """Saving, loading and ``push_to_hub`` of a network."""
 
     metadata = Metadata()
@@ -106,13 +103,21 @@ class HubModel(
         check_config(config, "The network to be saved")
         return config
 
-    def save_pretrained(self, save_directory: str | Path, half: bool = False, **_: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        half: bool = False,
+        *,
+        model_card_kwargs: dict[str, str] | None = None,
+        **_: Any,
+    ) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder, made if needed.
 
         Args:
             save_directory: the folder.
             half: store matrices and kernels as float16, which halves the file. Biases, norms and statistics stay
                 float32, and a loaded network is float32 throughout.
+            model_card_kwargs: the card's text, from :meth:`push_to_hub`.
 
         Raises:
             UserError: the folder cannot be written, the network could not be loaded again, or a weight is too large
@@ -135,28 +140,53 @@ class HubModel(
                 raise UserError(f"Cannot write {folder / WEIGHTS}: {error}.") from error
             # safetensors leaves a file that only its owner may read.
             shutil.copymode(config_path, weights_path)
+        if model_card_kwargs is not None:
+            (folder / "README.md").write_text(model_card_kwargs["text"], encoding="utf-8")
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The hub's card, under the licence of the backbone's first weights where that is another one."""
-        card = super().generate_model_card(*args, **kwargs)
-        data, licence = cast("Any", card.data), self.metadata.backbone_licence
-        if licence not in (None, data.license):
-            data.license, data.license_name = "other", licence
-        return card
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload config, weights and a model card to the Hugging Face hub.
+
+        Args:
+            repo_id: the model id, such as "me/mine"; made if needed.
+            **options: ``run``, ``licence`` and ``data_licence`` of :func:`cssformer.weights.card.model_card`, which say
+                what the card tells; others are those of ``huggingface_hub.ModelHubMixin.push_to_hub`` (``private``,
+                ``token``, ``branch``, ``commit_message``, ...).
+
+        Returns:
+            The address of the upload.
+
+        Raises:
+            UserError: the run cannot be read, or as :meth:`save_pretrained`.
+        """
+        card = {name: options.pop(name) for name in ("run", "licence", "data_licence") if name in options}
+        text = str(model_card(cast("SegmentationNetwork", self), repo_id, **card))
+        return super().push_to_hub(repo_id, model_card_kwargs={"text": text}, **options)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **hub_args: Any) -> "Self":  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, source: str | Path, num_classes: int | None = None, **hub_args: Any
+    ) -> "Self":
         """A saved network, in eval mode: a model or run folder, a bundled model, or a model id of the Hugging Face hub.
 
         Args:
             source: what :meth:`save_pretrained` or :meth:`push_to_hub` wrote, or the name of a bundled model; a folder
                 here of the same name goes first if it is a model or run.
+            num_classes: for other classes than the saved network's. The last layers begin anew, names and colours of
+                the classes are left out; all else is kept.
             **hub_args: passed on to ``huggingface_hub.hf_hub_download`` (``revision``, ``token``, ...).
 
         Raises:
             UserError: nothing there, not such a network, or one of another format.
+
+        Warns:
+            Layers begin anew.
         """
         config, state = load(source, **hub_args)
+        held = config["network"]["num_classes"]
+        if num_classes is not None and num_classes != held:
+            nameless = {"classes": None, "colours": None, "raw_ids": None}
+            config = {**config, **nameless, "network": {**config["network"], "num_classes": num_classes}}
+            check_config(config, "The network asked for")
         network = next((kind for kind in _kinds(cls) if kind.__name__ == config["architecture"]), None)
         if network is None:
             raise UserError(f"The model in {source} is a {config['architecture']}, not a {cls.__name__}.")
@@ -169,8 +199,16 @@ class HubModel(
             reason = " ".join(repr(str(error))[1:-1].split())[:200] or type(error).__name__
             raise UserError(f"{source}/{CONFIG} does not describe a {network.__name__}: {reason}.") from error
         bias = state.get("head.classify.bias")
-        if bias is not None and len(bias) != model.num_classes:
-            raise UserError(f"The weights in {source} have {len(bias)} classes, its {CONFIG} says {model.num_classes}.")
+        if bias is not None and len(bias) != held:
+            raise UserError(f"The weights in {source} have {len(bias)} classes, its {CONFIG} says {held}.")
+        if model.num_classes != held:
+            anew = {name: value for name, value in model.state_dict().items() if name.startswith(CLASS_LAYERS)}
+            state = {**state, **anew}
+            warnings.warn(
+                f"{', '.join(sorted(anew))} begin anew, for {model.num_classes} classes instead of {held}; train "
+                "before you predict.",
+                stacklevel=2,
+            )
         _require_same(model.state_dict(), state, f"The weights in {source} do not fit its {CONFIG}")
         model.load_state_dict(state)
         model.metadata = metadata_of(config)
