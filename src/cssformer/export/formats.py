@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cssformer.export.graph import AnySize, Deployment
+from cssformer.export.loops import write_loops
 from cssformer.ops import use_backend
+from cssformer.ops.runs import DOMAIN, as_loops
 
 Sampling: TypeAlias = Literal["gather", "gridsample"]
 BACKENDS = {"gather": "gather", "gridsample": "reference"}
@@ -74,17 +76,20 @@ def _write_onnx(deployment: Deployment, images: Tensor, path: Path, facts: dict[
     import onnx
 
     # The exporter over torch.export takes minutes for sizes that are symbols; this one takes seconds.
-    torch.onnx.export(
-        deployment,
-        (images,),
-        path,
-        dynamo=False,
-        input_names=[INPUT],
-        output_names=list(deployment.returns),
-        dynamic_axes={INPUT: _axes(deployment)},
-        opset_version=OPSET,
-    )
+    with as_loops() as bodies:
+        torch.onnx.export(
+            deployment,
+            (images,),
+            path,
+            dynamo=False,
+            input_names=[INPUT],
+            output_names=list(deployment.returns),
+            dynamic_axes={INPUT: _axes(deployment)},
+            opset_version=OPSET,
+            custom_opsets={DOMAIN: 1},
+        )
     model = onnx.load(path)
+    write_loops(model, bodies, OPSET)
     onnx.helper.set_model_props(model, facts)
     for value, name in zip(model.graph.output, deployment.returns, strict=True):
         sides = ("rows", "columns") if name == "logits" else ("height", "width")

@@ -1,13 +1,13 @@
 """The two sampling functions with nothing but arithmetic and Gather, which every runtime of exported networks has.
 
-Several runtimes compute GridSample wrongly without saying so. Here a row of a table holds a pixel with its neighbours
-to the right, below and both, so that a place is one row, weighed four times; around every map lies a border of zeros.
-Memory is bounded: a few rows for each head of each query at one time, scale by scale. It computes what
+Several runtimes compute GridSample wrongly without saying so. Here a row of a table holds a pixel's value and what it
+changes by to the right, below and both, so that a place is one row, weighed by 1, x, y and x·y; around every map lies a
+border of zeros. The heads of the queries go in runs, head by head, whose samples stay in the cache. It computes what
 :mod:`cssformer.ops.reference` defines, in float32 for half-precision values, in float64 for float64. It is for
 inference: a place that is not finite has no finite gradient.
 
-Axes are counted from the front and runs are cut by slices, because the tracing ONNX exporter gets ``unbind(-1)``,
-``split`` and ``unflatten`` of tensors of any size wrong.
+In the names R is a run, P = L·K. Axes are counted from the front, because the tracing ONNX exporter gets
+``unbind(-1)``, ``split`` and ``unflatten`` of tensors of any size wrong.
 """
 
 from collections.abc import Sequence
@@ -16,65 +16,100 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POINTS_AT_ONCE = 2
-"""Points of a head and a scale that are read at one time, four corners each."""
+from cssformer.ops.runs import Function, in_runs
 
 
-def _tables(maps_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Of each scale: a row (4·D) for each head of each pixel with its neighbours, (B·(H + 2)·(W + 2)·M, 4·D).
-
-    The first row and column are the border; the last ones are read as neighbours and as places beyond the map.
-    """
+def _table(maps_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """A row (4·D) for each pixel of each head's maps and their border: (B·M·Σ(H + 2)·(W + 2), 4·D)."""
     B, _, M, D = maps_BSMD.shape
     tables, first = [], 0
     for H, W in shapes:
-        map_BHWMD = maps_BSMD[:, first : first + H * W].reshape(B, H, W, M, D)
-        padded = F.pad(map_BHWMD, (0, 0, 0, 0, 1, 2, 1, 2))
-        corners = [padded[:, y : y + H + 2, x : x + W + 2] for y in (0, 1) for x in (0, 1)]
-        tables.append(torch.cat(corners, 4).reshape(B * (H + 2) * (W + 2) * M, 4 * D))
+        map_BMHWD = maps_BSMD[:, first : first + H * W].permute(0, 2, 1, 3).reshape(B * M, H, W, D)
+        padded = F.pad(map_BMHWD, (0, 0, 1, 2, 1, 2))
+        here, across = padded[:, :, :-1], padded[:, :, 1:] - padded[:, :, :-1]
+        rows = [part[:, :-1] for part in (here, across)] + [part[:, 1:] - part[:, :-1] for part in (here, across)]
+        tables.append(torch.cat(rows, 3).reshape(B * M, (H + 2) * (W + 2), 4 * D))
         first = first + H * W
-    return tables
+    return torch.cat(tables, 1).reshape(-1, 4 * D)
 
 
-def _places(shape: tuple[int, int], positions_BNMK2: Tensor) -> tuple[Tensor, Tensor]:
-    """The row of the table that holds each place, (B, N, M, K), and the weights of its corners, (B, N, M, K, 4)."""
-    H, W = shape
-    B, _, M = positions_BNMK2.shape[:3]
-    device = positions_BNMK2.device
-    x, y = (_within(positions_BNMK2[:, :, :, :, axis], side) for axis, side in ((0, W), (1, H)))
-    column, row = x.floor(), y.floor()
-    right, below = x - column, y - row
-    left, above = 1 - right, 1 - below
-    map_BNMK = torch.arange(B, device=device).view(-1, 1, 1, 1) * (H + 2)
-    head_MK = torch.arange(M, device=device).view(-1, 1)
-    index = ((map_BNMK + row.long() + 1) * (W + 2) + column.long() + 1) * M + head_MK
-    return index, torch.stack([left * above, right * above, left * below, right * below], 4)
+def _geometry(shapes: Sequence[tuple[int, int]], points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the points' scales: the sides, (2, P), a table's columns, (P,), its pixel (0, 0), (P,); and its rows, (1,)."""
+    one = torch.ones(points, device=like.device, dtype=torch.int32)
+    sides, columns, origins, first = [], [], [], torch.zeros(1, device=like.device, dtype=torch.int32)
+    for H, W in shapes:
+        sides.append(torch.stack([one * W, one * H]))
+        columns.append(one * (W + 2))
+        origins.append(first + columns[-1] + 1)
+        first = first + (H + 2) * (W + 2)
+    return torch.cat(sides, 1).to(like.dtype), torch.cat(columns), torch.cat(origins), first
 
 
-def _within(position: Tensor, side: int) -> Tensor:
-    """The nearest position that is not beyond the border. Comparisons with NaN are false, so it becomes -1."""
-    return torch.where(position > -1, torch.where(position < side, position, side), -1)
+def _places(
+    positions_RP2: Tensor, first_R1: Tensor, sides_2P: Tensor, columns_P: Tensor, origins_P: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The table's row of each place, (R, P), and how far to the right and below of its pixel it is, (2, R, P)."""
+    position_2RP = positions_RP2.permute(2, 0, 1)
+    # The nearest position that is not beyond the border. Comparisons with NaN are false, so it becomes -1.
+    position_2RP = torch.where(position_2RP > -1, torch.minimum(position_2RP, sides_2P.unsqueeze(1)), -1)
+    cell_2RP = position_2RP.floor()
+    x, y = (cell_2RP.int()[axis] for axis in (0, 1))
+    return y * columns_P + x + (first_R1 + origins_P), position_2RP - cell_2RP
 
 
-def _runs(index_BNMK: Tensor) -> list[slice]:
-    # A number, which tracing makes a tensor of.
-    points = int(index_BNMK.shape[3])
-    return [slice(first, min(first + POINTS_AT_ONCE, points)) for first in range(0, points, POINTS_AT_ONCE)]
+def _rows(table: Tensor, index_RP: Tensor) -> Tensor:
+    """(R, 4·P, D)."""
+    return F.embedding(index_RP, table).reshape(-1, 4 * int(index_RP.shape[1]), int(table.shape[1]) // 4)
 
 
-def _weighted_sum(table: Tensor, index_BNMK: Tensor, weight_BNMKC: Tensor) -> Tensor:
-    """Σ_kc weight[..., k, c] · corner c of table[index[..., k]], in runs of points: (B, N, M, D)."""
-    total = torch.zeros((), device=table.device)
-    for run in _runs(index_BNMK):
-        weight_BNM1C = weight_BNMKC[:, :, :, run].flatten(3).unsqueeze(3)
-        total = total + (weight_BNM1C @ _corners(table, index_BNMK[:, :, :, run])).squeeze(3)
-    return total
+def _products(weight_1RP: Tensor, moved_2RP: Tensor) -> Tensor:
+    """Weights of the four parts of a row: a, a·x, a·y and a·x·y, (4, R, P)."""
+    by_one = weight_1RP * moved_2RP
+    return torch.cat([weight_1RP, by_one, (by_one[0] * moved_2RP[1]).unsqueeze(0)])
 
 
-def _corners(table: Tensor, index_BNMK: Tensor) -> Tensor:
-    """The corners of places: (B, N, M, 4·K, D)."""
-    B, N, M, K = index_BNMK.shape
-    return F.embedding(index_BNMK, table).reshape(B, N, M, 4 * K, table.shape[1] // 4)
+def _weighted_sum(weights_4RP: Tensor, rows_RPD: Tensor) -> Tensor:
+    # Transposed between two reshapes, else ONNX Runtime moves the transposition through the arithmetic before it.
+    return (weights_4RP.reshape(4, -1).t().reshape(-1, 1, int(rows_RPD.shape[1])) @ rows_RPD).squeeze(1)
+
+
+def _sample(positions_RP2: Tensor, first_R1: Tensor, weights_RP: Tensor, table: Tensor, *geometry: Tensor) -> Tensor:
+    """Samples of a run, (R, D)."""
+    index, moved = _places(positions_RP2, first_R1, *geometry)
+    return _weighted_sum(_products(weights_RP.unsqueeze(0), moved), _rows(table, index))
+
+
+def _attend(
+    positions_RP2: Tensor, first_R1: Tensor, query_RD: Tensor, keys: Tensor, values: Tensor, *geometry: Tensor
+) -> Tensor:
+    """Attention of a run, (R, D); the logit of a sampled key is the weighed sum of the logits of its row's parts."""
+    index, moved = _places(positions_RP2, first_R1, *geometry)
+    parts_4RP = _products(torch.ones_like(moved[:1]), moved)
+    of_parts = (_rows(keys, index) @ query_RD.unsqueeze(2)).reshape(-1, 4).t()
+    weights_RP = (of_parts.reshape(4, -1, int(index.shape[1])) * parts_4RP).sum(0).softmax(1)
+    return _weighted_sum(weights_RP * parts_4RP, _rows(values, index))
+
+
+def _by_heads(
+    function: Function,
+    positions_BNMLK2: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    others_BNM: Tensor,
+    tables: Sequence[Tensor],
+) -> Tensor:
+    """``function`` of all places, (B, N, M, D), head by head: what neighbours of a head look at lies close together."""
+    B, N, M, L, K = positions_BNMLK2.shape[:5]
+    count = B * M * N
+    order = torch.arange(count, device=positions_BNMLK2.device)
+    *geometry, rows = _geometry(shapes, K, positions_BNMLK2)
+    heads_first = order.view(B, N, M).permute(0, 2, 1).reshape(-1)
+    each = [
+        positions_BNMLK2.reshape(count, L * K, 2).index_select(0, heads_first),
+        (order // N).int().unsqueeze(1) * rows,
+        others_BNM.reshape(count, -1).index_select(0, heads_first),
+    ]
+    sampled = in_runs(function, each, [*tables, *geometry])
+    return sampled.index_select(0, order.view(B, M, N).permute(0, 2, 1).reshape(-1)).reshape(B, N, M, -1)
 
 
 def ms_deform_sample(
@@ -82,12 +117,9 @@ def ms_deform_sample(
 ) -> Tensor:
     """As :func:`cssformer.ops.ms_deform_sample`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    total = torch.zeros((), device=value_BSMD.device)
-    for level, table in enumerate(_tables(value_BSMD.to(compute), shapes)):
-        index, bilinear = _places(shapes[level], positions_BNMLK2[:, :, :, level])
-        weight_BNMK1 = weights_BNMLK[:, :, :, level].to(compute).unsqueeze(4)
-        total = total + _weighted_sum(table, index, bilinear * weight_BNMK1)
-    return total.to(value_BSMD.dtype)
+    table = _table(value_BSMD.to(compute), shapes)
+    sampled = _by_heads(_sample, positions_BNMLK2, shapes, weights_BNMLK.to(compute), [table])
+    return sampled.to(value_BSMD.dtype)
 
 
 def ms_deform_attend(
@@ -97,19 +129,8 @@ def ms_deform_attend(
     shapes: Sequence[tuple[int, int]],
     positions_BNMLK2: Tensor,
 ) -> Tensor:
-    """As :func:`cssformer.ops.ms_deform_attend`; a sampled key's logit is the weighed sum of its corners' logits."""
+    """As :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    query_BNMD1 = (query_BNMD.to(compute) * query_BNMD.shape[3] ** -0.5).unsqueeze(4)
-    places = [_places(shape, positions_BNMLK2[:, :, :, level]) for level, shape in enumerate(shapes)]
-    logits = []
-    for table, (index, bilinear) in zip(_tables(key_BSMD.to(compute), shapes), places, strict=True):
-        for run in _runs(index):
-            weight = bilinear[:, :, :, run]
-            of_corners = _corners(table, index[:, :, :, run]) @ query_BNMD1
-            logits.append((of_corners.reshape(weight.shape) * weight).sum(4))
-    weights_LBNMK = torch.cat(logits, 3).softmax(3).chunk(len(places), 3)
-    total = torch.zeros((), device=value_BSMD.device)
-    tables = _tables(value_BSMD.to(compute), shapes)
-    for table, (index, bilinear), weight in zip(tables, places, weights_LBNMK, strict=True):
-        total = total + _weighted_sum(table, index, bilinear * weight.unsqueeze(4))
-    return total.to(value_BSMD.dtype)
+    query_BNMD = query_BNMD.to(compute) * query_BNMD.shape[3] ** -0.5
+    tables = [_table(maps.to(compute), shapes) for maps in (key_BSMD, value_BSMD)]
+    return _by_heads(_attend, positions_BNMLK2, shapes, query_BNMD, tables).to(value_BSMD.dtype)

@@ -1,0 +1,77 @@
+"""A function over many rows, run by run, so that what it computes on the way stays small."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RUNS = 16
+"""Into how many runs rows are cut whose number may be a symbol."""
+
+ROWS = 64
+"""Of a run in an ONNX file: the samples of so many queries stay in a core's cache, which halves the time."""
+
+DOMAIN = "cssformer"
+"""Of the node that stands for a loop until :mod:`cssformer.export.loops` writes it."""
+
+Function = Callable[..., Tensor]
+
+
+class Body(NamedTuple):
+    """A loop's function, with a run of what it takes row by row and what all runs share."""
+
+    function: Function
+    each: list[Tensor]
+    shared: list[Tensor]
+
+
+_bodies: ContextVar[list[Body] | None] = ContextVar("bodies", default=None)
+
+
+@contextmanager
+def as_loops() -> Iterator[list[Body]]:
+    """Inside, ``in_runs`` is traced as one node, whose attribute ``body`` is an index in the list."""
+    token = _bodies.set(bodies := [])
+    try:
+        yield bodies
+    finally:
+        _bodies.reset(token)
+
+
+class _Loop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Function, body: int, count: int, *tensors: Tensor) -> Tensor:
+        # Tracing asks for the shape alone.
+        run = function(*(tensor[0] for tensor in tensors[:count]), *tensors[count:])
+        return run.expand(len(tensors[0]), *run.shape).clone()
+
+    @staticmethod
+    def symbolic(g: Any, function: Function, body: int, count: int, *tensors: Any) -> Any:
+        loop = g.op(f"{DOMAIN}::Loop", *tensors, body_i=body)
+        return loop.setType(tensors[0].type().with_sizes([None, None, None]))
+
+
+def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
+    """``function(*each, *shared)``, (rows, D), of tensors (rows, ...), as if it were called once.
+
+    The function takes any number of rows and treats each by itself.
+    """
+    rows, bodies = each[0].shape[0], _bodies.get()
+    if bodies is None:
+        size = (rows + RUNS - 1) // RUNS
+        runs = [_cut(tensor, RUNS * size - rows, (RUNS, size)) for tensor in each]
+        return torch.cat([function(*(tensor[run] for tensor in runs), *shared) for run in range(RUNS)])[:rows]
+    runs = [_cut(tensor, (rows + ROWS - 1) // ROWS * ROWS - rows, (-1, ROWS)) for tensor in each]
+    bodies.append(Body(function, [tensor[0] for tensor in runs], list(shared)))
+    found: Tensor = _Loop.apply(function, len(bodies) - 1, len(runs), *runs, *shared)
+    return found.flatten(0, 1)[:rows]
+
+
+def _cut(tensor: Tensor, missing: int, shape: tuple[int, int]) -> Tensor:
+    """(rows, ...) with ``missing`` more rows of zeros -> (runs, rows of a run, ...)."""
+    padded = F.pad(tensor, (*(0,) * (2 * tensor.ndim - 1), missing))
+    return padded.reshape(*shape, *(int(side) for side in tensor.shape[1:]))
