@@ -14,7 +14,7 @@ from torch import Tensor
 from cssformer.export.graph import AnySize, Deployment
 from cssformer.export.loops import write_loops
 from cssformer.ops import use_backend
-from cssformer.ops.runs import DOMAIN, as_loops
+from cssformer.ops.runs import as_loops
 
 Sampling: TypeAlias = Literal["gather", "gridsample"]
 BACKENDS = {"gather": "gather", "gridsample": "reference"}
@@ -86,7 +86,6 @@ def _write_onnx(deployment: Deployment, images: Tensor, path: Path, facts: dict[
             output_names=list(deployment.returns),
             dynamic_axes={INPUT: _axes(deployment)},
             opset_version=OPSET,
-            custom_opsets={DOMAIN: 1},
         )
     model = onnx.load(path)
     write_loops(model, bodies, OPSET)
