@@ -1,7 +1,7 @@
 """The loops of an ONNX file: PyTorch's tracing exporter writes none, so each is put in the place of one node."""
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def write_loops(model: "onnx.ModelProto", bodies: list[Body], opset: int) -> Non
     """Replace the nodes of :func:`cssformer.ops.runs.as_loops` by ONNX's Loop, in place."""
     from onnx import helper
 
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += (
             _loop(node, bodies[helper.get_node_attr_value(node, "body")], opset) if node.domain == DOMAIN else [node]
@@ -46,7 +46,7 @@ def _loop(node: "onnx.NodeProto", body: Body, opset: int) -> list["onnx.NodeProt
     names = [f"taken_{i}" for i in range(len(tensors))]
     # Tables have rows for each picture's pixels. A run's sides are the same for any picture.
     free = {name: {0: "rows"} for name in names[len(body.each) :]}
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # which the exporter takes, though its types do not say so
     torch.onnx.export(
         _Module(body.function),
         tensors,

@@ -35,7 +35,8 @@ _bodies: ContextVar[list[Body] | None] = ContextVar("bodies", default=None)
 @contextmanager
 def as_loops() -> Iterator[list[Body]]:
     """Inside, ``in_runs`` is traced as one node, whose attribute ``body`` is an index in the list."""
-    token = _bodies.set(bodies := [])
+    bodies: list[Body] = []
+    token = _bodies.set(bodies)
     try:
         yield bodies
     finally:
