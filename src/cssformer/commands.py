@@ -128,7 +128,8 @@ def _predict(options: "Namespace") -> int:
     if rank() > 0:
         # The first process tells of all.
         return 1 if done["failed"] else 0
-    show([(name, percentage(part)) for name, part in done["shares"].items()], ("class", "share"))
+    rows = sorted(((part, name) for name, part in done["shares"].items() if part), reverse=True)
+    show([(name, percentage(part)) for part, name in rows], ("class", "share"))
     print(f"{counted(done['pictures'], 'picture')} and {counted(done['videos'], 'video')} written to {done['output']}")
     if done["skipped"]:
         print(f"{counted(done['skipped'], 'file')} skipped, predicted before")

@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from cssformer.cli import main
 from cssformer.data import DatasetInfo, SegmentationFolder
-from cssformer.inference import Prediction
+from cssformer.inference import Prediction, predict_files
 from cssformer.inference.annotations import AnnotationFiles, encode_brush
 from cssformer.inference.regions import regions
 from cssformer.model import CSSFormer
@@ -227,8 +227,11 @@ def test_the_interface_of_label_studio(tmp_path):
 
 
 def test_what_cannot_be_saved(tmp_path):
-    with pytest.raises(UserError, match="cannot be saved as 'voc'; there are coco, geojson"):
-        AnnotationFiles(tmp_path, ["voc"], CLASSES, COLOURS, [], "mine")
+    # Before anything is looked at.
+    with pytest.raises(
+        UserError, match="cannot be saved as 'coco,yolo'; there are coco, geojson, .* as separate words"
+    ):
+        predict_files("no model", [tmp_path], tmp_path / "out", save=["coco,yolo"])
     with pytest.raises(UserError, match="cannot be below 0"):
         AnnotationFiles(tmp_path, ["coco"], CLASSES, COLOURS, [], "mine", -1)
     (tmp_path / "coco.json").write_text("{}")

@@ -273,8 +273,9 @@ def test_video(model_folder: Path, tmp_path: Path) -> None:
     for index in range(5):
         writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
     writer.release()
-    result = predict_files(str(model_folder), [tmp_path / "drive.mp4"], tmp_path / "out", device="cpu")
-    assert files_below(tmp_path / "out") == ["legend.png", "overlay/drive.mp4"]
+    result = predict_files(str(model_folder), [tmp_path / "drive.mp4"], tmp_path / "out", device="cpu", save=["yolo"])
+    assert set(files_below(tmp_path / "out")) - {"yolo/data.yaml"} == {"legend.png", "overlay/drive.mp4"}
+    assert result["notes"] == ["Annotations are written of pictures alone, so the videos have none."]
     video = cv2.VideoCapture(str(tmp_path / "out/overlay/drive.mp4"))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 5
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
@@ -452,6 +453,15 @@ def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, picture
     with pytest.raises(UserError, match="labels would be overwritten"):
         predict_files(str(model_folder), [pictures / "a.png"], pictures, device="cpu")
     assert not (pictures / "labels").exists()
+
+
+def test_labels_of_prepared_data_are_not_predicted(model_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    """Neither of the whole folder nor of a split, but where the labels themselves are named."""
+    for number, (given, count) in enumerate({prepared: 6, prepared / "val": 2, prepared / "val/labels": 2}.items()):
+        done = predict_files(str(model_folder), [given], tmp_path / f"out{number}", device="cpu")
+        assert done["pictures"] == count
+        kind = "labels" if given.name == "labels" else "images"
+        assert {Path(row["input"]).parent.name for row in done["files"]} == {kind}
 
 
 def test_an_output_that_is_a_file_is_refused_before_the_model_is_read(pictures: Path, tmp_path: Path) -> None:

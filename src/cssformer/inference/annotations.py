@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,8 +22,6 @@ from cssformer.inference.regions import Region, regions, run_lengths
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
-Format = Literal["coco", "geojson", "labelme", "label-studio", "cvat", "yolo"]
-"""What :class:`AnnotationFiles` writes."""
 _OF_ALL = {"coco": "coco.json", "label-studio": "label-studio.json", "cvat": "cvat.xml"}
 
 
@@ -32,9 +30,10 @@ class AnnotationFiles:
 
     Args:
         folder: where to write.
-        formats: which; ``coco.json``, ``label-studio.json`` (and ``label-studio.xml``, the labelling interface that it
-            needs) and ``cvat.xml`` are of all pictures, ``labelme/NAME.json``, ``geojson/NAME.geojson`` and
-            ``yolo/labels/NAME.txt`` (with ``yolo/data.yaml``) of one.
+        formats: some of :data:`cssformer.inference.files.FORMATS`; ``coco.json``, ``label-studio.json`` (and
+            ``label-studio.xml``, the labelling interface that it needs) and ``cvat.xml`` are of all pictures,
+            ``labelme/NAME.json``, ``geojson/NAME.geojson`` and ``yolo/labels/NAME.txt`` (with ``yolo/data.yaml``) of
+            one.
         classes: a name per class.
         colours: an RGB colour per class.
         without: names of classes that are left out.
@@ -42,7 +41,7 @@ class AnnotationFiles:
         tolerance, min_area: of outlines; see :func:`cssformer.inference.regions.regions`.
 
     Raises:
-        UserError: a format is not known, or a file of all pictures is there already.
+        UserError: a file of all pictures is there already.
     """
 
     def __init__(
@@ -57,8 +56,6 @@ class AnnotationFiles:
         min_area: float = 0.0,
     ) -> None:
         for name in formats:
-            if name not in get_args(Format):
-                raise UserError(f"Predictions cannot be saved as {name!r}; there are {', '.join(get_args(Format))}.")
             if name in _OF_ALL and (folder / _OF_ALL[name]).exists():
                 raise UserError(f"{folder / _OF_ALL[name]} is there already; give another output or remove it.")
         if min(tolerance, min_area) < 0:

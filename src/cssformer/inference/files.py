@@ -31,6 +31,8 @@ from cssformer.visualize import drawing
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
+FORMATS = ("coco", "geojson", "labelme", "label-studio", "cvat", "yolo")
+"""What :class:`cssformer.inference.annotations.AnnotationFiles` writes."""
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 LABELS, OVERLAY, CONFIDENCE, LEGEND = "labels", "overlay", "confidence", "legend.png"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -77,7 +79,8 @@ def predict_files(
     ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
     TIFFs with a place on the Earth, and those larger than memory, become TIFFs of these names
     (:mod:`cssformer.inference.rasters`).
-    Folders are searched to the bottom, links too, and keep their layout; hidden files are left out. A file that cannot
+    Folders are searched to the bottom, links too, and keep their layout; hidden files are left out, and the labels of
+    prepared data. A file that cannot
     be read or written does not stop the others. A folder of predictions is added to, if they are of the same model and
     options: the legend keeps these. Annotations of ``save`` are described at
     :class:`cssformer.inference.annotations.AnnotationFiles`.
@@ -91,7 +94,7 @@ def predict_files(
         overlay: Also write each picture under its classes' colours.
         confidence: Also write the probability of the class chosen, as grey values.
         raw: Write the ids that the classes had in the source of the training data, not the classes' indices.
-        save: Also write annotations, as coco, geojson, labelme, label-studio, cvat or yolo.
+        save: Also write annotations of pictures, as coco, geojson, labelme, label-studio, cvat or yolo.
         tolerance: How far, in pixels, the outlines of annotations may be moved to have fewer corners.
         min_area: Regions of fewer pixels get no outline.
         mode: Whole pictures, or a window that slides over them; by default as the model was trained for.
@@ -113,10 +116,14 @@ def predict_files(
         first tells this of all, the others of their share.
 
     Raises:
-        UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a class to be
-            left clear or the raw ids are unknown, or the output cannot be written, holds predictions of another model
-            or has folders of these names that are no predictions. Files written before that are whole.
+        UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a format, a
+            class to be left clear or the raw ids are unknown, or the output cannot be written, holds predictions of
+            another model or has folders of these names that are no predictions. Files written before that are whole.
     """
+    if unknown := [each for each in save or () if each not in FORMATS]:
+        raise UserError(
+            f"Predictions cannot be saved as {unknown[0]!r}; there are {', '.join(FORMATS)}, as separate words."
+        )
     sources, left_out = _find(inputs, output)
     skipped = 0
     if skip_existing:
@@ -143,9 +150,9 @@ def predict_files(
             "The model does not know the ids of its training data's source: it had colours or names, or the model was "
             "saved without; leave out raw."
         )
-    if unknown := set(clear or ()) - set(predictor.classes):
+    if strange := set(clear or ()) - set(predictor.classes):
         raise UserError(
-            f"The model has no class {min(unknown)!r} to leave clear; it has {', '.join(predictor.classes)}."
+            f"The model has no class {min(strange)!r} to leave clear; it has {', '.join(predictor.classes)}."
         )
     made = {"weights": digest(dict(predictor.network.state_dict())), "options": predictor.options, "raw": raw}
     note = json.dumps({"classes": predictor.classes, **made}, sort_keys=True)
@@ -271,6 +278,8 @@ def predict_files(
     videos = sum("frames" in row for row in rows.values())
     slid = [source for source, row in rows.items() if "windows" in row and predictor.options.get("mode") != "slide"]
     told = notes({source.path: each for source, each in facts.items()})
+    if save and videos:
+        told.append("Annotations are written of pictures alone, so the videos have none.")
     if slid:
         height, width = rows[slid[0]]["windows"]
         told.append(
@@ -312,7 +321,9 @@ def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
     left_out = 0
     for given in inputs:
         if given.is_dir():
-            present = [path for path in files_under(given) if _is_outside(path.resolve(), written)]
+            roots = [root for root in (given.resolve(), given.resolve().parent) if (root / "dataset.yaml").is_file()]
+            masks = {folder.resolve() for root in roots for folder in root.glob("*/labels")} - {given.resolve()}
+            present = [path for path in files_under(given) if _is_outside(path.resolve(), written | masks)]
             files = [path for path in present if is_picture(path) or path.suffix.lower() in VIDEOS]
             if not files:
                 known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
