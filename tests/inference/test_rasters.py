@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import torch
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
@@ -220,14 +221,16 @@ def test_channels_of_any_type_in_parts(tmp_path: Path, parts: None, monkeypatch:
 
 def test_ids_of_the_source_and_a_model_of_whole_pictures(tmp_path: Path, parts: None) -> None:
     model = save_model(tmp_path / "model", Metadata(CLASSES, COLOURS, (7, 300, 9), inference={"crop": [64, 96]}))
-    write(tmp_path / "a.tif", bands(), **PLACE)
+    pages = np.stack([np.moveaxis(bands(), 0, -1)] * 2)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="rgb", tile=(64, 64))
     result = predict_files(str(model), [tmp_path / "a.tif"], tmp_path / "out", raw=True, device="cpu")
     with rasterio.open(tmp_path / "out/labels/a.tif") as file:
         assert (file.dtypes[0], file.nodata, file.tags(1)["CLASS_300"]) == ("uint16", 65535, "tree")
         assert set(np.unique(file.read(1))) <= {7, 300, 9}
     assert result["notes"] == [
+        f"1 picture has several pages or frames, of which the first is read: {tmp_path / 'a.tif'} is the first.",
         f"A window of 96x64 pixels slid over {tmp_path / 'a.tif'}, too large to be looked at as a whole; --mode slide "
-        "--crop sets another."
+        "--crop sets another.",
     ]
 
 

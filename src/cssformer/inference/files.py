@@ -225,6 +225,7 @@ def predict_files(
                     else:
                         parts = output / PARTS / source.place
                         rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)
+                        facts[source] = PictureFacts(1, rows[source].pop("pages"), None)
             if not (output / LEGEND).exists() and (picture or source in rows):
                 # Before the labels, so that who goes on after a stop finds whose they are.
                 entries = list(zip(predictor.classes, predictor.colours, strict=True))

@@ -87,7 +87,7 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
 
     Returns:
         The row of the report: "labels" (the file), "shares" (class name -> share of the pixels with data) and
-        "windows" (their height and width).
+        "windows" (their height and width); and "pages", of which the first is read.
 
     Raises:
         UserError: the file cannot be read to its end, has other channels or cannot be read in parts, or nothing can be
@@ -116,13 +116,14 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
                     kept.add(top, left, labels, grey)
                     bar.update(labels.size)
             row = _write(source, partial(_strips, raster, kept), outputs)
+            pages = max(1, len(source.subdatasets))
     except UserError as error:
         # Blocks of a damaged file serve nobody; on a full disk those that are there do.
         if kept is not None and not isinstance(error.__cause__, OSError):
             kept.remove()
         raise
     kept.remove()
-    return {**row, "windows": np.broadcast_to(options["crop"], 2).tolist()}
+    return {**row, "windows": np.broadcast_to(options["crop"], 2).tolist(), "pages": pages}
 
 
 def as_grey(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:
