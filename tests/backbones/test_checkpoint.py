@@ -12,6 +12,7 @@ import torch
 import torchvision
 import transformers
 from safetensors.torch import load_file, save_file
+from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
@@ -349,6 +350,17 @@ def test_a_first_layer_for_grey_pictures_sees_the_mean_of_the_colours(tmp_path: 
     theirs = random_(timm.create_model("resnet18", in_chans=1, features_only=True))
     found = loaded("resnet18", theirs.state_dict(), tmp_path)
     assert_same(maps(found), maps(theirs, IMAGES.mean(1, keepdim=True)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_first_layer_for_rgb_is_adapted_as_timm_does(tmp_path: Path, count: int) -> None:
+    theirs = random_(timm.create_model("resnet18", features_only=True))
+    found = loaded("resnet18", theirs.state_dict(), tmp_path, in_chans=count)
+    expected = timm.create_model("resnet18", features_only=True, in_chans=count)
+    first = {"conv1.weight": adapt_input_conv(count, theirs.state_dict()["conv1.weight"])}
+    expected.load_state_dict({**theirs.state_dict(), **first})
+    images = torch.rand(1, count, 64, 64)
+    assert_same(maps(found, images), maps(expected.eval(), images))
 
 
 def test_what_was_taken_over_is_told(tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ def test_a_class_takes_over_what_was_learnt_of_its_name(classes: tuple[str, ...]
     assert "the class road" not in told
 
 
+def test_other_channels_take_over_the_first_layer_too() -> None:
+    trained, model = network(3).state_dict(), CSSFormer("test_resnet", 3, in_channels=4, channels=16, heads=2, points=2)
+    told = start_from(model, trained)
+    (name,) = (name for name, value in trained.items() if value.ndim == 4 and value.shape[1] == 3)
+    repeated = torch.cat([trained[name], trained[name][:, :1]], dim=1) * (3 / 4)
+    torch.testing.assert_close(model.state_dict()[name], repeated)
+    assert told.endswith("anew begin: backbone.pixel_mean, backbone.pixel_std.")
+
+
 def test_a_decoder_of_another_width_begins_anew() -> None:
     model = CSSFormer("test_resnet", 3, channels=32, heads=2, points=2)
     told = start_from(model, network(3).state_dict())

@@ -94,6 +94,19 @@ def test_a_missing_key(folder: Path, config: dict[str, Any], key: str) -> None:
 
 
 MALFORMED: dict[str, list[Any]] = {
+    "channels": [
+        3,
+        [],
+        {},
+        {"values": "uint16", "mean": [1, 2, 3]},
+        {"values": "complex64", "mean": [1, 2, 3], "std": [1, 1, 1]},
+        {"values": ["uint8"], "mean": [1, 2, 3], "std": [1, 1, 1]},
+        {"values": "uint16", "mean": [1, 2], "std": [1, 1]},
+        {"values": "uint16", "mean": [1, 2, "x"], "std": [1, 1, 1]},
+        {"values": "uint16", "mean": [1, 2, [3]], "std": [1, 1, 1]},
+        {"values": "uint16", "mean": [1, 2, 3], "std": [1, 1, -1]},
+    ],
+    "network.in_channels": [0, None, "3", 4, 3.0, 2000],
     "format": [None, "2", 2.0, True, [2]],
     "architecture": [None, 3, "", ["CSSFormer"], "../x", "a b", "x" * 101],
     "version": [None, 5, ""],

@@ -145,6 +145,7 @@ def check_config(config: Any, where: str) -> None:
         if values is not None and len(values) != count:
             raise UserError(f"{where}: {len(values)} {name} are given for {count} classes.")
     count = config["network"].get("in_channels", 3)
-    given: list[dict[str, Any]] = [config["network"], config.get("channels") or {}]
-    if any(len(each[name]) != count for each in given for name in ("mean", "std") if name in each):
-        raise UserError(f"{where}: every mean and std must have {count} values, one for each channel.")
+    for place, table in (("network", config["network"]), ("channels", config.get("channels") or {})):
+        for name in ("mean", "std"):
+            if name in table and len(table[name]) != count:
+                raise UserError(f"{where}: {place}.{name} must have {count} values, as network.in_channels says.")
