@@ -235,7 +235,7 @@ def _in_one_word(arguments: list[str], types_of: dict[str, Any]) -> tuple[list[s
         elif kind is bool:
             given = remaining.pop() if remaining and remaining[-1].lower() in ("true", "false") else "true"
             words.append(f"{word}={given}")
-        elif any(_lists_texts(part) for part in (kind, *typing.get_args(kind))):
+        elif any(str(part).startswith(("list[str]", "list[typing.Literal")) for part in (kind, *typing.get_args(kind))):
             texts = []
             while remaining and not remaining[-1].startswith("--"):
                 texts.append(remaining.pop())
@@ -248,12 +248,6 @@ def _in_one_word(arguments: list[str], types_of: dict[str, Any]) -> tuple[list[s
         else:
             words.append(word)
     return configs, words
-
-
-def _lists_texts(kind: Any) -> bool:
-    return typing.get_origin(kind) is list and all(
-        part is str or typing.get_origin(part) is Literal for part in typing.get_args(kind)
-    )
 
 
 def _is_number(word: str) -> bool:
