@@ -1,12 +1,15 @@
 """Exported files in the runtimes they are for, beside the network they were made of."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cssformer import CSSFormer, Predictor
@@ -14,7 +17,9 @@ from cssformer.data import SegmentationFolder
 from cssformer.export import export_model
 from cssformer.export.graph import Deployment
 from cssformer.export.parity import SIZES
+from cssformer.export.quantize import _inputs
 from cssformer.inference import predict
+from cssformer.inference.files import predict_files
 from cssformer.inference.views import SMALLEST
 from cssformer.metrics import evaluate
 from cssformer.utils.errors import UserError
@@ -23,6 +28,7 @@ from cssformer.weights.hub import Metadata
 onnxruntime = pytest.importorskip("onnxruntime")
 
 SMALL = {"num_classes": 5, "channels": 16, "heads": 2, "points": 2, "dropout": 0.0}
+TINY_VIT = {"embed_dim": 16, "depth": 4, "num_heads": 2}
 TINY_SWIN = {"embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 1, 2, 2]}
 
 
@@ -62,6 +68,7 @@ def exported(model: CSSFormer, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("resnet10t", {}, "gather"),
         ("mobilenetv2_100", {"fusion_stride": 8}, "gridsample"),
         ("swin_tiny_patch4_window7_224", {"backbone_args": TINY_SWIN}, "gather"),
+        ("vit_tiny_patch16_224", {"backbone_args": TINY_VIT, "fusion_stride": 16}, "gather"),
     ],
 )
 def test_onnx_runtime_computes_what_the_network_does(
@@ -71,8 +78,8 @@ def test_onnx_runtime_computes_what_the_network_does(
     rows = found["parity"]
     assert [(row["batch"], row["height"], row["width"]) for row in rows] == list(SIZES)
     assert max(row["difference"] for row in rows) < 1e-4 and min(row["equal"] for row in rows) > 0.999
-    text = (tmp_path / "model.onnx").read_bytes()
-    assert (b"GridSample" in text) == (sampling == "gridsample")
+    nodes = {node.op_type for node in pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.node}
+    assert {"GridSample", "Loop"} & nodes == {"GridSample" if sampling == "gridsample" else "Loop"}
 
 
 def test_predictions_of_the_file_are_those_of_the_network(model: CSSFormer, exported: Path) -> None:
@@ -157,10 +164,57 @@ class Frozen(CSSFormer):
 def test_a_file_that_computes_something_else_is_not_left(model: CSSFormer, tmp_path: Path) -> None:
     wrong = Frozen(**model.hparams).eval()
     wrong.load_state_dict(model.state_dict())
-    (tmp_path / "model.onnx").write_bytes(b"before")
     with pytest.raises(UserError, match=r"not written: run by ONNX Runtime, at 257x385 its values differ.* by 5"):
         export_model(wrong, tmp_path / "model.onnx")
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"model.onnx": b"before"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "there"), [("model.onnx", "model.onnx"), ("model.xml", "model.bin")])
+def test_what_is_there_already_is_left(name: str, there: str, model: CSSFormer, tmp_path: Path) -> None:
+    (tmp_path / there).write_bytes(b"before")
+    with pytest.raises(UserError, match=f"{there} is there already; give another output or remove it"):
+        export_model(model, tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {there: b"before"}
+
+
+def test_predict_takes_the_file(exported: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    for side in (70, 97):
+        Image.fromarray(picture(side, 90)).save(tmp_path / f"{side}.png")
+    output, pictures = tmp_path / "labels", sorted(tmp_path.glob("*.png"))
+    assert predict_files(str(exported), pictures, output)["pictures"] == 2
+    labels = np.asarray(Image.open(output / "labels" / "70.png"))
+    assert np.array_equal(labels, Predictor.from_exported(exported)(picture(70, 90)).labels)
+    with pytest.raises(UserError, match="on the CPU alone"):
+        predict_files(str(exported), pictures, output, device="cuda")
+    other = onnx.load(exported)
+    other.doc_string = "of another network"
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="predictions of another model"):
+        predict_files(str(tmp_path / "other.onnx"), pictures, output, skip_existing=True)
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 40), ({"short_side": 64}, None), ({"size": (64, 64)}, None)])
+def test_pictures_are_calibrated_with_as_the_file_will_see_them(
+    options: dict[str, Any], expected: int | None, model: CSSFormer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reached(UserError):
+        pass
+
+    def reached(path: Path, uint8: bool, short_side: int | None, calibration: Path | None) -> None:
+        assert short_side == expected
+        raise Reached
+
+    monkeypatch.setattr("cssformer.export.quantize.to_int8", reached)
+    monkeypatch.setattr("cssformer.export.formats.write", lambda *arguments: None)
+    shown = copy.copy(model)
+    shown.metadata = replace(model.metadata, inference={"mode": "whole", "short_side": 40})
+    with pytest.raises(Reached):
+        export_model(shown, tmp_path / "model.onnx", precision="int8", calibration=tmp_path)
+    Image.fromarray(picture(100, 80)).save(tmp_path / "photo.png")
+    (feed,) = _inputs(tmp_path, True, expected)
+    sides = (100, 80) if expected is None else (50, 40)
+    assert feed["images"].dtype == np.uint8 and feed["images"].shape == (1, *sides, 3)
 
 
 class Untraceable(CSSFormer):

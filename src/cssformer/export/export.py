@@ -43,7 +43,8 @@ def export_model(
 
     Args:
         model: a run or model folder, a bundled model, a Hugging Face model id, or a network.
-        output: the file; .onnx is ONNX, .pt2 a program of torch.export, .xml OpenVINO's IR (with a .bin beside it).
+        output: the file, which must not be there yet; .onnx is ONNX, .pt2 a program of torch.export, .xml OpenVINO's
+            IR (with a .bin beside it).
         returns: what the file returns, see :class:`cssformer.export.graph.Deployment`.
         input: "float" takes float32 (B, 3, H, W) in [0, 1], "uint8" takes uint8 (B, H, W, 3); both RGB.
         size: the file resizes pictures to this height and width for the network.
@@ -94,7 +95,9 @@ def export_model(
         try:
             formats.write(traced, path, weights, sampling, precision == "16", facts)
             if precision == "int8":
-                quantize.to_int8(path, input == "uint8", network.metadata.inference.get("short_side"), calibration)
+                # Pictures come as they are where the file itself resizes, else as `predict` resizes them.
+                before = None if size or short_side else network.metadata.inference.get("short_side")
+                quantize.to_int8(path, input == "uint8", before, calibration)
             run = {
                 ".onnx": lambda: open_onnx(path)[0],
                 ".pt2": lambda: open_pt2(path),
@@ -125,6 +128,9 @@ def _require(
 ) -> None:
     if output.suffix not in SUFFIXES:
         raise UserError(f"The name {output} tells no format; end it in {', '.join(SUFFIXES)}.")
+    for path in (output, output.with_suffix(".bin"))[: 1 + (output.suffix == ".xml")]:
+        if path.exists():
+            raise UserError(f"{path} is there already; give another output or remove it.")
     if len(set(returns)) < len(returns) or not returns:
         raise UserError("Give each value of returns once, and one at least.")
     if size is not None and short_side is not None:

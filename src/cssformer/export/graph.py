@@ -1,6 +1,6 @@
 """What an exported file computes: a network with all around it that the file is to do itself, at any size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -93,16 +93,35 @@ def _cut(maps: Tensor, height: Side, width: Side) -> Tensor:
 
 def _resampled(maps: Tensor, size: tuple[Side, Side], scale: tuple[Any, Any]) -> Tensor:
     """Maps (B, C, h, w) at another size, by the weights of :func:`cssformer.inference.labels.resampling`."""
-    down, across = (_triangles(*axis, maps.device) for axis in zip(maps.shape[2:], size, scale, strict=True))
+    return _weighed(maps, size, scale, lambda distance: (1 - distance).clamp(min=0))
+
+
+def _bicubic(maps: Tensor, size: tuple[Side, Side]) -> Tensor:
+    """As ``F.interpolate(mode="bicubic", antialias=True)``: Keys' kernel with a = -1/2."""
+
+    def kernel(distance: Tensor) -> Tensor:
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+        return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+
+    scale = tuple(side / target for side, target in zip(maps.shape[2:], size, strict=True))
+    return _weighed(maps, size, scale, kernel)
+
+
+def _weighed(
+    maps: Tensor, size: tuple[Side, Side], scale: tuple[Any, ...], kernel: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Each pixel of the other size is a mean, weighed by a kernel of the distance, as a product with two matrices."""
+    down, across = (_weights(*axis, kernel, maps) for axis in zip(maps.shape[2:], size, scale, strict=True))
     return down @ maps @ across.T
 
 
-def _triangles(inputs: Side, outputs: Side, scale: Any, device: torch.device) -> Tensor:
-    reach = (torch.ones(1, device=device) * scale).clamp(min=1)
-    centre = (torch.arange(outputs, device=device) + 0.5) * scale
-    distance = (torch.arange(inputs, device=device) + 0.5 - centre.unsqueeze(1)).abs() / reach
-    weights = (1 - distance).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
+def _weights(inputs: Side, outputs: Side, scale: Any, kernel: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    reach = (torch.ones(1, device=like.device) * scale).clamp(min=1)
+    centre = (torch.arange(outputs, device=like.device) + 0.5) * scale
+    distance = (torch.arange(inputs, device=like.device) + 0.5 - centre.unsqueeze(1)).abs() / reach
+    weights = kernel(distance)
+    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
 
 
 def _ceil(number: Side, divisor: int) -> Side:
@@ -121,7 +140,8 @@ def _larger(one: Side, least: int) -> Side:
 class AnySize(TorchFunctionMode):
     """Writes, for the length of a trace, what exporters get wrong or refuse at any size in operations they take.
 
-    Adaptive pooling becomes a product with a matrix for each axis, ``unflatten`` a reshape that names every axis.
+    Adaptive pooling and the bicubic interpolation of a ViT's positions become products with a matrix for each axis,
+    ``unflatten`` a reshape that names every axis.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,6 +149,8 @@ class AnySize(TorchFunctionMode):
             maps, pooled = args
             rows, columns = (_pooling(pooled, side, maps) for side in maps.shape[2:])
             return rows @ maps @ columns.T
+        if func is F.interpolate and kwargs and kwargs.get("mode") == "bicubic" and kwargs.get("antialias"):
+            return _bicubic(args[0], kwargs["size"])
         if func is Tensor.unflatten:
             tensor, axis, sizes = args
             shape, axis = list(tensor.shape), axis % tensor.ndim

@@ -23,7 +23,7 @@ def to_int8(path: Path, uint8: bool, short_side: int | None, calibration: Path |
     Args:
         path: the ONNX file.
         uint8: whether it takes uint8.
-        short_side: pictures of the calibration are resized to it, as they will be for the network.
+        short_side: pictures of the calibration are resized to it first; None leaves them to the file.
         calibration: a folder of pictures; the ranges of values in convolutions and products are fixed by what these
             show. None: ranges are found anew each time the file runs, for the products alone, as ONNX Runtime advises.
 
@@ -65,12 +65,11 @@ def _inputs(folder: Path, uint8: bool, short_side: int | None) -> Iterator[dict[
         raise UserError(f"The folder {folder} holds no pictures to calibrate with.")
     for path in files[:: -(-len(files) // CALIBRATED)]:
         pixels = read_image(path)
-        if uint8:
-            yield {INPUT: pixels[None]}
-            continue
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         if short_side is not None:
             height, width = pixels.shape[:2]
             fit = short_side / min(height, width)
             images = resize(images, (max(1, round(height * fit)), max(1, round(width * fit))))
+        if uint8:
+            images = (255 * images).round().byte().permute(0, 2, 3, 1)
         yield {INPUT: images.numpy()}

@@ -1,5 +1,6 @@
 """Exported files at work: in ONNX Runtime, OpenVINO and PyTorch."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,9 @@ class ExportedNetwork(nn.Module):
                 f"{path} does not return logits of pictures as they are; export without --returns, --input, --size and "
                 "--short_side."
             )
+        # In the state, which tells networks apart.
+        weights = path if path.suffix == ".onnx" else path.with_suffix(".bin")
+        self.register_buffer("digest", torch.tensor(list(hashlib.sha256(weights.read_bytes()).digest())))
         self.index = returns.index("logits")
         self.num_classes, self.metadata = config["network"]["num_classes"], metadata_of(config)
 

@@ -88,7 +88,7 @@ def predict_files(
     Processes started together by ``torchrun`` or ``srun`` share the inputs and write the same files as one.
 
     Args:
-        model: A run or model folder, a bundled model or a Hugging Face model id.
+        model: A run or model folder, a bundled model, a Hugging Face model id, or an exported .onnx or .xml file.
         inputs: Pictures, videos, or folders of them.
         output: The folder to write into.
         overlay: Also write each picture under its classes' colours.

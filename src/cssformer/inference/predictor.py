@@ -212,13 +212,18 @@ class Predictor:
         """A predictor of a saved network.
 
         Args:
-            source: a run or model folder, a bundled model such as "animals", or a Hugging Face model id.
-            device: see :class:`Predictor`.
+            source: a run or model folder, a bundled model such as "animals", a Hugging Face model id, or a file for
+                :meth:`from_exported`.
+            device: see :class:`Predictor`; an exported file runs on the CPU.
             **options: see :class:`Predictor`.
 
         Raises:
             UserError: there is no such model, or as :class:`Predictor` raises.
         """
+        if Path(source).suffix in (".onnx", ".xml"):
+            if device not in ("auto", "cpu"):
+                raise UserError(f"{source} runs on the CPU alone here, not on {device!r}; take cpu or auto.")
+            return cls.from_exported(source, **options)
         return cls(SegmentationNetwork.from_pretrained(source), device, **options)
 
     @classmethod
