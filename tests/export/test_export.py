@@ -210,7 +210,7 @@ def test_pictures_are_calibrated_with_as_the_file_will_see_them(
     shown = copy.copy(model)
     shown.metadata = replace(model.metadata, inference={"mode": "whole", "short_side": 40})
     with pytest.raises(Reached):
-        export_model(shown, tmp_path / "model.onnx", precision="int8", calibration=tmp_path)
+        export_model(shown, tmp_path / "model.onnx", precision="int8", calibration=tmp_path, **options)
     Image.fromarray(picture(100, 80)).save(tmp_path / "photo.png")
     (feed,) = _inputs(tmp_path, True, expected)
     sides = (100, 80) if expected is None else (50, 40)
