@@ -23,7 +23,7 @@ import torch
 from cssformer import CSSFormer
 from cssformer.accelerate import accelerate_cpu
 from cssformer.export.formats import OPSET, write
-from cssformer.export.graph import Deployment
+from cssformer.export.graph import AnySize, Deployment
 from cssformer.export.runtime import open_onnx, open_openvino
 from cssformer.utils.console import show
 
@@ -111,7 +111,7 @@ def main() -> None:
         write(deployment, folder / "gather.xml", folder / "gather.bin", "gather", False, facts)
         images = torch.rand(1, 3, options.side, options.side)
         for name in PEERS:
-            with torch.no_grad():
+            with torch.no_grad(), AnySize():
                 network = Logits(peer(name, options.classes)).eval()
                 torch.onnx.export(network, (images,), folder / f"{name}.onnx", dynamo=False, opset_version=OPSET)
         found = {}
