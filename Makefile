@@ -11,7 +11,8 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	rm -rf runs/demo
+	rm -rf runs/demo runs/demo-photo
+	$(BIN)/cssformer predict animals docs/chelsea.jpg --output runs/demo-photo --overlay
 	$(BIN)/cssformer train --output runs/demo
 
 test: install

@@ -154,3 +154,10 @@ def test_a_real_one(name: str) -> None:
     told, card = bundled.describe(folder), (folder / "README.md").read_text(encoding="utf-8")
     assert set(Predictor.from_pretrained(name, "cpu").classes) == set(told["classes"])
     assert f"{100 * told['miou']:.2f} % mIoU" in card and told["licence"] == "apache-2.0"
+
+
+@pytest.mark.skipif("animals" not in bundled.bundled_models(), reason="animals is not bundled")
+def test_the_cat_of_the_front_page() -> None:
+    assert next(iter(Predictor.from_pretrained("animals", "cpu")(ROOT / "docs" / "chelsea.jpg").shares)) == "cat"
+    told = bundled.describe(bundled.bundled_models()["animals"])
+    assert f"{100 * told['miou']:.1f} % mIoU" in (ROOT / "README.md").read_text(encoding="utf-8")
