@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.image_io import decode_image
+from cssformer.data.bands import decode_pixels
 from cssformer.inference.predictor import Predictor
 from cssformer.utils.errors import UserError
 
@@ -35,7 +35,7 @@ def predict_dataset(
         dataset: a row for each picture.
         model: as of :meth:`Predictor.from_pretrained`; every machine must reach it.
         column: where the pictures are: paths that every machine reaches, the bytes of files (as of
-            ``ray.data.read_binary_files``), or RGB uint8 arrays (H, W, 3).
+            ``ray.data.read_binary_files``), or arrays (H, W, 3).
         output: write each picture's labels to ``output/labels/PLACE.png``, as ``cssformer predict`` does, with the
             row's column ``place``.
         confidence: add the confidence too.
@@ -82,7 +82,7 @@ class _Labeller:
     def _label(self, picture: Any, place: str | None) -> tuple[str | NDArray[np.int32], NDArray[np.float32], str]:
         try:
             if isinstance(picture, bytes):
-                picture = decode_image(picture, Path("A picture's bytes")).pixels
+                picture = decode_pixels(picture, Path("A picture's bytes"), self.predictor.channels)[0]
             found = self.predictor(picture, self.confidence)
             path = None if self.output is None else Path(self.output) / "labels" / f"{place}.png"
             if path is not None:
