@@ -13,9 +13,11 @@ from rich.console import Console
 from cssformer.cli import main
 from cssformer.data.channels import Channels, from_bands
 from cssformer.data.dataset import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.export import export_model
 from cssformer.inference import Predictor
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, TrainingConfig
 from cssformer.training.train import train
+from cssformer.utils.errors import UserError
 
 rasterio = pytest.importorskip("rasterio", reason="rasterio writes these files")
 
@@ -131,7 +133,12 @@ def test_a_network_of_the_channels_learns_scores_and_predicts(source: Path, data
     found.save(tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as written:
         assert np.array_equal(np.array(written)[:8, :8], np.full((8, 8), 255)) and written.info["transparency"] == 255
-    assert found.shares
+    assert main(["predict", str(run), str(path), "--output", str(tmp_path / "out"), "--overlay"]) == 0
+    with rasterio.open(path) as file, rasterio.open(tmp_path / "out" / "labels" / "0.tif") as labels:
+        assert (labels.crs, labels.transform, labels.nodata) == (file.crs, file.transform, 255)
+        assert np.array_equal(labels.read(1), np.where(found.labels == IGNORE, 255, found.labels))
+    with pytest.raises(UserError, match=r"photographs alone are exported; this one takes 5 channels of uint16\."):
+        export_model(run, tmp_path / "model.onnx")
     assert main(["evaluate", str(run), "--data", str(data)]) == 0
     assert main(["explain", str(run), str(path), "--at", "20", "20", "--output", str(tmp_path / "where.png")]) == 0
 

@@ -137,7 +137,10 @@ def _pages(file: BinaryIO) -> Iterator[TiffPage]:
     head = file.read(16)
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return
-    tags, seen, first = ImageFileDirectory_v2(head if b"+" in head[:4] else head[:8]), set[int](), True
+    tags, seen, first = ImageFileDirectory_v2(head if head[:4] == b"II+\0" else head[:8]), set[int](), True
+    if head[:4] == b"MM\0+":
+        # Pillow 13.0 takes the header for that of a plain TIFF.
+        tags._bigtiff, tags.next = True, int.from_bytes(head[8:], "big")
     while tags.next and tags.next not in seen:
         seen.add(tags.next)
         file.seek(tags.next)

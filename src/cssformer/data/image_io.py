@@ -7,7 +7,6 @@ the TIFFs that Pillow cannot, and those of :mod:`cssformer.data.bands`.
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from cssformer.data.formats import (
     tiff_pages,
     turned,
 )
+from cssformer.data.mask import Mask
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
@@ -45,65 +45,6 @@ class Picture(NamedTuple):
 
     pixels: NDArray[np.uint8]
     facts: PictureFacts
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A mask as its file has it.
-
-    Attributes:
-        pixels: ids or palette indices, uint8 or uint16 (H, W), or colours, RGB uint8 (H, W, 3); upright.
-        palette: RGB uint8 (n, 3) for palette indices.
-        orientation: the EXIF orientation by which the file's pixels were turned upright, 1 to 8.
-        transparent: where the mask is transparent, bool (H, W), upright; None if it is so nowhere.
-    """
-
-    pixels: NDArray[Any]
-    palette: NDArray[np.uint8] | None
-    orientation: int
-    transparent: NDArray[np.bool_] | None = None
-
-    def ids(self, path: Path, behind: int | None = None) -> NDArray[Any]:
-        """The ids (H, W): grey values, palette indices, or the channels of a grey RGB picture.
-
-        Args:
-            path: named in errors.
-            behind: the value of transparent pixels.
-
-        Returns:
-            uint8 or uint16, or int32 if there are transparent pixels.
-
-        Raises:
-            UserError: the mask has colours, or transparent pixels and no value for them.
-        """
-        if self.transparent is not None and behind is None:
-            raise UserError(f"{path} is transparent in places, so its ids are not known there; save it without alpha.")
-        ids = self.pixels
-        if ids.ndim == 3:
-            ids = ids[..., 0]
-            coloured = (self.pixels != ids[..., None]).any(-1)
-            if (coloured if self.transparent is None else coloured & ~self.transparent).any():
-                raise UserError(f"{path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
-        return np.ascontiguousarray(ids) if self.transparent is None else self._opaque(ids.astype(np.int32), behind)
-
-    def colours(self, behind: int = 0) -> NDArray[np.int32]:
-        """The colours (H, W), packed as 0xRRGGBB; ``behind`` where they are transparent."""
-        return self._opaque(self._colours(), behind)
-
-    def _opaque(self, values: NDArray[np.int32], behind: int | None) -> NDArray[np.int32]:
-        if self.transparent is not None and behind is not None:
-            values[self.transparent] = behind
-        return values
-
-    def _colours(self) -> NDArray[np.int32]:
-        pixels = self.pixels
-        if self.palette is not None:
-            red, green, blue = self.palette.astype(np.int32).T
-            return (red << 16 | green << 8 | blue).take(pixels, mode="clip")
-        if pixels.ndim == 2:
-            return np.minimum(pixels, 255).astype(np.int32) * 0x010101
-        red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)
-        return red << 16 | green << 8 | blue
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -226,8 +167,8 @@ def decode_mask(data: bytes, path: Path) -> Mask:
         if (count := _count(picture, pages)) > 1:
             raise UserError(f"The mask {path} has {count} pages or frames; give each as a file of its own.")
         orientation = _orientation(picture, data)
-        pixels, palette = _mask_pixels(picture, data, page, path)
-        clear = _transparent(picture, path)
+        pixels, palette, clear = _mask_pixels(picture, data, page, path)
+        clear = _transparent(picture, path) if clear is None else clear
     if picture.format != "TIFF":
         pixels, clear = turned(pixels, orientation), None if clear is None else turned(clear, orientation)
     return Mask(pixels, palette, orientation, clear)
@@ -334,10 +275,10 @@ def _require_picture(page: TiffPage | None, path: Path) -> None:
 
 def _mask_pixels(
     picture: Image.Image, data: bytes, page: TiffPage | None, path: Path
-) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """What the file stores: ids or colours, and the palette of ids if it has one."""
+) -> tuple[NDArray[Any], NDArray[np.uint8] | None, NDArray[np.bool_] | None]:
+    """What the file stores: ids or colours, the palette of ids if it has one, and where a GeoTIFF has no data."""
     if picture.format == "BMP" and (indexed := bmp_indices(data)) is not None:
-        return indexed
+        return *indexed, None
     bits, signed, many = _bits(data, picture, page), page is not None and page.kind == 2, len(picture.getbands()) > 1
     dropped = page is not None and page.bands == 2 and not many
     if picture.mode in ("F", "CMYK", "YCbCr", "LAB") or (many and bits > 8) or dropped:
@@ -347,18 +288,25 @@ def _mask_pixels(
         picture = picture.convert({"L": "L", "P": "P"}.get(picture.mode[0], "RGB"))
     pixels = np.array(picture)
     if picture.mode == "P":
-        return pixels, _palette(picture)
+        return pixels, _palette(picture), None
     if picture.mode == "1":
-        return pixels.astype(np.uint8), None
+        return pixels.astype(np.uint8), None, None
     if picture.mode == "L":
         # Pillow stretches grey values of 2 and 4 bits to 0..255.
         pixels = pixels // (255 // (2**bits - 1)) if bits < 8 else pixels
         pixels = pixels.view(np.int8) if signed else pixels
+    # What is ignored anyway needs no other word.
+    nodata = page.nodata if page and pixels.ndim == 2 and page.nodata != (255 if bits <= 8 else 65535) else None
+    void = None if nodata is None else pixels == nodata
+    if void is not None and void.any():
+        pixels = np.where(void, pixels.dtype.type(0), pixels)
+    else:
+        void = None
     if pixels.ndim == 2 and pixels.dtype != np.uint8:
         if not 0 <= pixels.min() <= pixels.max() < 1 << 16:
             raise UserError(f"The mask {path} has values from {pixels.min()} to {pixels.max()}; ids are 0 to 65535.")
         pixels = pixels.astype(np.uint8 if signed and bits == 8 else np.uint16)
-    return pixels, None
+    return pixels, None, void
 
 
 def _transparent(picture: Image.Image, path: Path) -> NDArray[np.bool_] | None:

@@ -68,6 +68,8 @@ def export_model(
     require_writable(output)
     scored = None if data is None else SegmentationFolder(data, "val")
     network = model if isinstance(model, SegmentationNetwork) else SegmentationNetwork.from_pretrained(model)
+    if network.metadata.channels is not None:
+        raise UserError(f"Networks of photographs alone are exported; this one takes {network.metadata.channels}.")
     network = copy.deepcopy(network).cpu().eval()
     arguments = (returns, input == "uint8", size, short_side)
     deployment = Deployment(network, *arguments).eval()

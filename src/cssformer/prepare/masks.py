@@ -235,7 +235,7 @@ def _transparent_class(surveys: Sequence[MaskStats], names: Sequence[str], trans
     if transparent is None:
         raise UserError(
             f"The mask {see_through[0]} is transparent in places ({len(see_through)} such masks); add --transparent "
-            "background if these are a class of their own, the first, or --transparent ignore."
+            "background if these (or those of nodata) are a class of their own, the first, or --transparent ignore."
         )
     if not any(each.ids or each.colours for each in surveys):
         raise UserError(f"The masks are transparent throughout, {see_through[0]} for one; no class is left.")
