@@ -63,16 +63,19 @@ def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]
     """
     rows, bodies = each[0].shape[0], _bodies.get()
     if bodies is None:
+        # By index, because torch.export asks of slices and padding whether they fit.
         size = (rows + RUNS - 1) // RUNS
-        runs = [_cut(tensor, RUNS * size - rows, (RUNS, size)) for tensor in each]
-        return torch.cat([function(*(tensor[run] for tensor in runs), *shared) for run in range(RUNS)])[:rows]
-    runs = [_cut(tensor, (rows + ROWS - 1) // ROWS * ROWS - rows, (-1, ROWS)) for tensor in each]
+        index = torch.arange(size, device=each[0].device)
+        parts = [(index + run * size).clamp(max=rows - 1) for run in range(RUNS)]
+        found = torch.cat([function(*(tensor.index_select(0, run) for tensor in each), *shared) for run in parts])
+        return found.index_select(0, torch.arange(rows, device=found.device))
+    runs = [_cut(tensor, (rows + ROWS - 1) // ROWS * ROWS - rows) for tensor in each]
     bodies.append(Body(function, [tensor[0] for tensor in runs], list(shared)))
-    found: Tensor = _Loop.apply(function, len(bodies) - 1, len(runs), *runs, *shared)
-    return found.flatten(0, 1)[:rows]
+    stacked: Tensor = _Loop.apply(function, len(bodies) - 1, len(runs), *runs, *shared)
+    return stacked.flatten(0, 1)[:rows]
 
 
-def _cut(tensor: Tensor, missing: int, shape: tuple[int, int]) -> Tensor:
+def _cut(tensor: Tensor, missing: int) -> Tensor:
     """(rows, ...) with ``missing`` more rows of zeros -> (runs, rows of a run, ...)."""
     padded = F.pad(tensor, (*(0,) * (2 * tensor.ndim - 1), missing))
-    return padded.reshape(*shape, *(int(side) for side in tensor.shape[1:]))
+    return padded.reshape(-1, ROWS, *(int(side) for side in tensor.shape[1:]))
