@@ -62,6 +62,8 @@ def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]
     The function takes any number of rows and treats each by itself.
     """
     rows, bodies = each[0].shape[0], _bodies.get()
+    if bodies is None and not isinstance(rows, int):
+        return function(*each, *shared)  # torch.export takes no runs of a number of rows that is a symbol
     if bodies is None:
         # By index, because torch.export asks of slices and padding whether they fit.
         size = (rows + RUNS - 1) // RUNS
