@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cssformer.data import SyntheticScenes
+from cssformer.data import IGNORE, SyntheticScenes
 from cssformer.inference import Prediction, Predictor, predict, predict_files
 from cssformer.model import CSSFormer, Metadata
 from cssformer.utils.atomic import atomic_write
@@ -182,6 +182,27 @@ def test_more_than_255_classes_take_16_bits(tmp_path: Path) -> None:
     read = cv2.imread(str(tmp_path / "labels.png"), cv2.IMREAD_UNCHANGED)
     assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, labels)
+
+
+def test_probabilities_of_every_class_are_written(
+    model_folder: Path, pictures: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    predict_files(str(model_folder), [pictures / "a.png"], tmp_path / "out", probabilities=True, device="cpu")
+    written = np.load(tmp_path / "out/probabilities/a.npy")
+    assert written.dtype == np.float16
+    picture = torch.from_numpy(np.array(Image.open(pictures / "a.png"))).permute(2, 0, 1)
+    with torch.no_grad():
+        logits = predictor.network(picture[None].float() / 255)
+    np.testing.assert_allclose(written, logits[0].softmax(0), atol=2e-3)
+    chosen = np.take_along_axis(written, predictor(pictures / "a.png").labels[None], axis=0)
+    np.testing.assert_array_equal(chosen[0], written.max(axis=0))
+
+
+def test_probabilities_are_0_without_data() -> None:
+    labels = np.array([[[0, IGNORE]], [[1, 1]]], np.int32)
+    image, certain = np.zeros((1, 2, 3), np.uint8), np.array([[[0.7, 0.6]], [[0.3, 0.4]]], np.float32)
+    prediction = Prediction(image, labels[0], None, ("a", "b"), ((0, 0, 0), (1, 1, 1)), labels, certain)
+    np.testing.assert_array_equal(prediction.probabilities, np.float32([[[0.7, 0]], [[0.3, 0]]]))
 
 
 def test_a_model_without_names_gets_some() -> None:

@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from cssformer.data import rasters
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Pixels
@@ -20,7 +22,7 @@ from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.rasters import PARTS, Outputs, as_grey, predict_raster, write_georeferenced
 from cssformer.inference.video import predict_video
 from cssformer.inference.views import Mode, Precision
-from cssformer.utils.atomic import require_writable
+from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.console import progress
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
@@ -34,7 +36,8 @@ Value = TypeVar("Value")
 FORMATS = ("coco", "geojson", "labelme", "label-studio", "cvat", "yolo")
 """What :class:`cssformer.inference.annotations.AnnotationFiles` writes."""
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-LABELS, OVERLAY, CONFIDENCE, LEGEND = "labels", "overlay", "confidence", "legend.png"
+LABELS, OVERLAY, CONFIDENCE, PROBABILITIES = "labels", "overlay", "confidence", "probabilities"
+LEGEND = "legend.png"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors after which no other file can be written either."""
 
@@ -58,6 +61,7 @@ def predict_files(
     *,
     overlay: bool = False,
     confidence: bool = False,
+    probabilities: bool = False,
     raw: bool = False,
     save: list[str] | None = None,
     tolerance: float = 1.0,
@@ -75,10 +79,10 @@ def predict_files(
 ) -> dict[str, Any]:
     """Predict pictures, folders of pictures and videos, and write what was found.
 
-    Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg`` and
-    ``confidence/NAME.png`` (255 is certain); a video becomes ``overlay/NAME.mp4``; ``legend.png`` shows the colours.
-    TIFFs with a place on the Earth, and those larger than memory, become TIFFs of these names
-    (:mod:`cssformer.inference.rasters`).
+    Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg``,
+    ``confidence/NAME.png`` (255 is certain) and ``probabilities/NAME.npy`` (float16 (C, H, W)); a video becomes
+    ``overlay/NAME.mp4``; ``legend.png`` shows the colours. TIFFs with a place on the Earth, and those larger than
+    memory, become TIFFs of these names (:mod:`cssformer.inference.rasters`).
     Folders are searched to the bottom, links too, and keep their layout; hidden files are left out, and the labels of
     prepared data. A file that cannot
     be read or written does not stop the others. A folder of predictions is added to, if they are of the same model and
@@ -93,6 +97,7 @@ def predict_files(
         output: The folder to write into.
         overlay: Also write each picture under its classes' colours.
         confidence: Also write the probability of the class chosen, as grey values.
+        probabilities: Also write those of every class, as NumPy's arrays (classes, height, width); not of videos.
         raw: Write the ids that the classes had in the source of the training data, not the classes' indices.
         save: Also write annotations of pictures, as coco, geojson, labelme, label-studio, cvat or yolo.
         tolerance: How far, in pixels, the outlines of annotations may be moved to have fewer corners.
@@ -130,6 +135,7 @@ def predict_files(
         if save:
             raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
         wanted = [(LABELS, ".png"), *[(OVERLAY, ".jpg")] * overlay, *[(CONFIDENCE, ".png")] * confidence]
+        wanted += [(PROBABILITIES, ".npy")] * probabilities
         missing = [source for source in sources if not _is_there(source, output, wanted)]
         sources, skipped = missing, len(sources) - len(missing)
     require_writable(output / LEGEND)
@@ -157,7 +163,7 @@ def predict_files(
     made = {"weights": digest(dict(predictor.network.state_dict())), "options": predictor.options, "raw": raw}
     note = json.dumps({"classes": predictor.classes, **made}, sort_keys=True)
     if not (output / LEGEND).exists():
-        for kind in (LABELS, OVERLAY, CONFIDENCE, *(save or ())):
+        for kind in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, *(save or ())):
             if (output / kind).exists():
                 raise UserError(
                     f"{output / kind} is there already, and no {LEGEND} beside it tells that it holds predictions; "
@@ -214,14 +220,15 @@ def predict_files(
         for source, picture in zip(progress("predict", own), pictures, strict=True):
             if picture:
                 pixels, facts[source], placed = picture
-                prediction = predictor(pixels, confidence or bool(save))
+                prediction = predictor(pixels, confidence or bool(save), len(predictor.classes) if probabilities else 1)
             elif source not in failed:
                 with failing(source):
                     if source.is_video:
                         overlaid = _named(output / OVERLAY / source.place, ".mp4")
                         rows[source] = predict_video(predictor, source.path, overlaid, uncoloured)
-                    elif save:
-                        raise UserError(f"{source.path} is too large for annotations; leave out save, or cut it.")
+                    elif save or probabilities:
+                        kind = "annotations" if save else "probabilities"
+                        raise UserError(f"{source.path} is too large for {kind}; leave them out, or cut it.")
                     else:
                         parts = output / PARTS / source.place
                         rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)
@@ -250,6 +257,9 @@ def predict_files(
     def write(found: tuple[Source, Prediction, bool]) -> tuple[Source, Prediction, dict[str, Any] | None]:
         source, prediction, placed = found
         with failing(source):
+            if probabilities and prediction.probabilities is not None:
+                with atomic_write(_named(output / PROBABILITIES / source.place, ".npy"), sync=False) as working:
+                    np.save(working, prediction.probabilities.astype(np.float16))
             if placed:
                 return source, prediction, write_georeferenced(prediction, source.path, outputs(source))
             look = uncoloured if overlay else None
@@ -317,7 +327,7 @@ def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
         raise UserError(
             f"{output} is a split of prepared data, whose labels would be overwritten; give another output."
         )
-    written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, LEGEND)}
+    written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
     sources: list[Source] = []
     left_out = 0
     for given in inputs:

@@ -72,6 +72,16 @@ class Prediction:
         return None if self.top_probabilities is None else self.top_probabilities[0] - self.top_probabilities[1]
 
     @property
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """Of each class, (C, H, W) float32 from 0 to 1; 0 where the picture has no data; None unless ``top_k`` is C."""
+        if self.top_labels is None or self.top_probabilities is None or len(self.top_labels) < len(self.classes):
+            return None
+        found, missing = np.empty_like(self.top_probabilities), self.labels == IGNORE
+        np.put_along_axis(found, np.where(missing, 0, self.top_labels), self.top_probabilities, axis=0)
+        found[:, missing] = 0
+        return found
+
+    @property
     def shares(self) -> dict[str, float]:
         """Class name -> share of the pixels with data, from 0 to 1, for the classes that occur, the largest first."""
         # In blocks of rows, because numpy makes eight bytes of each label.
