@@ -32,6 +32,8 @@ def _check(options: "Namespace") -> int:
 
     if options.output is not None and options.model is None:
         raise UserError("--output takes what --model finds; give a model too.")
+    if options.html is not None and options.html.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--html writes a page, but {options.html} does not end in .html.")
     for path in (options.html, options.output and options.output / "suspects.csv"):
         if path is not None:
             require_writable(path)

@@ -110,6 +110,10 @@ def test_a_geotiff_keeps_its_place_and_is_labelled_as_the_array(model_folder: Pa
     assert (overlay[:, 70:] != values[:, 70:]).mean() > 0.9
     shares = result["files"][0]["shares"]
     assert shares == {name: pytest.approx((labels == CLASSES.index(name)).sum() / (~empty).sum()) for name in shares}
+    # A picture without any data does not count in the mean.
+    write(tmp_path / "in/none.tif", 0 * values, nodata=0, **PLACE)
+    both = predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "both", device="cpu")
+    assert both["pictures"] == 2 and {name: share for name, share in both["shares"].items() if share} == shares
     assert sorted(content(tmp_path / "out")) == ["confidence/a.tif", "labels/a.tif", "legend.png", "overlay/a.tif"]
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from cssformer.cli import main
+from cssformer.data.bands import decode_bands
 from cssformer.data.channels import Channels, from_bands
 from cssformer.data.dataset import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.export import export_model
@@ -105,7 +106,9 @@ def test_statistics_are_those_of_numpy(data: Path, tmp_path: Path) -> None:
     assert any("for channel 2, but its training pictures have" in warning for warning in warnings)
 
 
-def test_a_network_of_the_channels_learns_scores_and_predicts(source: Path, data: Path, tmp_path: Path) -> None:
+def test_a_network_of_the_channels_learns_scores_and_predicts(
+    source: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run, out = tmp_path / "run", io.StringIO()
     recipe = Recipe(
         data=str(data),
@@ -140,6 +143,17 @@ def test_a_network_of_the_channels_learns_scores_and_predicts(source: Path, data
     with pytest.raises(UserError, match=r"photographs alone are exported; this one takes 5 channels of uint16\."):
         export_model(run, tmp_path / "model.onnx")
     assert main(["evaluate", str(run), "--data", str(data)]) == 0
+    assert main(["check", str(data), "--model", str(run), "--html", str(tmp_path / "page.html")]) == 0
+    assert main(["calibrate", str(run), "--data", str(data), "--output", str(tmp_path / "calibrated")]) == 0
+    # Numbers of another type may have another meaning.
+    content = yaml.safe_load((data / "dataset.yaml").read_text())
+    content["channels"]["values"] = "float32"
+    (other := tmp_path / "other").mkdir()
+    (other / "dataset.yaml").write_text(yaml.safe_dump(content))
+    (other / "val").symlink_to(data / "val")
+    assert main(["evaluate", str(run), "--data", str(other)]) == 2
+    told = "The model takes 5 channels of uint16 but the data has 5 channels of float32"
+    assert told in capfd.readouterr().err
     assert main(["explain", str(run), str(path), "--at", "20", "20", "--output", str(tmp_path / "where.png")]) == 0
 
 
@@ -159,6 +173,43 @@ def test_other_channels_are_told(source: Path, data: Path, tmp_path: Path, capfd
         and "but the first picture has 5 channels of" in told
     )
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("values", ["complex64", "int64"])
+def test_types_that_no_network_takes_are_told(values: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write(tmp_path / "images" / f"{name}.tif", np.ones((5, *SIZE), values))
+        write(tmp_path / "masks" / f"{name}.tif", np.eye(*SIZE, dtype=np.uint8)[None])
+    words = ["prepare", "folder", "--source", str(tmp_path / "images"), str(tmp_path / "masks"), "--output"]
+    assert main([*words, str(tmp_path / "made")]) == 2
+    assert ".tif has 5 bands of 64-bit" in capfd.readouterr().err
+    assert not (tmp_path / "made").exists()
+    path = tmp_path / "images" / "a.tif"
+    with pytest.raises(UserError, match=f"a.tif has 5 channels of {values}; values are uint8, int8,"):
+        decode_bands(path.read_bytes(), path)
+
+
+def test_channels_that_tell_nothing_are_told(tmp_path: Path) -> None:
+    bands = np.random.default_rng(0).random((5, *SIZE), np.float32)
+    bands[1], bands[3] = np.nan, 7
+    for name in "ab":
+        write(tmp_path / "images" / f"{name}.tif", bands)
+        write(tmp_path / "masks" / f"{name}.tif", np.eye(*SIZE, dtype=np.uint8)[None])
+    words = ["prepare", "folder", "--source", str(tmp_path / "images"), str(tmp_path / "masks"), "--val_share", "0.5"]
+    assert main([*words, "--output", str(tmp_path / "made")]) == 0
+    main(["check", str(tmp_path / "made"), "--json", str(tmp_path / "check.json")])
+    report = json.loads((tmp_path / "check.json").read_text())
+    assert report["channels"][1] == {"channel": 1, "mean": None, "std": None, "min": None, "max": None}
+    assert report["channels"][3] == {"channel": 3, "mean": 7, "std": 0, "min": 7, "max": 7}
+    assert {"Channel 1 has no data in any training picture.", "Channel 3 is 7 all over the training pictures."} <= set(
+        report["warnings"]
+    )
+
+
+def test_a_page_is_no_file_of_the_data(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    told = (data / "dataset.yaml").read_text()
+    assert main(["check", str(data), "--html", str(data / "dataset.yaml")]) == 2
+    assert "does not end in .html" in capfd.readouterr().err and (data / "dataset.yaml").read_text() == told
 
 
 def test_photographs_are_taken_as_stored_where_asked_for(tmp_path: Path) -> None:

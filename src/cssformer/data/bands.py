@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.channels import Channels, Moments, Pixels, described, from_bands, moments, without_data
+from cssformer.data.channels import TYPES, Channels, Moments, Pixels, described, from_bands, moments, without_data
 from cssformer.data.files import Readable, read_bytes
 from cssformer.data.formats import read_bands, tiff_pages, turned
 from cssformer.data.image_io import decode_image, read_orientation, readable
@@ -50,13 +50,16 @@ def decode_bands(data: bytes, path: Path) -> Bands:
     """Decode what a file stores, without any meaning of colours; of several pages the first is read.
 
     Raises:
-        UserError: no picture, damaged, truncated, too large, its values are indices of a palette, or rasterio is not
+        UserError: no picture, damaged, truncated, too large, its values are indices of a palette or of a type
+            that is not in ``TYPES``, or rasterio is not
             installed; ``path`` is named.
     """
     with readable(data, path) as pages:
         if pages and pages[0].colours not in (0, 1, 2):
             raise UserError(f"{path} holds no channels but {pages[0]} of a palette, of inks or the like.")
         values, nodata = read_bands(data)
+    if values.dtype.name not in TYPES:
+        raise UserError(f"{path} has {described(len(values), values.dtype.name)}; values are {', '.join(TYPES)}.")
     orientation = pages[0].orientation if pages else read_orientation(data)
     facts = PictureFacts(orientation, max(1, len(pages)), None)
     return Bands(np.moveaxis(turned(np.moveaxis(values, 0, -1), orientation), -1, 0), nodata, facts)

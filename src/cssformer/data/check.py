@@ -57,16 +57,21 @@ class CheckReport:
 
     def channel_table(self) -> list[tuple[str, ...]]:
         """The statistics of the channels: a heading, then a row a channel."""
-        rows = (tuple(f"{value:.6g}" for value in row.values()) for row in self._channels())
+        rows = (tuple("-" if value is None else f"{value:.6g}" for value in row.values()) for row in self._channels())
         return [("channel", "mean", "std", "least", "most"), *rows]
 
-    def _channels(self) -> list[dict[str, float]]:
+    def _channels(self) -> list[dict[str, float | None]]:
+        """A row for each; of a channel without any value it tells the number alone."""
         if self.channels is None:
             return []
         columns = (self.channels.mean, self.channels.std, self.channels.low, self.channels.high)
+        names, numbers = ("mean", "std", "min", "max"), self.channels.number
         return [
-            {"channel": index, "mean": float(mean), "std": float(std), "min": float(low), "max": float(high)}
-            for index, (mean, std, low, high) in enumerate(zip(*columns, strict=True))
+            {
+                "channel": index,
+                **{name: float(value) if number else None for name, value in zip(names, row, strict=True)},
+            }
+            for index, (number, *row) in enumerate(zip(numbers, *columns, strict=True))
         ]
 
     def as_dict(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def of_description(info: DatasetInfo, pictures: Mapping[str, int]) -> Iterator[F
 
 
 def of_channels(told: Channels, measured: Moments) -> Iterator[Finding]:
-    """Statistics in ``dataset.yaml`` that are not those of the training pictures."""
+    """Statistics in ``dataset.yaml`` that are not those of the training pictures, and channels that tell nothing."""
     for index, (mean, std) in enumerate(zip(told.mean, told.std, strict=True)):
         apart = max(abs(mean - measured.mean[index]), abs(std - measured.std[index]))
         if apart > 0.01 * measured.std[index]:
@@ -52,6 +52,10 @@ def of_channels(told: Channels, measured: Moments) -> Iterator[Finding]:
                 f"dataset.yaml tells a mean of {mean:.6g} and a std of {std:.6g} for channel {index}, but its training "
                 f"pictures have {measured.mean[index]:.6g} and {measured.std[index]:.6g}; put these there."
             )
+        if measured.number[index] == 0:
+            yield Finding(f"Channel {index} has no data in any training picture.")
+        elif measured.low[index] == measured.high[index]:
+            yield Finding(f"Channel {index} is {measured.low[index]:.6g} all over the training pictures.")
 
 
 def of_sizes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:

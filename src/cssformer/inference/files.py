@@ -115,7 +115,8 @@ def predict_files(
 
     Returns:
         For JSON: "output", "pictures" and "videos" (how many were predicted), "skipped" (how many were there before),
-        "shares" (class name -> share of the pixels, the mean over the files predicted), "files" (a row for each, with
+        "shares" (class name -> share of the pixels, the mean over the files predicted that
+        have data), "files" (a row for each, with
         its own shares), "failed" (file that could not be read to its end, or written -> why), "left_out" (how many
         other files the folders hold), "notes" (what was read, but perhaps not as expected). Of several processes the
         first tells this of all, the others of their share.
@@ -287,6 +288,8 @@ def predict_files(
         if rank() == 0:
             annotations.close()
     videos = sum("frames" in row for row in rows.values())
+    # Pictures without any data have no shares.
+    known = sum(bool(row["shares"]) for row in rows.values())
     slid = [source for source, row in rows.items() if "windows" in row and predictor.options.get("mode") != "slide"]
     told = notes({source.path: each for source, each in facts.items()})
     if save and videos:
@@ -303,8 +306,7 @@ def predict_files(
         "videos": videos,
         "skipped": skipped,
         "shares": {
-            name: sum(row["shares"].get(name, 0) for row in rows.values()) / max(1, len(rows))
-            for name in predictor.classes
+            name: sum(row["shares"].get(name, 0) for row in rows.values()) / max(1, known) for name in predictor.classes
         },
         "files": [{"input": str(source.path), **row} for source, row in rows.items()],
         "failed": {str(source.path): why for source, why in failed.items()},
@@ -323,10 +325,9 @@ def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
     """All files to predict, in order, none of them written by an earlier prediction, and how many others there are."""
     if not inputs:
         raise UserError("No picture, folder or video is named; give one at least.")
-    if (output.resolve().parent / "dataset.yaml").is_file():
-        raise UserError(
-            f"{output} is a split of prepared data, whose labels would be overwritten; give another output."
-        )
+    # A split, or its pictures or labels.
+    if any((folder / "dataset.yaml").is_file() for folder in list(output.resolve().parents)[:2]):
+        raise UserError(f"{output} lies in prepared data, whose labels would be overwritten; give another output.")
     written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
     sources: list[Source] = []
     left_out = 0

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE
+from cssformer.data.channels import Pixels
 from cssformer.data.stream import Samples
 from cssformer.inference import Predictor
-from cssformer.metrics.evaluate import require_same_classes
+from cssformer.metrics.evaluate import require_fitting
 from cssformer.model import CSSFormer
 from cssformer.utils.console import progress
 from cssformer.utils.errors import UserError
@@ -50,9 +51,9 @@ def calibrate(predictor: Predictor, dataset: Samples, seed: int = 0) -> Calibrat
     """Fit a temperature on one half of the pictures and try it on the other.
 
     Raises:
-        UserError: there are fewer than two labelled pictures, or data and network have different classes.
+        UserError: there are fewer than two labelled pictures, or data and network have different classes or channels.
     """
-    require_same_classes(predictor.network, dataset.info)
+    require_fitting(predictor.network, dataset.info)
     classes, count = len(predictor.classes), len(dataset)
     rng = np.random.default_rng(seed)
     each = max(64, min(PIXELS, MOST // (classes * count)))
@@ -62,7 +63,7 @@ def calibrate(predictor: Predictor, dataset: Samples, seed: int = 0) -> Calibrat
         scored = np.empty(0, np.int64) if label is None else np.flatnonzero(label != IGNORE)
         if label is not None and scored.size:
             pixels = rng.choice(scored, min(each, scored.size), replace=False)
-            said = predictor(image, top_k=classes)
+            said = predictor(Pixels(image, None), top_k=classes)
             assert said.top_labels is not None and said.top_probabilities is not None
             ordered = said.top_probabilities.reshape(classes, -1)[:, pixels]
             p = np.empty_like(ordered)

@@ -19,7 +19,7 @@ from cssformer.metrics.label_files import Labelled
 from cssformer.metrics.predictions import Predictions, Submission
 from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
-from cssformer.model import SegmentationNetwork
+from cssformer.model import Metadata
 from cssformer.utils.console import progress
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import ahead
@@ -50,10 +50,10 @@ def evaluate(
             those of a ``Predictor`` are its own where they are not given.
 
     Raises:
-        UserError: a picture cannot be read, has no label, or the model and the data have different classes.
+        UserError: a picture cannot be read, has no label, or the model and the data have different classes or channels.
     """
     network, options = _network(model, options)
-    require_same_classes(network, dataset.info)
+    require_fitting(network, dataset.info)
     scorer, examples = Scorer(dataset.info, dilation_ratio), Examples(len(dataset))
     written = Submission(submission, dataset.info) if submission is not None else None
 
@@ -102,7 +102,7 @@ def submit(
             or the data set does not tell its raw ids.
     """
     network, options = _network(model, options)
-    require_same_classes(network, dataset.info)
+    require_fitting(network, dataset.info)
     submission = Submission(folder, dataset.info)
 
     def load(index: int) -> _Item:
@@ -168,15 +168,22 @@ def _network(model: nn.Module | Predictor, options: dict[str, Any]) -> tuple[nn.
     return (model.model, {**model.options, **options}) if isinstance(model, Predictor) else (model, options)
 
 
-def require_same_classes(model: nn.Module, info: DatasetInfo) -> None:
-    """Raise UserError unless the model is for the classes of the data."""
-    known, classes = model.metadata.classes if isinstance(model, SegmentationNetwork) else None, info.classes
+def require_fitting(model: nn.Module, info: DatasetInfo) -> None:
+    """Raise UserError unless the model is for the classes and the channels of the data, as far as it tells."""
+    metadata, classes = getattr(model, "metadata", None), info.classes
     count = getattr(model, "num_classes", len(classes))
     if count != len(classes):
         raise UserError(f"The model knows {count} classes but the data has {len(classes)}; evaluate on data it is for.")
-    if known is not None and known != classes:
-        index = next(index for index in range(count) if known[index] != classes[index])
-        raise UserError(f"Class {index} is {known[index]!r} for the model but {classes[index]!r} in the data.")
+    if not isinstance(metadata, Metadata) or metadata.classes is None:
+        return
+    if metadata.classes != classes:
+        index = next(index for index in range(count) if metadata.classes[index] != classes[index])
+        raise UserError(
+            f"Class {index} is {metadata.classes[index]!r} for the model but {classes[index]!r} in the data."
+        )
+    taken, given = (str(each or "RGB") for each in (metadata.channels, info.channels))
+    if taken != given:
+        raise UserError(f"The model takes {taken} but the data has {given}; evaluate on data it is for.")
 
 
 def _predicted(

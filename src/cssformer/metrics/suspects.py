@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.data.bands import read_pixels
-from cssformer.data.channels import rgb_view
+from cssformer.data.channels import Pixels, rgb_view
 from cssformer.data.dataset import SPLITS, label_table, to_classes
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import read_ids, write_image
 from cssformer.inference import Predictor
-from cssformer.metrics.evaluate import require_same_classes
+from cssformer.metrics.evaluate import require_fitting
 from cssformer.metrics.report import NAMED, TILE, tile
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.console import progress
@@ -101,16 +101,16 @@ def find_suspects(predictor: Predictor, folder: str | Path) -> list[Suspect]:
     or not for long.
 
     Raises:
-        UserError: a picture or label cannot be read, or the network has other classes.
+        UserError: a picture or label cannot be read, or the network has other classes or channels.
     """
     found = []
     for split in (each for each in SPLITS if (Path(folder) / each / "labels").is_dir()):
         dataset = SegmentationFolder(folder, split)
-        require_same_classes(predictor.network, dataset.info)
+        require_fitting(predictor.network, dataset.info)
         assert dataset.labels is not None
         samples = ahead(dataset.__getitem__, len(dataset), lambda sample: 2 * sample.image.nbytes)
         for name, image, label in progress(f"Comparing {split}", samples, total=len(dataset)):
-            prediction = predictor(image)
+            prediction = predictor(Pixels(image, None))
             assert label is not None and prediction.confidence is not None
             regions = contradictions(label, prediction.labels, prediction.confidence)
             if regions:
@@ -148,14 +148,14 @@ def contradictions(
 
 def suspect_tiles(suspect: Suspect, predictor: Predictor, info: DatasetInfo) -> list[Picture]:
     """Picture, label and prediction at a tile's size, the regions framed, RGB (height, width, 3) each."""
-    image = read_pixels(suspect.image, info.channels)[0].pixels
+    picture = read_pixels(suspect.image, info.channels)[0]
     label = to_classes(read_ids(read_bytes(suspect.label), suspect.label), label_table(info), suspect.label)
-    shown = (rgb_view(image), colourise(label, info.colours), colourise(predictor(image).labels, info.colours))
+    shown = (rgb_view(*picture), colourise(label, info.colours), colourise(predictor(picture).labels, info.colours))
     # Frames are as wide on the tile whatever the picture's size.
-    width = max(1, round(2 * image.shape[1] / TILE))
+    width = max(1, round(2 * label.shape[1] / TILE))
     tiles = []
-    for number, picture in enumerate(shown):
-        framed = np.ascontiguousarray(picture).copy()
+    for number, each in enumerate(shown):
+        framed = np.ascontiguousarray(each).copy()
         for left, top, across, down in (region.box for region in suspect.regions):
             cv2.rectangle(framed, (left, top), (left + across - 1, top + down - 1), WRONG, width)
         tiles.append(tile(framed, smooth=number == 0))
