@@ -71,6 +71,7 @@ def _check(options: "Namespace") -> int:
         from cssformer.visualize.check_page import write_page
 
         write_page(report, options.data, options.html, shown)
+        print(f"Page: {options.html}")
     write_json(options, result)
     return 1 if report.errors else 0
 

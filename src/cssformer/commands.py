@@ -130,7 +130,8 @@ def _predict(options: "Namespace") -> int:
         return 1 if done["failed"] else 0
     rows = sorted(((part, name) for name, part in done["shares"].items() if part), reverse=True)
     show([(name, percentage(part)) for part, name in rows], ("class", "share"))
-    print(f"{counted(done['pictures'], 'picture')} and {counted(done['videos'], 'video')} written to {done['output']}")
+    written = [counted(done[f"{kind}s"], kind) for kind in ("picture", "video") if done[f"{kind}s"]]
+    print(f"{' and '.join(written) or 'nothing'} written to {done['output']}")
     if done["skipped"]:
         print(f"{counted(done['skipped'], 'file')} skipped, predicted before")
     if done["left_out"]:

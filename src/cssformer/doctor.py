@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cssformer.utils.command import Command, write_json
-from cssformer.utils.console import show
+from cssformer.utils.console import counted, show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "packages": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
         "device": device_name(device),
-        "CPU": f"{cores} cores, {threads} threads of PyTorch",
+        "CPU": f"{counted(cores, 'core')}, {counted(threads, 'thread')} of PyTorch",
         "memory": _gigabytes(total_memory(torch.device("cpu"))),
     }
     if device == "cpu":
@@ -70,7 +70,7 @@ def examine() -> dict[str, Any]:
 
     extras = missing_extras()
     advice += [
-        f'`{extra}` is not whole, without {", ".join(missing)}: pip install "cssformer[{extra}]".'
+        f'The extra {extra} lacks {", ".join(missing)}: pip install "cssformer[{extra}]".'
         for extra, missing in extras.items()
         if missing
     ]

@@ -84,7 +84,7 @@ def _train(options: "Namespace") -> int:
             write_json(options, json.loads(scores.read_text(encoding="utf-8")))
         return 0
     show_scores(evaluation)
-    print(f"Run folder: {recipe.output} (model/, pictures.png, metrics.csv, scores.json, classes.csv, confusion.png)")
+    print(f"Run folder: {recipe.output} (model/, pictures.png, worst.png, metrics.csv, scores.json, classes.csv, ...)")
     write_json(options, evaluation.as_dict())
     return 0
 

@@ -132,6 +132,16 @@ def test_a_class_that_neither_has_is_left_out() -> None:
     assert found.as_dict()["classes"]["c"]["iou"]["difference"] is None
 
 
+def test_a_class_of_one_picture_has_no_interval() -> None:
+    """Every draw that holds the picture gives one difference: an interval without width would be called real."""
+    truth = [np.array([[0, 0, 1, 1]] * 4, np.int32), *[np.array([[0, 0, 2, 2]] * 4, np.int32)] * 2]
+    said = [np.array([[0, 1, 1, 1]] * 4, np.int32), *[np.array([[0, 2, 2, 2]] * 4, np.int32)] * 2]
+    found = Comparison(scored(truth, said), scored(truth, truth))
+    assert [each.is_real for each in found.iou] == [True, True, False, True]
+    assert found.tables()[0][3] == ("b", "66.67", "100.00", "+33.33", "–", "")
+    assert "3 pictures are few: these intervals are too narrow to go by." in found.sentences()
+
+
 def test_other_pictures_and_other_truth_are_refused(pair: Comparison) -> None:
     truths, said = labels(40, 0.3, 1)
     for other, told in (

@@ -25,9 +25,12 @@ from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, lege
 FIRST_RIGHT, SECOND_RIGHT = (51, 154, 240), (255, 146, 43)
 """Colours of pixels that only one of the two has right."""
 
+FEW = 12
+"""Up to so many pictures or groups a warning stands below the intervals."""
+
 
 class Difference(NamedTuple):
-    """A score of two evaluations, fractions from 0 to 1, and the 95 % interval of second - first; NaN without score."""
+    """A score of two evaluations, fractions from 0 to 1, and the 95 % interval of second - first; NaN where none is."""
 
     first: float
     second: float
@@ -41,13 +44,12 @@ class Difference(NamedTuple):
 
     def row(self, name: str) -> tuple[str, ...]:
         """Name, both scores in percent, difference and interval in points, and whether it is real."""
-        points = [f"{100 * value:+.2f}" for value in (self.second - self.first, self.low, self.high)]
-        if np.isnan(self.low):
-            return name, percent(self.first), percent(self.second), "–", "–", ""
-        return (
-            *(name, percent(self.first), percent(self.second), points[0], f"{points[1]} to {points[2]}"),
-            "real" if self.is_real else "",
+        apart, low, high = (
+            "–" if np.isnan(value) else f"{100 * value:+.2f}"
+            for value in (self.second - self.first, self.low, self.high)
         )
+        interval = "–" if np.isnan(self.low) else f"{low} to {high}"
+        return name, percent(self.first), percent(self.second), apart, interval, "real" if self.is_real else ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -124,7 +126,9 @@ class Comparison:
                 told.append(f"{name}: {better} is better by {100 * abs(apart):.2f}; real, the interval excludes 0.")
             else:
                 told.append(f"{name}: these pictures do not tell which is better; the interval includes 0.")
-        drawn = "Groups" if self.first.groups else "Pictures"
+        drawn, count = "Groups" if self.first.groups else "Pictures", len(set(self.first.groups or self.first.names))
+        if count <= FEW:
+            told.append(f"{count} {drawn.lower()} are few: these intervals are too narrow to go by.")
         told.append(f"{drawn} were drawn anew, not trainings: two trainings of one recipe may differ by more.")
         return told
 
@@ -148,6 +152,8 @@ class Comparison:
 def paired_bootstrap(first: NDArray[np.int64], second: NDArray[np.int64]) -> list[Difference]:
     """The difference of the mean IoU, then of the C classes' IoU, with its 95 % percentile interval.
 
+    A class of one picture alone has no interval: every draw that holds it gives the same difference.
+
     Args:
         first: (n, 3, C) areas per picture, see :class:`cssformer.metrics.scoring.Evaluation`.
         second: the same of the same pictures.
@@ -161,9 +167,10 @@ def paired_bootstrap(first: NDArray[np.int64], second: NDArray[np.int64]) -> lis
     # Both in one draw: the same pictures, as often.
     drawn = scores(resampled(np.stack([first, second], axis=1)))
     apart = drawn[:, 1] - drawn[:, 0]
+    pictures = (first + second).any(axis=1).sum(axis=0)
+    unknown = np.isnan(whole).any(axis=0) | np.concatenate([[False], pictures < 2])
     intervals = [
-        (np.nan, np.nan) if np.isnan(whole[:, index]).any() else percentile_interval(apart[:, index])
-        for index in range(whole.shape[1])
+        (np.nan, np.nan) if unknown[index] else percentile_interval(apart[:, index]) for index in range(whole.shape[1])
     ]
     return [Difference(*each, *interval) for *each, interval in zip(*whole.tolist(), intervals, strict=True)]
 
