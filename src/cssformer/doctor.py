@@ -70,7 +70,7 @@ def examine() -> dict[str, Any]:
 
     extras = missing_extras()
     advice += [
-        f'The extra {extra} lacks {", ".join(missing)}: pip install "cssformer[{extra}]".'
+        f'The extra `{extra}` lacks {", ".join(missing)}: pip install "cssformer[{extra}]".'
         for extra, missing in extras.items()
         if missing
     ]
@@ -112,9 +112,8 @@ def _gigabytes(count: float) -> str:
 
 def _doctor(options: "Namespace") -> int:
     found = examine()
-    show(found["facts"].items())
     whole = [name for name, missing in found["extras"].items() if not missing]
-    show([("extras", ", ".join(whole) or "none")])
+    show([*found["facts"].items(), ("extras", ", ".join(whole) or "none")])
     print()
     for kind in ("problems", "advice"):
         for sentence in found[kind]:
