@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
 
 
 def test_a_first_row_that_comes_late_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "a step, .* in all; fewer training.steps"
+    told = r"About \d+\.\d seconds a step, .* in all; fewer training.steps"
     for name, patience in (("slow", 0.0), ("fast", 1e6)):
         monkeypatch.setattr("cssformer.training.callbacks.PATIENCE_SECONDS", patience)
         console = quiet()

@@ -146,10 +146,10 @@ class Progress(Callback):
             step = (time.monotonic() - self.first_pass) * trainer.accumulate_grad_batches
             total = step * (self.steps - trainer.global_step)
             if step * min(self.every, self.steps) > PATIENCE_SECONDS and trainer.is_global_zero:
-                each, together = (timedelta(seconds=math.ceil(seconds)) for seconds in (step, total))
+                together = timedelta(seconds=math.ceil(total))
                 self.console.print(
-                    f"About {each} a step, {together} in all; fewer training.steps, a smaller training.batch_size or "
-                    "augment.crop take less."
+                    f"About {step:.1f} seconds a step, {together} in all; fewer training.steps, a smaller "
+                    "training.batch_size or augment.crop take less."
                 )
 
     def _mean_loss(self, trainer: L.Trainer) -> float:
