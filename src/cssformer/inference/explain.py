@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cssformer.data.channels import Pixels
 from cssformer.data.files import require_picture_name
 from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
@@ -163,8 +164,8 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
         UserError: the pixel is not in the picture, the picture cannot be read, the network has no MSFE and CSF, or a
             prediction is given where the network takes other channels than a photograph's.
     """
-    seen = taken(image.image if isinstance(image, Prediction) else image, predictor.channels)
-    view, samplings = record(predictor, image, seen.pixels, x, y)
+    seen = seen_of(predictor, image)
+    view, samplings = record(predictor, seen.pixels, x, y)
     tokens, centres = view.tokens(x, y)
     maps = []
     for name, sampling in samplings:
@@ -177,9 +178,16 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
     return Explanation(prediction, x, y, tuple(maps), view.strides, view.cells)
 
 
-def record(
-    predictor: Predictor, image: Input | Prediction, pixels: Picture, x: int, y: int
-) -> "tuple[View, list[tuple[str, Sampling]]]":
+def seen_of(predictor: Predictor, image: Input | Prediction) -> Pixels:
+    """What the network takes of a picture, or of the one that a prediction is of; raises as :func:`explain`."""
+    if not isinstance(image, Prediction):
+        return taken(image, predictor.channels)
+    if predictor.channels is not None:
+        raise UserError(f"The prediction holds a view of {predictor.channels} only; give the picture itself.")
+    return Pixels(image.image, None)
+
+
+def record(predictor: Predictor, pixels: Picture, x: int, y: int) -> "tuple[View, list[tuple[str, Sampling]]]":
     """What the network sees of the pixels around one of them, and what each module samples there, by its name.
 
     Raises:
@@ -188,8 +196,6 @@ def record(
     model = predictor.network
     if not isinstance(model, CSSFormer) or not (model.msfe or model.csf):
         raise UserError("This model has no MSFE and no CSF (fusion=False), so no pixel looks at other places.")
-    if isinstance(image, Prediction) and predictor.channels is not None:
-        raise UserError(f"The prediction holds a view of {predictor.channels} only; give the picture itself.")
     height, width = pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")

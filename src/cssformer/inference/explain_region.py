@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.image_io import write_image
-from cssformer.inference.explain import Array, SamplingMap, record
-from cssformer.inference.predictor import Input, Picture, Prediction, Predictor, taken
+from cssformer.inference.explain import Array, SamplingMap, record, seen_of
+from cssformer.inference.predictor import Input, Picture, Prediction, Predictor
 from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_regions
@@ -79,13 +79,13 @@ def explain_region(
     Raises:
         UserError: the region is empty or not as large as the picture, or as :func:`cssformer.inference.explain`.
     """
-    seen = taken(image.image if isinstance(image, Prediction) else image, predictor.channels)
+    seen = seen_of(predictor, image)
     if mask.shape != seen.pixels.shape[:2] or not mask.any():
         height, width = seen.pixels.shape[:2]
         raise UserError(f"The {name} must be pixels of the picture, which is {width} wide and {height} high.")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     middle = int(columns[0] + columns[-1]) // 2, int(rows[0] + rows[-1]) // 2
-    view, samplings = record(predictor, image, seen.pixels, *middle)
+    view, samplings = record(predictor, seen.pixels, *middle)
     tokens = [view.tokens_over(mask, level) for level in range(len(view.strides))]
     maps = []
     for module, sampling in samplings:

@@ -113,7 +113,7 @@ PREPARE: dict[str, Command] = {
     "prepare labelme": _prepare_export("labelme", "labelme's JSON files"),
     "prepare cvat": _prepare_export("cvat", "CVAT's XML (CVAT for images 1.1)"),
     "prepare label-studio": _prepare_export("label_studio", "Label Studio's JSON"),
-    "prepare hf": _prepare_export("hf", "Hugging Face's datasets (parquet, save_to_disk, the hub)", hub=True),
+    "prepare hf": _prepare_export("hf", "a Hugging Face data set (parquet, disk or hub)", hub=True),
     "prepare ade20k": _prepare_benchmark("ade20k", "ADE20K (SceneParse150)"),
     "prepare cityscapes": _prepare_benchmark("cityscapes", "Cityscapes"),
     "prepare pascal-context": _prepare_benchmark(
