@@ -1,6 +1,7 @@
 """Small tensors on many threads are slower than on one, above all where several processes share the cores."""
 
 import io
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from hypothesis import settings
 from cssformer.data import DatasetInfo
 
 torch.set_num_threads(1)
+# Under nohup the programs that tests start would ignore a hangup too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 

@@ -24,6 +24,12 @@ def test_moments_of_parts_together_are_those_of_numpy(seed, values):
             assert np.allclose([each[index] for each in (found.mean, found.std, found.low, found.high)], own)
 
 
+def test_values_beyond_float32_are_no_data() -> None:
+    bands = np.array([[[1.0, -1.7e308, np.nan, 3e38]]])
+    found = without_data(bands)
+    assert found is not None and found.tolist() == [[[False, True, True, False]]]
+
+
 def test_values_without_data_become_the_mean():
     channels = Channels("float32", (1.5, -2.0), (1.0, 1.0))
     bands = np.array([[[0, -9999, np.nan]], [[3, 4, -9999]]], np.float32)

@@ -51,7 +51,7 @@ def test_masks_are_what_was_drawn_or_refused(form):
         drawn = drawn_mask(form, *kind[:3], *(np.random.default_rng((*kind[::2], of)) for of in (0, 1)))
         try:
             mask = decode_mask(drawn.data, FILE)
-            found = mask.ids(FILE, -1) if drawn.values.ndim == 2 else mask.colours(-1)
+            found = mask.ids(FILE, -1) if drawn.values.ndim == 2 else mask.colours(FILE, -1)
         except UserError as error:
             assert drawn.refused is not False and str(FILE) in str(error), f"{kind}: {error}"
             continue
@@ -149,14 +149,14 @@ def test_transparent_pixels_have_no_ids(kind, channels):
         read_ids(data, FILE)
     mask = decode_mask(data, FILE)
     assert np.array_equal(mask.ids(FILE, 999), np.where(GREY == 2, 999, GREY))
-    assert np.array_equal(mask.colours(999), np.where(GREY == 2, 999, GREY * 0x010101))
+    assert np.array_equal(mask.colours(FILE, 999), np.where(GREY == 2, 999, GREY * 0x010101))
 
 
 def test_a_value_called_transparent_stays():
     """By tRNS, which names a grey value or a colour."""
     assert np.array_equal(read_ids(png(GREY, alpha=[0, 2]), FILE), GREY)
     colours = np.stack([GREY, GREY * 0, GREY], -1)
-    packed = decode_mask(png(colours, alpha=[0, 2, 0, 0, 0, 2]), FILE).colours()
+    packed = decode_mask(png(colours, alpha=[0, 2, 0, 0, 0, 2]), FILE).colours(FILE)
     assert np.array_equal(packed, GREY * 0x010001)
 
 
@@ -460,3 +460,14 @@ def test_a_picture_inspected_is_the_picture_decoded():
     middle = len(pictures[1]) // 2
     with pytest.raises(UserError, match="some/file cannot be read as a picture"):
         inspect_image(pictures[1][:middle] + b"\xff\xd0" * 40 + pictures[1][middle + 80 :], FILE)
+
+
+def test_an_index_beyond_the_palette_is_no_other_colour() -> None:
+    picture = Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    mask = decode_mask(file.getvalue(), FILE)
+    assert mask.ids(FILE).tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(UserError, match=r"index 3, but colours for 0 to 2 alone"):
+        mask.colours(FILE)

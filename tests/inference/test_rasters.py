@@ -291,3 +291,19 @@ def test_a_geotiff_that_is_there_is_skipped(model_folder: Path, tmp_path: Path) 
     predicted(model_folder, [tmp_path / "in"], tmp_path / "out")
     write(tmp_path / "in/b.tif", bands(), **PLACE)
     assert predicted(model_folder, [tmp_path / "in"], tmp_path / "out", skip_existing=True)["skipped"] == 1
+
+
+def test_a_fourth_channel_called_alpha_hides_nothing(tmp_path: Path) -> None:
+    """GDAL calls the last of four bands of 8 bits alpha, be it near infrared."""
+    channels = Channels("uint8", (100.0,) * 4, (50.0,) * 4)
+    model = save_model(tmp_path / "model", Metadata(CLASSES, COLOURS, channels=channels), in_channels=4)
+    values = bands(4)
+    values[3, :50] = 0
+    path = write(tmp_path / "scene.tif", values, **PLACE)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3].name == "alpha"
+    predict_files(str(model), [path], tmp_path / "out", device="cpu")
+    with rasterio.open(tmp_path / "out/labels/scene.tif") as file:
+        found = file.read(1)
+    expected = Predictor.from_pretrained(model, "cpu")(np.moveaxis(values, 0, -1)).labels
+    np.testing.assert_array_equal(found, expected)

@@ -130,7 +130,8 @@ def from_bands(bands: NDArray[Any], channels: Channels | None, nodata: Sequence[
 
 def without_data(bands: NDArray[Any], nodata: Sequence[float | None] = ()) -> NDArray[np.bool_] | None:
     """Where bands (N, H, W) have no data, bool of the same shape; None if it is so nowhere."""
-    empty = np.zeros(bands.shape, bool) if bands.dtype.kind != "f" else ~np.isfinite(bands)
+    # Beyond float32, in which the network computes, a value is as good as infinite.
+    empty = np.zeros(bands.shape, bool) if bands.dtype.kind != "f" else ~(np.abs(bands) <= np.finfo(np.float32).max)
     for band, value, there in zip(bands, nodata, empty, strict=False):
         if value is not None:
             there |= band == value

@@ -49,8 +49,17 @@ class Mask:
                 raise UserError(f"{path} is a colour picture, not class ids; convert it with `cssformer prepare`.")
         return np.ascontiguousarray(ids) if self.transparent is None else self._opaque(ids.astype(np.int32), behind)
 
-    def colours(self, behind: int = 0) -> NDArray[np.int32]:
-        """The colours (H, W), packed as 0xRRGGBB; ``behind`` where they are transparent."""
+    def colours(self, path: Path, behind: int = 0) -> NDArray[np.int32]:
+        """The colours (H, W), packed as 0xRRGGBB; ``behind`` where they are transparent.
+
+        Raises:
+            UserError: a pixel's index lies beyond the palette; ``path`` is named.
+        """
+        if self.palette is not None and (last := int(self.pixels.max(initial=0))) >= len(self.palette):
+            raise UserError(
+                f"{path} has pixels of index {last}, but colours for 0 to {len(self.palette) - 1} alone; write its "
+                "whole palette, or take its indices as ids."
+            )
         return self._opaque(self._colours(), behind)
 
     def _opaque(self, values: NDArray[np.int32], behind: int | None) -> NDArray[np.int32]:
@@ -62,7 +71,7 @@ class Mask:
         pixels = self.pixels
         if self.palette is not None:
             red, green, blue = self.palette.astype(np.int32).T
-            return (red << 16 | green << 8 | blue).take(pixels, mode="clip")
+            return (red << 16 | green << 8 | blue).take(pixels)
         if pixels.ndim == 2:
             return np.minimum(pixels, 255).astype(np.int32) * 0x010101
         red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)

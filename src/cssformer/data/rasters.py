@@ -102,7 +102,7 @@ class Raster:
 
     def missing(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
         """Where a part has no data, by its values, by nodata, by a mask or by alpha: bool (h, w)."""
-        empty = self.source.dataset_mask(window=((top, bottom), (left, right))) == 0
+        empty = _masked(self.source, self.channels, window=((top, bottom), (left, right)))
         missing = self.read(top, bottom, left, right).missing
         return empty if missing is None else empty | missing
 
@@ -126,10 +126,17 @@ class Raster:
         return torch.from_numpy(self.read(top, bottom, left, right).pixels).permute(2, 0, 1)[None]
 
 
-def with_mask(pixels: Pixels, path: Path) -> Pixels:
+def _masked(source: "DatasetReader", channels: Channels | None, **window: Any) -> NDArray[np.bool_]:
+    """Where a file's nodata, mask or alpha says that there are no data; a channel of a network is no alpha."""
+    if channels is not None and "alpha" in [kind.name for kind in source.colorinterp]:
+        return np.zeros(source.dataset_mask(**window).shape, bool)
+    return np.asarray(source.dataset_mask(**window) == 0)
+
+
+def with_mask(pixels: Pixels, path: Path, channels: Channels | None) -> Pixels:
     """The pixels of a small TIFF, of which those without data by its nodata, its mask or its alpha are missing."""
     with opened(path) as source:
-        empty = source.dataset_mask() == 0
+        empty = _masked(source, channels)
     missing = empty if pixels.missing is None else empty | pixels.missing
     return Pixels(pixels.pixels, missing if missing.any() else None)
 

@@ -209,11 +209,15 @@ def predict_files(
         with failing(source):
             page = None if source.is_video else tiff_head(source.path)
             if source.is_video or (page and page.width * page.height > rasters.LARGE):
+                if page and page.orientation != 1:
+                    raise UserError(
+                        f"{source.path} is too large to be turned as its orientation says; store it upright."
+                    )
                 return None
             pixels, of_file = read_pixels(source.path, predictor.channels)
             # The place is that of the pixels as they are stored.
             placed = page is not None and page.is_georeferenced and page.orientation == 1
-            return rasters.with_mask(pixels, source.path) if placed else pixels, of_file, placed
+            return rasters.with_mask(pixels, source.path, predictor.channels) if placed else pixels, of_file, placed
         return None
 
     def predictions() -> Iterator[tuple[Source, Prediction, bool]]:
@@ -267,7 +271,12 @@ def predict_files(
             return source, prediction, _write(prediction, source.place, output, confidence, look, ids)
         return source, prediction, None
 
-    for source, prediction, row in behind(write, predictions(), lambda found: 3 * found[1].image.nbytes):
+    def held(found: tuple[Source, Prediction, bool]) -> int:
+        """The bytes of a prediction, about."""
+        ranked = found[1].top_probabilities
+        return 3 * found[1].image.nbytes + (0 if ranked is None else 4 * ranked.nbytes)
+
+    for source, prediction, row in behind(write, predictions(), held):
         with failing(source):
             if row and annotations:
                 annotations.add(prediction, source.path, source.place)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cssformer import __version__
 from cssformer.data.dataset import IGNORE
 from cssformer.data.rasters import TILE, Raster, opened, write_raster
 from cssformer.inference.labels import Block, assembled
@@ -101,7 +102,9 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
             raster = Raster(source, path, predictor.channels)
             options = {"crop": CROP, **predictor.options, "mode": "slide"}
             device, confidence = device_of(predictor.model).type, outputs.confidence is not None
-            made = json.dumps([made, str(path.resolve()), stat.st_size, stat.st_mtime_ns, device, confidence, options])
+            made = json.dumps(
+                [__version__, made, str(path.resolve()), stat.st_size, stat.st_mtime_ns, device, confidence, options]
+            )
             kept = _Parts(parts, made, source.height, source.width)
             with torch.inference_mode(), progress(path.name, total=source.height * source.width) as bar:
                 bar.update(kept.done)

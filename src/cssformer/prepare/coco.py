@@ -206,7 +206,7 @@ def _segments(
 ) -> Iterable[Shape]:
     """The segments of a panoptic PNG; black is none."""
     file = panoptics.find(annotation["file_name"], member)
-    colours = decode_mask(file.read_bytes(), Path(str(file))).colours()
+    colours = decode_mask(file.read_bytes(), shown := Path(str(file))).colours(shown)
     if colours.shape != size:
         raise ValueError(f"{file} is {colours.shape[1]}x{colours.shape[0]}, but the picture is {size[1]}x{size[0]}")
     rest = colours != 0

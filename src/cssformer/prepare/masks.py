@@ -76,7 +76,7 @@ class LabelMapping:
     def read(self, data: bytes, path: Path) -> NDArray[Any]:
         """Decode a mask to its values (H, W): ids, or colours packed as 0xRRGGBB, or ``TRANSPARENT``."""
         mask = decode_mask(data, path)
-        return mask.colours(TRANSPARENT) if self.as_colours else mask.ids(path, TRANSPARENT)
+        return mask.colours(path, TRANSPARENT) if self.as_colours else mask.ids(path, TRANSPARENT)
 
 
 def survey(path: Path) -> MaskStats:
@@ -88,7 +88,7 @@ def survey(path: Path) -> MaskStats:
     mask = decode_mask(read_bytes(path), path)
     see_through = mask.transparent is not None
     if mask.pixels.ndim == 3:
-        packed = mask.colours(TRANSPARENT)
+        packed = mask.colours(path, TRANSPARENT)
         colours = values_of(packed) - {TRANSPARENT}
         if len(colours) > MOST_COLOURS:
             raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")

@@ -81,7 +81,7 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
 
 
 def _classes(mask: Member, class_of: dict[int, str], size: Size) -> ClassMap:
-    values = decode_mask(mask.read_bytes(), Path(str(mask))).colours()
+    values = decode_mask(mask.read_bytes(), place := Path(str(mask))).colours(place)
     if values.shape != size:
         raise UserError(f"{mask} is {values.shape[1]}x{values.shape[0]}, but its picture is {size[1]}x{size[0]}.")
     there = sorted(values_of(values))
