@@ -28,10 +28,12 @@ def test_rising_rates_are_tried_and_nothing_is_kept(
     words = ["train", "--output", str(tmp_path / "run"), "--model.backbone", "test_resnet", "--model.channels", "16"]
     words += ["--augment.crop", "32", "32", "--scenes.size", "32", "32", "--scenes.val_count", "1", "--model.dropout"]
     words += ["0", "--training.workers", "0", "--training.batch_size", "4", "--training.device_batch", "2"]
-    assert main([*words, "--find_lr", "--json", str(tmp_path / "found.json")]) == 0
+    thawed = ["--training.thaw_after", "40", "--training.steps", "300"]
+    assert main([*words, *thawed, "--find_lr", "--json", str(tmp_path / "found.json")]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert not (tmp_path / "run").exists()
-    assert f"--training.lr {found['suggested']:g} is suggested" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"--training.lr {found['suggested']:g} is suggested" in said and "learns nothing" not in said
     assert 1 < len(found["rates"]) <= 30 and found["rates"] == sorted(found["rates"])
     # The first loss, of untouched weights, is that of a training; it falls and, at the end, does not.
     assert main([*words, "--training.steps", "1", "--training.log_every", "1"]) == 0

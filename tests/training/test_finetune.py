@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from cssformer import CSSFormer
 from cssformer.backbones import first_licence
+from cssformer.data.channels import Channels
 from cssformer.model import Metadata
 from cssformer.training import train as runs
+from cssformer.training.datasets import for_channels
 from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.utils.errors import UserError
@@ -68,6 +70,23 @@ def test_other_channels_take_over_the_first_layer_too() -> None:
     repeated = torch.cat([trained[name], trained[name][:, :1]], dim=1) * (3 / 4)
     torch.testing.assert_close(model.state_dict()[name], repeated)
     assert told.endswith("anew begin: backbone.pixel_mean, backbone.pixel_std.")
+
+
+def test_values_of_another_type_are_normalised_by_their_own_statistics(tmp_path: Path) -> None:
+    network(3).save_pretrained(tmp_path / "photos")
+    channels = Channels("uint16", (3000.0, 3100.0, 2900.0), (800.0, 700.0, 900.0))
+    own = ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)
+    recipe, saved, weights = starting_point(Recipe(model=own), str(tmp_path / "photos"), channels)
+    recipe = for_channels(recipe, channels)
+    assert (recipe.model.mean, recipe.model.std) == ([3000, 3100, 2900], [800, 700, 900])
+    model = network(3, mean=recipe.model.mean, std=recipe.model.std)
+    start_from(model, weights, saved.get("classes"))
+    assert model.backbone.pixel_mean.flatten().tolist() == [3000, 3100, 2900]
+    # Of the same type they are what the weights were trained with.
+    model.metadata = Metadata(channels=channels)
+    model.save_pretrained(tmp_path / "stored")
+    others = dataclasses.replace(channels, mean=(1.0, 2.0, 3.0))
+    assert starting_point(Recipe(model=own), str(tmp_path / "stored"), others)[0].model.mean == [3000, 3100, 2900]
 
 
 def test_a_decoder_of_another_width_begins_anew() -> None:

@@ -124,7 +124,7 @@ def test_presets_for_special_pictures_have_the_network_of_photos(name: str) -> N
 def test_what_a_suggestion_says_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = folder(tmp_path / "data", 40, 60)
+    root = folder(tmp_path / "my data", 40, 60)
     monkeypatch.setattr("cssformer.training.estimate.total_memory", lambda _: 2**28)
     assert main(["train", "--data", str(root), "--suggest", "--json", str(tmp_path / "told.json")]) == 0
     told, said = json.loads((tmp_path / "told.json").read_text()), capsys.readouterr().out
@@ -133,12 +133,17 @@ def test_what_a_suggestion_says_is_counted(
     assert told["config"] == "demo" and told["cost"]["parameters"] == sum(each.numel() for each in network.parameters())
     assert 1 <= told["cost"]["fitting"] < demo.training.batch_size and not (tmp_path / "runs").exists()
     fitting = told["cost"]["fitting"]
-    assert said.endswith(f"cssformer train --data {root} --config demo --training.device_batch {fitting}\n")
+    assert said.endswith(f"cssformer train --data '{root}' --config demo --training.device_batch {fitting}\n")
     assert f"{demo.training.steps} steps see each picture {demo.training.steps * 12 / 3:,.0f} times" in said
     (root / "train" / "labels" / "0.png").unlink()
     assert main(["train", "--data", str(root), "--suggest"]) == 1
     assert "error: " in capsys.readouterr().out
     assert main(["train", "--suggest"]) == 2
+    for picture in root.rglob("images/*"):
+        picture.unlink()
+    capsys.readouterr()
+    assert main(["train", "--data", str(root), "--suggest"]) == 2
+    assert f"{root} holds no picture that can be read" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def zoo(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_what_is_bundled(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held, whole = (load_file(path / "model.safetensors") for path in (zoo, tmp_path / "run" / "model"))
     for name, value in whole.items():
-        assert held[name].dtype == (torch.float16 if value.ndim > 1 else value.dtype)
+        assert held[name].dtype == (torch.float16 if value.ndim > 1 and ".pixel_" not in name else value.dtype)
         torch.testing.assert_close(held[name].to(value.dtype), value, rtol=2**-11, atol=2**-25)
     loaded = CSSFormer.from_pretrained("zoo")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
@@ -124,6 +124,13 @@ def test_a_model_or_run_of_that_name_goes_first(zoo: Path) -> None:
 def test_an_unknown_name_is_told_the_known_ones(zoo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "zo", "photo.png", "--output", "out"]) == 2
     assert capsys.readouterr().err == "cssformer: There is no model folder zo, nor a bundled model; there is zoo.\n"
+
+
+def test_half_leaves_the_statistics_of_channels(tmp_path: Path) -> None:
+    model = CSSFormer("test_resnet", 3, in_channels=1, mean=(70_001.0,), std=(9.1,), channels=16, heads=2, points=2)
+    model.save_pretrained(tmp_path / "model", half=True)
+    backbone = CSSFormer.from_pretrained(tmp_path / "model").backbone
+    assert (backbone.pixel_mean.item(), backbone.pixel_std.item()) == (70_001.0, pytest.approx(9.1, rel=1e-7))
 
 
 def test_weights_too_large_for_half_are_refused(tmp_path: Path) -> None:

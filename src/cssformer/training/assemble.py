@@ -83,7 +83,7 @@ def assemble(
     saved: dict[str, Any] = {}
     weights: dict[str, Tensor] | None = None
     if recipe.model.init is not None and not checkpoint:
-        recipe, saved, weights = starting_point(recipe, recipe.model.init, len(channels or "RGB"))
+        recipe, saved, weights = starting_point(recipe, recipe.model.init, channels)
     recipe = for_channels(recipe, channels)
     if channels is not None:
         console.print(

@@ -58,7 +58,9 @@ def find_lr(recipe: Recipe, console: Console | None = None) -> RangeTest:
     Raises:
         UserError: as :func:`cssformer.training.train.train`, or the loss is not finite from the first step on.
     """
-    longer = dataclasses.replace(recipe.located(), training=dataclasses.replace(recipe.training, steps=STEPS))
+    longer = dataclasses.replace(
+        recipe.located(), training=dataclasses.replace(recipe.training, steps=STEPS, thaw_after=0)
+    )
     assembly = assemble(longer, console or plain_console())
     task, training = assembly.task, dataclasses.replace(recipe.training, lr=1.0)
     with quiet_lightning(training.matmul_precision):

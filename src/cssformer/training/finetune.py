@@ -6,15 +6,18 @@ from typing import Any
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
+from cssformer.data.channels import Channels
 from cssformer.model import SegmentationNetwork
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import written
-from cssformer.weights.hub import CLASS_LAYERS, load
+from cssformer.weights.hub import CLASS_LAYERS, load, metadata_of
+
+NORMALISATION = ("backbone.pixel_mean", "backbone.pixel_std")
 
 
 def starting_point(
-    recipe: Recipe, source: str, in_channels: int = 3
+    recipe: Recipe, source: str, channels: Channels | None = None
 ) -> tuple[Recipe, dict[str, Any], dict[str, Tensor]]:
     """The recipe with the input normalisation of the network to start from, and that network's config and weights.
 
@@ -23,7 +26,7 @@ def starting_point(
     Args:
         recipe: what is to be trained.
         source: a run or model folder, a bundled model or a Hugging Face model id.
-        in_channels: of the data; a network of another number gives no normalisation.
+        channels: of the data; a network of another number of channels or type of values gives no normalisation.
 
     Raises:
         UserError: there is no such network, or its weights mean something else.
@@ -48,8 +51,12 @@ def starting_point(
                 f"its weights mean something else; give --model.{key} {written(other)}, or start from another network."
             )
     model = dataclasses.replace(recipe.model, pretrained=False, weights=None)
-    if config.get("in_channels", 3) == in_channels:
+    taken = metadata_of(saved).channels
+    values, own_values = (each.values if each else "uint8" for each in (taken, channels))
+    if (config.get("in_channels", 3), values) == (len(channels or "RGB"), own_values):
         model.mean, model.std = model.mean or config.get("mean"), model.std or config.get("std")
+    else:
+        weights = {name: value for name, value in weights.items() if name not in NORMALISATION}
     return dataclasses.replace(recipe, model=model), saved, weights
 
 

@@ -1,5 +1,6 @@
 """The recipe that data and machine ask for, with what it takes, and why, before anything is trained."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cssformer.training.module import SegmentationTask
 from cssformer.training.presets import DataFacts, choose_preset
 from cssformer.training.recipe import Recipe
 from cssformer.utils.device import best_device, device_name
+from cssformer.utils.errors import UserError
 from cssformer.utils.memory import total_memory
 
 
@@ -64,7 +66,7 @@ class Suggestion:
         training = self.recipe.training
         fewer = isinstance(training.device_batch, int) and self.cost.fitting < training.device_batch
         batch = f" --training.device_batch {self.cost.fitting}" if fewer else ""
-        return f"cssformer train --data {self.data} --config {self.name}{batch}"
+        return f"cssformer train --data {shlex.quote(str(self.data))} --config {self.name}{batch}"
 
     def sentences(self) -> list[str]:
         """For people, with the command at the end."""
@@ -94,9 +96,13 @@ def suggest(data: Path) -> Suggestion:
     """Read a prepared folder as ``cssformer check`` does and choose a preset.
 
     Raises:
-        UserError: the folder is no prepared one.
+        UserError: the folder is no prepared one, or holds no picture that can be read.
     """
     report, device = check(data), best_device()
+    if not report.sizes:
+        raise UserError(
+            f"{data} holds no picture that can be read; cssformer check {shlex.quote(str(data))} tells more."
+        )
     facts = DataFacts.checked(report)
     name, reason = choose_preset(facts, device)
     recipe = Recipe.load(name)

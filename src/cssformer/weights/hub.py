@@ -127,7 +127,8 @@ class HubModel(ModelHubMixin):
         text = json.dumps(self.saved_config(), indent=2)
         state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
         if half:
-            state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+            matrices = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
+            state = {name: tensor.half() if name in matrices else tensor for name, tensor in state.items()}
             if large := next((name for name, tensor in state.items() if tensor.isinf().any()), None):
                 raise UserError(f"{large} has weights too large for float16; save the network without half.")
         # The weights hold the config too, and are written first: see `load`.
