@@ -62,7 +62,8 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
 
     @app.get("/download", include_in_schema=False)
     async def download(file: str, save: Save = "labels") -> Response:
-        path = (uploads / file).resolve()
+        # A name with a zero byte is no path at all.
+        path = (uploads / file.replace("\0", "")).resolve()
         if not path.is_relative_to(uploads):
             raise UserError("This file was not uploaded here.")
         with service.place():

@@ -76,7 +76,8 @@ def find_lr(recipe: Recipe, console: Console | None = None) -> RangeTest:
         losses: list[float] = []
         average = total = 0.0
         for number, batch in enumerate(fabric.setup_dataloaders(loader), start=1):
-            loss = task.training_step(batch, number)
+            with fabric.autocast():
+                loss = task.training_step(batch, number)
             fabric.backward(loss / passes)
             total += loss.item() / passes
             if number % passes:
