@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from cssformer.metrics.report import SCORES
-from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST, METRICS
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Stop
+from cssformer.weights.run_files import RECIPE, SCORES
 from studies.variants import Variant
 
 LOG = "log.txt"

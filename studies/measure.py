@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 
 from cssformer.metrics.profile import TITLES, multiply_adds
-from cssformer.metrics.report import SCORES
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.device import best_device, device_name, synchronize
+from cssformer.weights.run_files import SCORES
 from studies.baselines.networks import BaselineNetwork
 from studies.grid import Run
 

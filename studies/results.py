@@ -13,9 +13,9 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from cssformer.metrics.confusion import number, percent
-from cssformer.metrics.report import SCORES
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
+from cssformer.weights.run_files import SCORES
 from studies.grid import Run
 from studies.measure import Cost
 from studies.variants import BASELINE, Kind, Variant

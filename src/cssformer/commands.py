@@ -12,7 +12,7 @@ from cssformer.explain_command import EXPLAIN
 from cssformer.prepare.commands import PREPARE
 from cssformer.score_commands import SCORE, add_scoring, tell_scores
 from cssformer.train_command import TRAIN
-from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.recipe import Recipe
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.command import Command, arguments, write_json
 from cssformer.utils.console import counted, percentage, show
@@ -27,6 +27,7 @@ from cssformer.utils.options import (
 )
 from cssformer.utils.processes import rank
 from cssformer.weights.commands import MODEL, MODELS
+from cssformer.weights.run_files import RECIPE
 
 MANY_LOOKS, LONG_SIDE = 20, 2048
 """Looks at so many times a picture's pixels, or shorter sides of so many, are told before they are taken."""
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 def _note_unfinished(model: str) -> None:
     """Say that a run folder's model may still get better."""
-    from cssformer.metrics.report import SCORES
     from cssformer.weights.hub import RUN_CHECKPOINTS, RUN_MODEL
+    from cssformer.weights.run_files import SCORES
 
     run = Path(model)
     if (run / RUN_CHECKPOINTS).is_dir() and (run / RUN_MODEL).is_dir() and not (run / SCORES).exists():
@@ -72,8 +73,8 @@ def _add_evaluate(parser: "ArgumentParser") -> None:
 
 
 def _evaluate(options: "Namespace") -> int:
-    from cssformer.metrics.report import SCORES
     from cssformer.training.score import score_model
+    from cssformer.weights.run_files import SCORES
 
     know_baselines()
 

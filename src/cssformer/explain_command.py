@@ -67,12 +67,12 @@ def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
     import numpy as np
 
     from cssformer.data.files import files_under, is_picture
+    from cssformer.data.image_io import read_size
     from cssformer.inference.explain_region import explain_class, explain_region, save_sheet, summary, table
 
     if options.box is not None:
-        prediction = predictor(options.image)
         left, top, width, height = options.box
-        mask = np.zeros(prediction.labels.shape, bool)
+        mask = np.zeros(read_size(options.image)[::-1], bool)
         mask[top : top + height, left : left + width] = True
         found, pictures = [explain_region(predictor, options.image, mask, "box")], [options.image]
     else:

@@ -106,8 +106,8 @@ def _tell_doubt(said: "Predictions") -> None:
 def _score(options: "Namespace") -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.metrics import Predictions, evaluate_predictions
-    from cssformer.metrics.report import SCORES
     from cssformer.metrics.scoring import groups_of
+    from cssformer.weights.run_files import SCORES
 
     if options.output is not None:
         # Not only after hours of work.

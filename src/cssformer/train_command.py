@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cssformer.score_commands import show_scores
-from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.recipe import Recipe
 from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import ConfigFile
+from cssformer.weights.run_files import RECIPE
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -77,7 +78,7 @@ def _train(options: "Namespace") -> int:
         print(f"Stopped{done}; {f'continue with: {again}' if begun else 'nothing is kept yet.'}", file=sys.stderr)
         return interrupted.code
     if evaluation is None:
-        from cssformer.metrics.report import SCORES
+        from cssformer.weights.run_files import SCORES
 
         scores = Path(recipe.output) / SCORES
         if options.resume and scores.is_file():

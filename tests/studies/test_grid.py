@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 
 from cssformer.cli import main
 from cssformer.metrics.profile import untrained
-from cssformer.metrics.report import SCORES
-from cssformer.training.recipe import RECIPE, ModelConfig, Recipe, TrainingConfig
+from cssformer.training.recipe import ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run_folder import LAST, LOCK
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted
+from cssformer.weights.run_files import RECIPE, SCORES
 from studies import grid, worker
 from studies.grid import LOG, Run, execute, plan
 from studies.variants import BASELINE, DECODERS, MODULES, WHOLE, choose, grid_variants

@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from cssformer.training.recipe import RECIPE, AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.utils.errors import UserError
+from cssformer.weights.run_files import RECIPE
 from studies import study as studies
 from studies import worker
 from studies.grid import plan

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.channels import TYPES, Channels, Moments, Pixels, described, from_bands, moments, without_data
+from cssformer.data.channels import (
+    TYPES,
+    Channels,
+    Moments,
+    Pixels,
+    described,
+    from_bands,
+    in_all_bands,
+    moments,
+    without_data,
+)
 from cssformer.data.files import Readable, read_bytes
 from cssformer.data.formats import read_bands, tiff_pages, turned
 from cssformer.data.image_io import decode_image, read_orientation, readable
@@ -39,8 +49,7 @@ class Bands(NamedTuple):
 
     def missing(self) -> NDArray[np.bool_] | None:
         """Where no band has data, bool (H, W); None if there is no such place."""
-        empty = without_data(self.values, self.nodata)
-        return None if empty is None or not empty.all(axis=0).any() else np.asarray(empty.all(axis=0))
+        return in_all_bands(without_data(self.values, self.nodata))
 
     def __str__(self) -> str:
         return described(len(self.values), self.values.dtype.name)

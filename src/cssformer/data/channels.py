@@ -112,7 +112,7 @@ def from_bands(bands: NDArray[Any], channels: Channels | None, nodata: Sequence[
         UserError: the number or the type of the bands is another one.
     """
     empty = without_data(bands, nodata)
-    missing = None if empty is None or not empty.all(axis=0).any() else np.asarray(empty.all(axis=0))
+    missing = in_all_bands(empty)
     if channels is None:
         if len(bands) > 4 or bands.dtype not in (np.uint8, np.uint16):
             raise UserError(f"{described(len(bands), bands.dtype.name)} are no grey or RGB picture of 8 or 16 bits.")
@@ -136,6 +136,12 @@ def without_data(bands: NDArray[Any], nodata: Sequence[float | None] = ()) -> ND
         if value is not None:
             there |= band == value
     return empty if empty.any() else None
+
+
+def in_all_bands(empty: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Of :func:`without_data`, where no band has data, bool (H, W); None if there is no such place."""
+    missing = None if empty is None else np.asarray(empty.all(axis=0))
+    return None if missing is None or not missing.any() else missing
 
 
 def moments(bands: Iterable[NDArray[Any]], empty: NDArray[np.bool_] | None = None) -> Moments:

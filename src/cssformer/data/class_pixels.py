@@ -23,7 +23,7 @@ def class_pixels(dataset: Samples) -> NDArray[np.int64]:
         # A prepared folder reads a label without its picture.
         label = dataset.label(index) if isinstance(dataset, SegmentationFolder) else dataset[index].label
         assert label is not None
-        return _counts(label, len(dataset.info.classes))
+        return pixels_of(label, len(dataset.info.classes))
 
     return np.stack(in_parallel(count, range(len(dataset)), "Counting classes"))
 
@@ -52,10 +52,11 @@ def _verified(dataset: SegmentationFolder) -> NDArray[np.int64]:
         require_whole_file(picture)
         width, height = read_size(picture)
         require_same_size(picture, (height, width), path, label.shape)
-        return _counts(label, len(dataset.info.classes))
+        return pixels_of(label, len(dataset.info.classes))
 
     return np.stack(in_parallel(verify, range(len(dataset)), f"Verifying {dataset.split}"))
 
 
-def _counts(label: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
+def pixels_of(label: NDArray[np.int32], classes: int) -> NDArray[np.int64]:
+    """How many pixels of each class a label holds, (C,)."""
     return np.bincount(label[label != IGNORE], minlength=classes)

@@ -102,9 +102,8 @@ class Raster:
 
     def missing(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
         """Where a part has no data, by its values, by nodata, by a mask or by alpha: bool (h, w)."""
-        empty = _masked(self.source, self.channels, window=((top, bottom), (left, right)))
-        missing = self.read(top, bottom, left, right).missing
-        return empty if missing is None else empty | missing
+        pixels = self.read(top, bottom, left, right)
+        return _missing(self.source, pixels, self.channels, window=((top, bottom), (left, right)))
 
     def view(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
         """A part for people, RGB uint8 (h, w, 3)."""
@@ -126,18 +125,22 @@ class Raster:
         return torch.from_numpy(self.read(top, bottom, left, right).pixels).permute(2, 0, 1)[None]
 
 
-def _masked(source: "DatasetReader", channels: Channels | None, **window: Any) -> NDArray[np.bool_]:
-    """Where a file's nodata, mask or alpha says that there are no data; a channel of a network is no alpha."""
+def _missing(source: "DatasetReader", pixels: Pixels, channels: Channels | None, **window: Any) -> NDArray[np.bool_]:
+    """Where pixels have no data, by their values or the file's nodata, mask or alpha; a network's channel is no alpha.
+
+    Returns:
+        bool (h, w).
+    """
+    missing = np.zeros(pixels.pixels.shape[:2], bool) if pixels.missing is None else pixels.missing
     if channels is not None and "alpha" in [kind.name for kind in source.colorinterp]:
-        return np.zeros(source.dataset_mask(**window).shape, bool)
-    return np.asarray(source.dataset_mask(**window) == 0)
+        return missing
+    return missing | (source.dataset_mask(**window) == 0)
 
 
 def with_mask(pixels: Pixels, path: Path, channels: Channels | None) -> Pixels:
     """The pixels of a small TIFF, of which those without data by its nodata, its mask or its alpha are missing."""
     with opened(path) as source:
-        empty = _masked(source, channels)
-    missing = empty if pixels.missing is None else empty | pixels.missing
+        missing = _missing(source, pixels, channels)
     return Pixels(pixels.pixels, missing if missing.any() else None)
 
 

@@ -83,10 +83,12 @@ class AnnotationFiles:
         if "label-studio" in self.formats:
             entry["label-studio"] = self._task(prediction, name)
         if {"geojson", "labelme", "cvat", "yolo"} & set(self.formats):
-            self._add_outlines(prediction, picture, place, entry)
+            self._add_outlines(prediction, picture, place, name, entry)
         self.entries[place] = entry
 
-    def _add_outlines(self, prediction: Prediction, picture: Path, place: Path, entry: dict[str, Any]) -> None:
+    def _add_outlines(
+        self, prediction: Prediction, picture: Path, place: Path, name: str, entry: dict[str, Any]
+    ) -> None:
         found, numbers = regions(prediction.labels, self.classes, prediction.confidence, self.tolerance, self.min_area)
         found = [each for each in found if each.name not in self.without]
         if "geojson" in self.formats:
@@ -95,7 +97,7 @@ class AnnotationFiles:
         if "labelme" in self.formats:
             self._write_labelme(found, numbers, picture, place)
         if "cvat" in self.formats:
-            entry["cvat"] = _cvat_image(found, numbers, place.as_posix() + picture.suffix)
+            entry["cvat"] = _cvat_image(found, numbers, name)
         if "yolo" in self.formats:
             size = np.array(prediction.labels.shape[::-1])
             lines = [

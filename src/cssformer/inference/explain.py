@@ -16,7 +16,7 @@ from cssformer.data.files import require_picture_name
 from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
 from cssformer.inference.predictor import Input, Picture, Prediction, Predictor, taken
-from cssformer.inference.views import SMALLEST, as_input, evaluating
+from cssformer.inference.views import SMALLEST, as_input, evaluating, seen_sizes
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
 from cssformer.ops import record_sampling
@@ -234,8 +234,7 @@ class View:
     def around(cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "View":
         """The view that holds the pixel under a predictor's options."""
         height, width = pixels.shape[:2]
-        fit = options["short_side"] / min(height, width) if options.get("short_side") else 1.0
-        size = max(1, round(height * fit)), max(1, round(width * fit))
+        (size,) = seen_sizes(height, width, (1.0,), options.get("short_side"))
         images = as_input(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         if size != (height, width):
             images = resize(images, size)

@@ -262,9 +262,9 @@ def predict_files(
     def write(found: tuple[Source, Prediction, bool]) -> tuple[Source, Prediction, dict[str, Any] | None]:
         source, prediction, placed = found
         with failing(source):
-            if probabilities and prediction.probabilities is not None:
+            if probabilities and (of_classes := prediction.probabilities) is not None:
                 with atomic_write(_named(output / PROBABILITIES / source.place, ".npy"), sync=False) as working:
-                    np.save(working, prediction.probabilities.astype(np.float16))
+                    np.save(working, of_classes.astype(np.float16))
             if placed:
                 return source, prediction, write_georeferenced(prediction, source.path, outputs(source))
             look = uncoloured if overlay else None

@@ -76,8 +76,8 @@ class Prediction:
         """Of each class, (C, H, W) float32 from 0 to 1; 0 where the picture has no data; None unless ``top_k`` is C."""
         if self.top_labels is None or self.top_probabilities is None or len(self.top_labels) < len(self.classes):
             return None
-        found, missing = np.empty_like(self.top_probabilities), self.labels == IGNORE
-        np.put_along_axis(found, np.where(missing, 0, self.top_labels), self.top_probabilities, axis=0)
+        missing = self.labels == IGNORE
+        found = by_class(np.where(missing, 0, self.top_labels), self.top_probabilities)
         found[:, missing] = 0
         return found
 
@@ -302,6 +302,13 @@ def accelerated(model: Network) -> Network:
             raise
         return model
     return accelerate_cpu(model)
+
+
+def by_class(top_labels: NDArray[np.integer], top_probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities of all C classes, ranked as in :class:`Prediction`, in the classes' order: each (C, ...)."""
+    found = np.empty_like(top_probabilities)
+    np.put_along_axis(found, top_labels, top_probabilities, axis=0)
+    return found
 
 
 def taken(image: Input, channels: Channels | None) -> Pixels:

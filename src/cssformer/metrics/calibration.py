@@ -17,6 +17,7 @@ from cssformer.data import IGNORE
 from cssformer.data.channels import Pixels
 from cssformer.data.stream import Samples
 from cssformer.inference import Predictor
+from cssformer.inference.predictor import by_class
 from cssformer.metrics.evaluate import require_fitting
 from cssformer.model import CSSFormer
 from cssformer.utils.console import progress
@@ -65,9 +66,8 @@ def calibrate(predictor: Predictor, dataset: Samples, seed: int = 0) -> Calibrat
             pixels = rng.choice(scored, min(each, scored.size), replace=False)
             said = predictor(Pixels(image, None), top_k=classes)
             assert said.top_labels is not None and said.top_probabilities is not None
-            ordered = said.top_probabilities.reshape(classes, -1)[:, pixels]
-            p = np.empty_like(ordered)
-            np.put_along_axis(p, said.top_labels.reshape(classes, -1)[:, pixels], ordered, axis=0)
+            ranks, ordered = said.top_labels.reshape(classes, -1), said.top_probabilities.reshape(classes, -1)
+            p = by_class(ranks[:, pixels], ordered[:, pixels])
             found.append((np.log(np.maximum(p.T, 1e-12)), label.ravel()[pixels]))
     if len(found) < 2:
         raise UserError("Two pictures with labels are needed at least: one to fit the temperature, one to try it on.")

@@ -32,8 +32,9 @@ from cssformer.visualize.drawing import (
     sheet,
     sheet_width,
 )
+from cssformer.weights.run_files import SCORES
 
-SCORES, CLASSES, CONFUSION = "scores.json", "classes.csv", "confusion.png"
+CLASSES, CONFUSION = "classes.csv", "confusion.png"
 PICTURES, WORST = "pictures.png", "worst.png"
 EXAMPLES = 6
 """Pictures on a sheet."""

@@ -5,12 +5,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
-import cv2
-import numpy as np
-
 from cssformer.data.image_io import write_image
 from cssformer.inference.annotations import AnnotationFiles
 from cssformer.inference.predictor import Prediction
+from cssformer.inference.rasters import as_grey
 
 Save = Literal["labels", "overlay", "confidence", "json", "geojson", "coco"]
 MEDIA_TYPES = {
@@ -48,8 +46,7 @@ def answer(prediction: Prediction, save: Save, picture: str, model: str) -> Answ
         elif save == "overlay":
             write_image(folder / f"{stem}.jpg", prediction.overlay())
         elif save == "confidence":
-            grey = cv2.convertScaleAbs(prediction.confidence, alpha=255)
-            write_image(folder / f"{stem}.png", grey.astype(np.uint8, copy=False))
+            write_image(folder / f"{stem}.png", as_grey(prediction.confidence))
         elif save == "json":
             (folder / f"{stem}.json").write_text(json.dumps(_facts(prediction)) + "\n", encoding="utf-8")
         else:

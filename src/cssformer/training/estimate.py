@@ -49,7 +49,7 @@ def kept_bytes(task: SegmentationTask, height: int, width: int) -> float:
     return total / 2 * (height * width) / math.prod(sides)
 
 
-def _needs(task: SegmentationTask) -> tuple[int, float]:
+def needs(task: SegmentationTask) -> tuple[int, float]:
     """Bytes of the network, and of each crop of a pass."""
     recipe = task.recipe
     # Weights and a moving average; of what learns also gradients and the two moments of AdamW.
@@ -58,11 +58,21 @@ def _needs(task: SegmentationTask) -> tuple[int, float]:
     return fixed, kept_bytes(task, *recipe.augment.crop) * (1 if recipe.training.precision == "32" else 0.5)
 
 
+def fitting(needed: tuple[int, float], device: torch.device, most: int) -> int:
+    """How many crops, of ``most``, leave a quarter of the device's memory to what is not counted; 1 at least.
+
+    Args:
+        needed: of :func:`needs`.
+        device: to train on.
+        most: crops of a step.
+    """
+    fixed, each = needed
+    return min(max(1, int((0.75 * total_memory(device) - fixed) / each)), most)
+
+
 def fitting_batch(task: SegmentationTask, device: torch.device) -> int:
-    """The most crops of a pass that leave a quarter of the device's memory to what is not counted; 1 at least."""
-    fixed, each = _needs(task)
-    fitting = int((0.75 * total_memory(device) - fixed) / each)
-    return min(max(1, fitting), task.recipe.training.batch_size)
+    """The most crops of a pass that fit, see :func:`fitting`."""
+    return fitting(needs(task), device, task.recipe.training.batch_size)
 
 
 def require_memory(task: SegmentationTask, device: torch.device, device_batch: int) -> None:
@@ -79,13 +89,13 @@ def require_memory(task: SegmentationTask, device: torch.device, device_batch: i
     height, width = task.recipe.augment.crop
     if device_batch * height * width <= SMALL_PASS:
         return
-    fixed, each = _needs(task)
+    fixed, each = needs(task)
     memory = total_memory(device)
     if fixed + device_batch * each <= memory:
         return
-    fitting = int((memory - fixed) / each)
-    if fitting > 0:
-        remedy = f"give a training.device_batch of at most {fitting} (training.batch_size may stay as it is)"
+    possible = int((memory - fixed) / each)
+    if possible > 0:
+        remedy = f"give a training.device_batch of at most {possible} (training.batch_size may stay as it is)"
     elif fixed < memory:
         remedy = "not even one fits: give a smaller augment.crop"
     else:

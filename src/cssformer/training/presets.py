@@ -9,7 +9,7 @@ import numpy as np
 
 from cssformer.data import SegmentationFolder
 from cssformer.data.check import CheckReport
-from cssformer.data.dataset import IGNORE
+from cssformer.data.class_pixels import pixels_of
 from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
@@ -54,7 +54,7 @@ class DataFacts:
         pixels = np.zeros(len(data.info.classes), np.int64)
         for index in some:
             if (label := data.label(index)) is not None:
-                pixels += np.bincount(label[label != IGNORE], minlength=len(pixels))
+                pixels += pixels_of(label, len(pixels))
         return cls(len(data), *_median(sizes), len(pixels), _rarest(data.info.classes, pixels))
 
     @classmethod

@@ -42,11 +42,10 @@ from cssformer.utils.options import (
     parse,
     written,
 )
+from cssformer.weights.run_files import RECIPE
 
 # jsonargparse reads classes' sources when it builds a parser; built by several threads, some had lost options.
 _BUILDING = Lock()
-RECIPE = "recipe.yaml"
-"""The resolved recipe's name in a run folder."""
 MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
 """What training.best may be, the last one followed by the name of a class."""
 

@@ -9,8 +9,9 @@ from cssformer.inference import Predictor
 from cssformer.metrics import Evaluation, evaluate, submit
 from cssformer.metrics.scoring import groups_of
 from cssformer.training.datasets import Dataset, datasets
-from cssformer.training.recipe import RECIPE, Recipe
+from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
+from cssformer.weights.run_files import RECIPE
 
 
 def score_model(

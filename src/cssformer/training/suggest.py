@@ -9,7 +9,7 @@ import torch
 
 from cssformer.data.check import check
 from cssformer.metrics.profile import multiply_adds, untrained
-from cssformer.training.estimate import GIB, fitting_batch, kept_bytes
+from cssformer.training.estimate import GIB, fitting, needs
 from cssformer.training.module import SegmentationTask
 from cssformer.training.presets import DataFacts, choose_preset
 from cssformer.training.recipe import Recipe
@@ -43,8 +43,9 @@ def cost_of(recipe: Recipe, classes: int, device: str) -> Cost:
     del counts["interpolation"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     task = SegmentationTask(model, recipe)
-    each = kept_bytes(task, *recipe.augment.crop) * (1 if recipe.training.precision == "32" else 0.5)
-    return Cost(parameters, each, sum(counts.values()), fitting_batch(task, torch.device(device)))
+    needed = needs(task)
+    at_once = fitting(needed, torch.device(device), recipe.training.batch_size)
+    return Cost(parameters, needed[1], sum(counts.values()), at_once)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from cssformer.backbones import merged
 from cssformer.data.dataset import SPLITS
 from cssformer.inference.predictor import accelerated
 from cssformer.metrics import Evaluation, evaluate, write_report
-from cssformer.metrics.report import SCORES
 from cssformer.training.assemble import Build, assemble
 from cssformer.training.estimate import fitting_batch
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.loggers import make_loggers
-from cssformer.training.recipe import RECIPE, Recipe, TrainingConfig
+from cssformer.training.recipe import Recipe, TrainingConfig
 from cssformer.training.run_folder import (
     alone,
     read_checkpoint,
@@ -32,6 +31,7 @@ from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
 from cssformer.weights.hub import RUN_MODEL, load
+from cssformer.weights.run_files import RECIPE, SCORES
 
 
 def train(

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cssformer.weights.run_files import SCORES
+
 BUNDLED = Path(__file__).parents[1] / "bundled"
-SCORES = "scores.json"
-"""The scores of the run that the model was trained in."""
 
 
 def bundled_models() -> dict[str, Path]:

@@ -9,13 +9,12 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
+from cssformer.weights.run_files import RECIPE, SCORES
 
 if TYPE_CHECKING:
     from cssformer.model.cssformer import SegmentationNetwork
 
 PAPER = "https://doi.org/10.3233/JIFS-220976"
-RECIPE, SCORES = "recipe.yaml", "scores.json"
-"""What a run folder tells of its training and of its score."""
 
 
 def model_card(

@@ -25,6 +25,7 @@ from cssformer.utils.errors import UserError
 from cssformer.weights.bundled import bundled_models
 from cssformer.weights.card import model_card
 from cssformer.weights.config import FORMAT, check_config
+from cssformer.weights.run_files import RECIPE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,7 +38,7 @@ RUN_MODEL = "model"
 RUN_CHECKPOINTS = "checkpoints"
 CLASS_LAYERS = ("head.classify.", "aux_head.4.")
 """How the names of weights begin of which there are as many as classes."""
-OF_A_MODEL = (CONFIG, WEIGHTS, RUN_MODEL, RUN_CHECKPOINTS, "recipe.yaml")
+OF_A_MODEL = (CONFIG, WEIGHTS, RUN_MODEL, RUN_CHECKPOINTS, RECIPE)
 """A folder that has one of these is meant, where a bundled model has the same name."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 LARGEST_CONFIG = 2**24
