@@ -44,6 +44,7 @@ def bundle(run: Path, folder: Path) -> None:
 @pytest.fixture
 def zoo(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only bundled model, made of a run folder; the working directory is empty but for `photo.png`."""
+    torch.manual_seed(0)
     network().save_pretrained(tmp_path / "run" / "model")
     Recipe(data=str(prepared)).save(tmp_path / "run" / "recipe.yaml")
     assert main(["evaluate", str(tmp_path / "run"), "--json", str(tmp_path / "run" / "scores.json")]) == 0
