@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
@@ -76,6 +76,7 @@ def test_outlines_without_tolerance_are_the_label_map(seed, cell):
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32), st.floats(0.3, 3))
+@example(18, 3.0)
 def test_outlines_are_moved_no_further_than_the_tolerance(seed, tolerance):
     labels = blobs(seed)
     exact, _ = regions(labels, CLASSES, tolerance=0)
@@ -88,6 +89,10 @@ def test_outlines_are_moved_no_further_than_the_tolerance(seed, tolerance):
         differs = shapely.contains_xy(whole, columns, rows) != shapely.contains_xy(simple, columns, rows)
         away = shapely.distance(outline, shapely.points(columns, rows))
         assert away[differs].max(initial=0) <= tolerance + 1e-9
+        for ring, simpler in zip(*rings, strict=True):
+            between = shapely.LinearRing(ring), shapely.LinearRing(simpler)
+            assert shapely.hausdorff_distance(*between, densify=0.2) <= tolerance + 1e-9
+        assert simple.is_valid
         assert sum(map(len, rings[1])) <= sum(map(len, rings[0]))
         # Corners of the simpler outline are among those of the exact one.
         assert {tuple(point) for ring in rings[1] for point in ring} <= {tuple(p) for ring in rings[0] for p in ring}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 from rasterio.features import rasterize, shapes
-from shapely import Polygon, box
+from shapely import MultiLineString, Polygon, box
 from shapely.geometry import shape
 
 
@@ -55,7 +55,8 @@ def regions(
         labels: class indices (H, W); what is below 0 is no region.
         classes: a name per class.
         confidence: of each pixel (H, W), from 0 to 1.
-        tolerance: how far, in pixels, outlines may be moved to have fewer corners (Douglas and Peucker, 1973).
+        tolerance: outlines may have fewer corners (Douglas and Peucker, 1973) as long as every point of the one outline
+            is at most this far, in pixels, from the other.
         min_area: regions of fewer pixels are left out.
     """
     found = [(shape(outline), int(index)) for outline, index in shapes(labels.astype(np.int32), labels >= 0, 4)]
@@ -68,8 +69,8 @@ def regions(
         scores = [float(total / polygon.area) for total, (polygon, _) in zip(sums, found, strict=True)]
     made = []
     for number, ((polygon, index), score) in enumerate(zip(found, scores, strict=True), 1):
-        simple = polygon.simplify(tolerance) if tolerance else polygon
-        exterior, *holes = (np.array(ring.coords)[:-1] for ring in (simple.exterior, *simple.interiors))
+        rings = [np.array(ring.coords)[:-1] for ring in (polygon.exterior, *polygon.interiors)]
+        exterior, *holes = _simplified(rings, tolerance) if tolerance else rings
         made.append(Region(index, classes[index], exterior, tuple(holes), polygon.area, score, number))
     return made, numbers
 
@@ -78,6 +79,21 @@ def run_lengths(labels: NDArray[np.int32], index: int) -> dict[str, Any]:
     """The pixels of a class as COCO's compressed run lengths, ``size`` [height, width] and ``counts``, a text."""
     packed = mask.encode(np.asfortranarray((labels == index).astype(np.uint8)))
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
+
+
+def _simplified(rings: list[NDArray[np.float64]], tolerance: float) -> list[NDArray[np.float64]]:
+    """Rings (n, 2) that neither cross nor jump over one another; three corners of each stay."""
+    lines = []
+    for ring in rings:
+        # Lines between outermost corners, as GEOS drops the corner where a ring starts without looking at the others
+        # that it has dropped beside it: such outlines are moved by more than the tolerance.
+        ring = np.roll(ring, -np.argmax(np.square(ring - ring[0]).sum(1)), 0)
+        x, y = (ring - ring[0]).T
+        far = np.argmax(x * x + y * y)
+        lines += np.split(ring, sorted((far, np.argmax(np.abs(x * y[far] - y * x[far])))))
+    closed = [np.vstack((line, lines[i + 1 if i % 3 < 2 else i - 2][:1])) for i, line in enumerate(lines)]
+    simple = [np.array(line.coords)[:-1] for line in MultiLineString(closed).simplify(tolerance).geoms]
+    return [np.vstack(simple[i : i + 3]) for i in range(0, len(simple), 3)]
 
 
 def _cut(polygon: Any) -> Iterator[Any]:
