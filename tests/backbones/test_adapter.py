@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cssformer import CSSFormer, Predictor
 from cssformer.backbones import ViTAdapter, add_lora, create_body, trunk
-from cssformer.backbones.adapter import Extractor
+from cssformer.backbones.adapter import DeformableAttention, Extractor, Injector, Shapes, places
 from cssformer.inference import explain
 from cssformer.model import segmentation_loss
 from cssformer.utils.errors import UserError
@@ -47,44 +47,140 @@ def test_places_and_resampled_patches_lie_where_the_strides_say(name: str) -> No
     feature = torch.rand(1, 5, -(-height // (2 * patch)) * 2, -(-width // (2 * patch)) * 2)
     for stride in (4, 8, 16, 32):
         shape = (height // stride, width // stride)
-        places = body.places(shape, stride, torch.device("cpu")).view(*shape, 2)
+        on_patches = places(shape, stride, patch, torch.device("cpu")).view(*shape, 2)
+        on_map = places((2, 3), patch, stride, torch.device("cpu")).view(2, 3, 2)
+        # The last patch's centre in pixels of the picture, and then in cells.
+        assert on_map[1, 2].tolist() == pytest.approx([patch * 2.5 / stride - 0.5, patch * 1.5 / stride - 0.5])
         found = body.resampled(feature, stride)
         for row in range(shape[0]):
             for column in range(shape[1]):
-                # The cell's centre in pixels of the picture, and then in patches.
                 y, x = ((cell + 0.5) * stride / patch - 0.5 for cell in (row, column))
-                assert places[row, column].tolist() == pytest.approx([x, y], abs=1e-5)
+                assert on_patches[row, column].tolist() == pytest.approx([x, y], abs=1e-5)
                 torch.testing.assert_close(found[0, :, row, column], at(feature[0], y, x, False), rtol=1e-4, atol=1e-5)
 
 
-def test_an_extractor_is_its_definition() -> None:
-    extractor = random_(Extractor(128))
-    assert extractor.heads == 2
-    shapes = [(3, 2), (1, 2)]
-    tokens, feature = torch.rand(1, 8, 128), torch.rand(1, 128, 4, 5)
-    places = torch.rand(8, 2) * 3
-    with torch.no_grad():
-        found = extractor(tokens, feature, places, shapes)[0]
-        normed = extractor.norm(tokens[0])
-        offsets = extractor.offsets(normed).view(8, 2, 4, 2)
-        weights = extractor.weights(normed).view(8, 2, 4).softmax(-1)
-        value = (extractor.value.weight @ feature[0].flatten(1)).unflatten(1, (4, 5)) + extractor.value.bias[
-            :, None, None
+def attended(attention: DeformableAttention, query: Tensor, cells: Tensor, where: Tensor, shapes: Shapes) -> Tensor:
+    """The attention's definition, place by place: (N, C), (S, C), (N, L, 2) -> (N, C)."""
+    heads, levels = attention.heads, attention.levels
+    offsets = attention.offsets(query).view(-1, heads, levels, 4, 2)
+    weights = attention.weights(query).view(-1, heads, levels * 4).softmax(-1).view(-1, heads, levels, 4)
+    value = attention.value(cells).split([height * width for height, width in shapes])
+    maps = [part.T.unflatten(1, shape) for part, shape in zip(value, shapes, strict=True)]
+    size = query.shape[1] // heads
+    sampled = torch.zeros_like(query)
+    for n, head, level, k in np.ndindex(len(query), heads, levels, 4):
+        own = slice(size * head, size * head + size)
+        x, y = (where[n, level] + offsets[n, head, level, k]).tolist()
+        sampled[n, own] += weights[n, head, level, k] * at(maps[level][own], y, x, True)
+    return attention.output(sampled)
+
+
+def injected(injector: Injector, patches: Tensor, tokens: Tensor, where: Tensor, shapes: Shapes) -> Tensor:
+    looked = attended(injector.attention, injector.norm(patches), injector.token_norm(tokens), where, shapes)
+    return patches + injector.gamma * looked
+
+
+def extracted(extractor: Extractor, tokens: Tensor, feature: Tensor, where: Tensor, shapes: Shapes) -> Tensor:
+    shape = (feature.shape[1], feature.shape[2])
+    tokens = tokens + attended(extractor.attention, extractor.norm(tokens), feature.flatten(1).T, where, [shape])
+    hidden = extractor.wide(extractor.ffn_norm(tokens)).split([height * width for height, width in shapes])
+    mixed = torch.cat(
+        [
+            extractor.mix(part.T.unflatten(1, shape)[None])[0].flatten(1).T
+            for part, shape in zip(hidden, shapes, strict=True)
         ]
-        sampled = torch.zeros(8, 128)
-        for n in range(8):
-            for head in range(2):
-                own = slice(64 * head, 64 * head + 64)
-                for k in range(4):
-                    x, y = (places[n] + offsets[n, head, k]).tolist()
-                    sampled[n, own] += weights[n, head, k] * at(value[own], y, x, True)
-        tokens = tokens[0] + extractor.output(sampled)
-        hidden = extractor.wide(extractor.ffn_norm(tokens))
-        first = extractor.mix(hidden[:6].T.view(1, 32, 3, 2)).flatten(2)[0].T
-        second = extractor.mix(hidden[6:].T.view(1, 32, 1, 2)).flatten(2)[0].T
-        mixed = torch.cat([first, second])
-        expected = tokens + extractor.narrow(mixed * torch.special.ndtr(mixed))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    )
+    return tokens + extractor.narrow(mixed * torch.special.ndtr(mixed))
+
+
+def test_an_extractor_and_an_injector_are_their_definitions() -> None:
+    extractor, injector = random_(Extractor(128)), random_(Injector(128))
+    assert isinstance(extractor, Extractor) and isinstance(injector, Injector)
+    assert extractor.attention.heads == 2
+    shapes = [(3, 2), (1, 2), (2, 2)]
+    tokens, feature = torch.rand(1, 12, 128), torch.rand(1, 128, 4, 5)
+    with torch.no_grad():
+        where = torch.rand(12, 1, 2) * 3
+        expected = extracted(extractor, tokens[0], feature[0], where, shapes)
+        torch.testing.assert_close(extractor(tokens, feature, where, shapes)[0], expected, rtol=1e-3, atol=1e-4)
+        patches, where = torch.rand(1, 5, 128), torch.rand(5, 3, 2) * 3
+        expected = injected(injector, patches[0], tokens[0], where, shapes)
+        torch.testing.assert_close(injector(patches, tokens, where, shapes)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+FAMILIES = {
+    "vit_tiny_patch16_224": {},
+    "vit_small_patch14_reg4_dinov2": {},
+    "vit_small_patch16_dinov3": {},
+    "eva02_tiny_patch14_224": {},
+    "vit_small_patch16_rope_mixed_224": {},
+    "vit_base_patch16_siglip_224": {},
+    "samvit_base_patch16": {"global_attn_indexes": (1, 3), "window_size": 3},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def adapter(request: pytest.FixtureRequest) -> ViTAdapter:
+    torch.manual_seed(0)
+    body = create_body(
+        request.param, pyramid="adapter", out_indices=[0, 2, 3, 4], **{**SMALL, "depth": 6}, **FAMILIES[request.param]
+    )
+    assert isinstance(body, ViTAdapter)
+    return body.eval()
+
+
+@torch.no_grad()
+def test_the_vit_begins_as_timms_to_the_bit_and_then_is_timms_with_what_is_injected(adapter: ViTAdapter) -> None:
+    """By hooks on timm's blocks, which timm's own forward runs."""
+    images = torch.rand(1, 3, 64, 96)
+    filled = adapter.filled(images)
+    taken: list[Tensor] = []
+    for norm in adapter.norms:
+        norm.register_forward_pre_hook(lambda _, arguments: taken.append(arguments[0]))
+    adapter(images)
+    assert len(taken) == 4
+    assert all(torch.equal(*each) for each in zip(taken, adapter.vit(filled), strict=True))
+
+    for name, part in adapter.named_children():
+        if name != "vit":
+            random_(part)
+    expected = adapter(images)
+
+    network = adapter.vit.model
+    finest, *coarser = adapter.prior(images)
+    shapes = [tuple(part.shape[2:]) for part in coarser]
+    tokens = torch.cat([(part[0].flatten(1).T + adapter.level_embed[i]) for i, part in enumerate(coarser)])
+    shape, cpu = (filled.shape[2] // adapter.patch, filled.shape[3] // adapter.patch), torch.device("cpu")
+    prefix = getattr(network, "num_prefix_tokens", 0)
+
+    def inject(number: int, x: Tensor) -> Tensor:
+        where = torch.stack([places(shape, adapter.patch, stride, cpu) for stride in (8, 16, 32)], dim=1)
+        own = x.reshape(-1, x.shape[-1])
+        new = injected(adapter.injectors[number], own[prefix:], tokens, where, shapes)
+        return torch.cat([own[:prefix], new]).view(x.shape)
+
+    def extract(number: int, x: Tensor) -> None:
+        nonlocal tokens
+        where = torch.cat(
+            [places(s, stride, adapter.patch, cpu) for s, stride in zip(shapes, (8, 16, 32), strict=True)]
+        )
+        feature = x.reshape(-1, x.shape[-1])[prefix:].T.unflatten(1, shape)
+        tokens = extracted(
+            adapter.extractors[number], tokens, adapter.norms[number](feature[None])[0], where[:, None], shapes
+        )
+
+    for number, (first, last) in enumerate([(0, 0), (1, 2), (3, 3), (4, 4)]):
+        network.blocks[first].register_forward_pre_hook(lambda _, x, n=number: (inject(n, x[0]), *x[1:]))
+        network.blocks[last].register_forward_hook(lambda _, x, out, n=number: extract(n, out))
+    patches = [norm(part) for norm, part in zip(adapter.norms, adapter.vit(filled), strict=True)]
+    maps = [
+        part.T.unflatten(1, shape)[None]
+        for part, shape in zip(tokens.split([h * w for h, w in shapes]), shapes, strict=True)
+    ]
+    maps.insert(0, finest + adapter.finest(maps[0]))
+    for found, own, patch, stride in zip(expected, maps, patches, (4, 8, 16, 32), strict=True):
+        own = own + adapter.resampled(patch, stride)[:, :, : own.shape[2], : own.shape[3]]
+        torch.testing.assert_close(found, own, rtol=1e-3, atol=1e-3 * own.abs().max().item())
 
 
 @pytest.fixture(params=NETWORKS)
@@ -139,13 +235,23 @@ def test_the_vit_alone_is_pretrained(model: CSSFormer) -> None:
     add_lora(pretrained, 2)
     learning = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
     own = {name for name in learning if ".vit." not in name}
-    assert {name.split(".")[1] for name in own} == {"prior", "level_embed", "norms", "extractors", "finest"}
+    assert {name.split(".")[1] for name in own} == {
+        "prior",
+        "level_embed",
+        "norms",
+        "injectors",
+        "extractors",
+        "finest",
+    }
     assert all("parametrizations" in name for name in learning - own)
 
 
 @pytest.mark.parametrize(
     ("name", "pyramid", "message"),
-    [("vit_tiny_patch16_224", "fpn", "simple or adapter, not 'fpn'"), ("resnet10t", "adapter", "scales of its own")],
+    [
+        ("vit_tiny_patch16_224", "fpn", "simple, adapter or extractors, not 'fpn'"),
+        ("resnet10t", "adapter", "scales of its own"),
+    ],
 )
 def test_other_pyramids_are_refused(name: str, pyramid: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

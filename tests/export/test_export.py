@@ -69,6 +69,7 @@ def exported(model: CSSFormer, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("mobilenetv2_100", {"fusion_stride": 8}, "gridsample"),
         ("swin_tiny_patch4_window7_224", {"backbone_args": TINY_SWIN}, "gather"),
         ("vit_tiny_patch16_224", {"backbone_args": TINY_VIT, "fusion_stride": 16}, "gather"),
+        ("vit_tiny_patch16_224", {"backbone_args": {**TINY_VIT, "pyramid": "adapter"}, "fusion_stride": 16}, "gather"),
     ],
 )
 def test_onnx_runtime_computes_what_the_network_does(

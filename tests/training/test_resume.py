@@ -37,6 +37,8 @@ VIT = {"backbone": "vit_tiny_patch16_224", "backbone_args": {"depth": 4, "embed_
 
 def recipe(output: Path, **training: object) -> Recipe:
     vit = VIT if "lora" in training or "layer_decay" in training else {}
+    if "grad_checkpointing" in training and vit:
+        vit = {**VIT, "backbone_args": {**VIT["backbone_args"], "pyramid": "adapter"}}
     return Recipe(
         output=str(output),
         model=ModelConfig(channels=16, heads=2, points=2, **vit),

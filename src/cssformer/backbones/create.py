@@ -33,7 +33,7 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
         weights: with those of a local file instead, see :func:`cssformer.backbones.checkpoint.load_weights`.
         **arguments: passed on to ``timm.create_model``; of a plain ViT ``out_indices`` chooses the four blocks, and
             ``pyramid`` what is built over them: ``simple`` for a :class:`SimpleFeaturePyramid`, which is the default,
-            ``adapter`` for a :class:`ViTAdapter`.
+            ``adapter`` for a :class:`ViTAdapter`, ``extractors`` for one without injectors.
 
     Raises:
         UserError: no such model, no feature maps, or weights that cannot be had or do not fit.
@@ -43,8 +43,8 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
         alike = f"names alike: {', '.join(near)}" if near else "timm.list_models() tells their names"
         raise UserError(f"timm has no backbone named {name!r}; {alike}.")
     pyramid = arguments.pop("pyramid", None)
-    if pyramid not in (None, "simple", "adapter"):
-        raise UserError(f"The pyramid over a plain ViT is simple or adapter, not {pyramid!r}.")
+    if pyramid not in (None, "simple", "adapter", "extractors"):
+        raise UserError(f"The pyramid over a plain ViT is simple, adapter or extractors, not {pyramid!r}.")
     arguments = {**_any_size(name), **arguments}
     body: Any = _create(name, pretrained and weights is None, {**arguments, "features_only": True})
     if weights is not None:
@@ -54,8 +54,10 @@ def create_body(name: str, pretrained: bool = False, weights: str | None = None,
     if any(parameter.is_meta for parameter in body.parameters()):
         body.register_load_state_dict_post_hook(_compute_constants)
     if isinstance(body, FeatureGetterNet) and len(set(body.feature_info.reduction())) == 1:
-        kind = ViTAdapter if pyramid == "adapter" else SimpleFeaturePyramid
-        return kind(body, "out_indices" in arguments)
+        given = "out_indices" in arguments
+        if pyramid in (None, "simple"):
+            return SimpleFeaturePyramid(body, given)
+        return ViTAdapter(body, given, injectors=pyramid == "adapter")
     if pyramid is not None:
         raise UserError(f"Backbone {name} has four scales of its own; leave the argument pyramid out.")
     return body

@@ -46,14 +46,12 @@ class PlainViT(nn.Module):
         info = [{"num_chs": width, "reduction": stride, "module": ""} for width, stride in maps]
         self.feature_info = FeatureInfo(info, tuple(range(SCALES)))
 
-    def patches(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), 64 at least -> four maps (B, width, h, w), h·p and w·p the next multiples of 2p."""
-        height, width = images.shape[2:]
-        below, right = -height % (2 * self.patch), -width % (2 * self.patch)
-        if self.patch != 16:
-            images = F.pad(images, (0, right, 0, below), mode="reflect")
-        maps: list[Tensor] = self.vit(images)
-        return maps
+    def filled(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), 64 at least -> pictures of the next multiples of twice the patch."""
+        if self.patch == 16:
+            return images
+        below, right = (-side % (2 * self.patch) for side in images.shape[2:])
+        return F.pad(images, (0, right, 0, below), mode="reflect")
 
 
 class SimpleFeaturePyramid(PlainViT):
@@ -88,7 +86,7 @@ class SimpleFeaturePyramid(PlainViT):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W), H and W multiples of 32, 64 at least -> maps (B, channels[i], H/s, W/s), s = 4, 8, 16, 32."""
-        maps = [scale(feature) for scale, feature in zip(self.scales, self.patches(images), strict=True)]
+        maps = [scale(feature) for scale, feature in zip(self.scales, self.vit(self.filled(images)), strict=True)]
         if self.patch == 16:
             return maps
         finer = [F.interpolate(feature.contiguous(), scale_factor=self.patch / 16, mode="bilinear") for feature in maps]
