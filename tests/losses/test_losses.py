@@ -304,6 +304,8 @@ def test_class_weights_by_hand() -> None:
     pixels = np.array([[80, 10, 0, 0], [90, 0, 10, 0], [90, 10, 0, 0], [100, 0, 0, 0]])
     inverse = np.array([1 / 360, 1 / 20, 1 / 10])
     np.testing.assert_allclose(class_weights(pixels, "balanced"), [*(inverse / inverse.mean()), 1], rtol=1e-6)
+    root = inverse**0.5
+    np.testing.assert_allclose(class_weights(pixels, "sqrt"), [*(root / root.mean()), 1], rtol=1e-6)
     # β = 3/4: E is 1 for one picture, 7/4 for two, 175/64 for four.
     inverse = np.array([64 / 175, 4 / 7, 1])
     np.testing.assert_allclose(class_weights(pixels, "effective"), [*(inverse / inverse.mean()), 1], rtol=1e-6)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ClassWeighting = Literal["balanced", "effective"]
+ClassWeighting = Literal["balanced", "sqrt", "effective"]
 
 
 def class_weights(pixels: NDArray[np.integer], weighting: ClassWeighting) -> Tensor:
@@ -16,12 +16,13 @@ def class_weights(pixels: NDArray[np.integer], weighting: ClassWeighting) -> Ten
     Args:
         pixels: how many of each class each training picture holds, (n, C), of
             :func:`cssformer.data.class_pixels.class_pixels`.
-        weighting: ``balanced``: 1/f with f the class's share of the pixels. ``effective``: 1/E with the effective
-            number E = (1 - β^m)/(1 - β) of the m pictures that hold the class, β = 1 - 1/n (Cui et al., CVPR 2019); it
-            is the milder one. Pictures are counted, because neighbouring pixels are nearly the same sample.
+        weighting: ``balanced``: 1/f with f the class's share of the pixels. ``sqrt``: 1/√f, the
+            milder one. ``effective``: 1/E with the effective number E = (1 - β^m)/(1 - β) of the m pictures that hold
+            the class, β = 1 - 1/n (Cui et al., CVPR 2019). Pictures are counted there, because neighbouring pixels are
+            nearly the same sample.
     """
-    if weighting == "balanced":
-        counts = pixels.sum(axis=0).astype(np.float64)
+    if weighting in ("balanced", "sqrt"):
+        counts = pixels.sum(axis=0) ** (1.0 if weighting == "balanced" else 0.5)
     else:
         beta = 1 - 1 / len(pixels)
         counts = (1 - beta ** (pixels > 0).sum(axis=0)) / (1 - beta)

@@ -165,8 +165,8 @@ class LossConfig:
     """Weight of the Lovasz-softmax loss: nearest to the IoU."""
     boundary: NonNegative = 0.0
     """Weight of the boundary loss: what is wrong costs the more the farther from the contour; only beside others."""
-    class_weights: Literal["balanced", "effective"] | list[NonNegative] | None = None
-    """A weight for each class: balanced (inverse to its pixels), effective (milder, by pictures), or a number each."""
+    class_weights: Literal["balanced", "sqrt", "effective"] | list[NonNegative] | None = None
+    """A weight for each class: balanced (by its pixels), sqrt (by their root), effective (by pictures), or given."""
     label_smoothing: Share = 0.0
     """Of the cross-entropy: the share of the target that is spread over all classes; 0.1 is usual."""
     ohem: Fraction = 1.0
