@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
+from cssformer.data.dataset import Samples
 from cssformer.data.image_io import write_image
-from cssformer.data.stream import Samples
 from cssformer.inference import predict
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.device import best_device

@@ -231,6 +231,21 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_preparing_and_checking_need_no_torch(tmp_path: Path) -> None:
+    for number in range(2):
+        for folder, pixels in (("images", np.zeros((8, 8, 3), np.uint8)), ("masks", np.eye(8, dtype=np.uint8))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels + number).save(tmp_path / folder / f"{number}.png")
+    prepare = ["prepare", "folder", "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+    code = (
+        "import sys\nfrom cssformer.cli import main\n"
+        f"assert main({prepare!r}) == 0\nassert main(['check', {str(tmp_path / 'out')!r}]) < 2\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -18,7 +18,7 @@ from cssformer.weights.commands import MODEL
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from cssformer.data.stream import Samples
+    from cssformer.data.dataset import Samples
     from cssformer.metrics import Evaluation, Predictions
     from cssformer.metrics.label_files import Truth
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import IGNORE, SegmentationFolder, require_same_size
+from cssformer.data.dataset import IGNORE, Samples, SegmentationFolder, require_same_size
 from cssformer.data.files import require_whole_file
 from cssformer.data.image_io import read_size
-from cssformer.data.stream import Samples
 from cssformer.utils.parallel import in_parallel
 
 

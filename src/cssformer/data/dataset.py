@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -171,6 +171,17 @@ def source_ids(mapping: Mapping[str, int | None]) -> dict[int, int | None]:
     if not all(raw.isdecimal() for raw in ids):
         raise UserError("The data set was made of masks of colours or transparency, so it has no ids of a source.")
     return {int(raw): index for raw, index in ids.items()}
+
+
+class Samples(Protocol):
+    """The face that ``SegmentationFolder`` and ``SyntheticScenes`` share."""
+
+    @property
+    def info(self) -> DatasetInfo: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 class SegmentationFolder:

@@ -1,28 +1,15 @@
 """The datasets that PyTorch's loaders read."""
 
-from typing import Protocol
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cssformer.data.dataset import DatasetInfo, Sample
+from cssformer.data.dataset import Sample, Samples
 from cssformer.data.mixing import cutmix, paste
 from cssformer.data.rare_classes import RareClasses
 from cssformer.data.transforms import Augment
-
-
-class Samples(Protocol):
-    """The face that ``SegmentationFolder`` and ``SyntheticScenes`` share."""
-
-    @property
-    def info(self) -> DatasetInfo: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
 
 
 class TrainingStream(Dataset[dict[str, Tensor]]):

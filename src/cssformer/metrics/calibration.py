@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cssformer.data import IGNORE
 from cssformer.data.channels import Pixels
-from cssformer.data.stream import Samples
+from cssformer.data.dataset import Samples
 from cssformer.inference import Predictor
 from cssformer.inference.predictor import by_class
 from cssformer.metrics.evaluate import require_fitting

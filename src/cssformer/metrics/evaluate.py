@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cssformer.data import DatasetInfo
-from cssformer.data.stream import Samples
+from cssformer.data.dataset import Samples
 from cssformer.inference import Predictor, predict
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.channels import rgb_view
+from cssformer.data.dataset import Samples
 from cssformer.data.image_io import write_image
-from cssformer.data.stream import Samples
 from cssformer.metrics.boundary import TRIMAP_WIDTH
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present
 from cssformer.metrics.scoring import Evaluation

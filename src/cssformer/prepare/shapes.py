@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
@@ -55,7 +56,8 @@ class Polygons:
             raise ValueError("it has no polygon")
         if (short := min(map(len, parts))) < 6:
             raise ValueError(f"its polygon has {short // 2} points instead of three or more")
-        return coco.merge(coco.frPyObjects(parts, *size))
+        drawn = coco.frPyObjects(parts, *size)
+        return coco.merge(drawn) if len(drawn) > 1 else drawn[0]
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,13 @@ def draw(
     elif overlap == "smaller":
         drawn.sort(key=lambda pair: -int(coco.area(pair[1])))
     # Columns first, as run-length masks have their pixels.
-    values = np.full(size[::-1], empty, _dtype(value_of, empty))
+    values = np.full(size[0] * size[1], empty, _dtype(value_of, empty))
     for value, runs in drawn:
-        columns, inside = _columns(runs)
-        np.copyto(values[columns], np.array(value, values.dtype), where=inside)
-    return np.ascontiguousarray(values.T)
+        # Outside and inside alternate, from outside on. Painting these alone takes a tenth of pycocotools' decoding.
+        edges = _unpacked(runs["counts"]).cumsum().tolist()
+        for start, end in zip(edges[::2], edges[1::2], strict=False):
+            values[start:end] = value
+    return cv2.transpose(values.reshape(size[::-1]))
 
 
 def _dtype(value_of: Mapping[str, int], empty: int) -> type[np.unsignedinteger[Any]]:
@@ -217,7 +221,7 @@ def _coordinates(numbers: Sequence[float], size: Size) -> list[float]:
     points = array.astype(float).reshape(-1, 2)
     height, width = size
     # Some tools let corners leave the picture; what lies further off is another unit or another picture.
-    far = ((points < (-width, -height)) | (points > (2 * width, 2 * height))).any(1)
+    far = (np.abs(points - (width / 2, height / 2)) > (1.5 * width, 1.5 * height)).any(1)
     if far.any():
         x, y = points[far][0]
         raise ValueError(f"its point {x:g}, {y:g} lies far outside the picture of {width}x{height}")
@@ -235,21 +239,6 @@ def _at_centres(
         across, down = np.arange(left, right) + 0.5, np.arange(top, bottom)[:, None] + 0.5
         whole[top:bottom, left:right] = inside(across, down)
     return coco.encode(whole)
-
-
-def _columns(runs: RunLengths) -> tuple[slice, NDArray[np.bool_]]:
-    """The columns from the first to the last pixel of a mask, and which of their pixels are in it (columns, H).
-
-    Decoding these alone is several times as fast as pycocotools' decoding of the whole picture.
-    """
-    height, edges = runs["size"][0], _unpacked(runs["counts"]).cumsum()
-    # Runs outside and inside alternate, from outside on.
-    edges = edges[: len(edges) // 2 * 2]
-    if not len(edges):
-        return slice(0), np.zeros((0, height), bool)
-    left, right = int(edges[0]) // height, -(-int(edges[-1]) // height)
-    counts = np.diff(edges, prepend=left * height, append=right * height)
-    return slice(left, right), np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(-1, height)
 
 
 def _unpacked(packed: bytes) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ import hashlib
 
 from cssformer.data import SegmentationFolder, SyntheticScenes
 from cssformer.data.channels import Channels
-from cssformer.data.stream import Samples
+from cssformer.data.dataset import Samples
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 

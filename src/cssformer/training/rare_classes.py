@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cssformer.data import DatasetInfo
 from cssformer.data.class_pixels import class_pixels
+from cssformer.data.dataset import Samples
 from cssformer.data.rare_classes import RareClasses
-from cssformer.data.stream import Samples
 from cssformer.losses import SegmentationLoss, class_weights
 from cssformer.training.recipe import OF_CLASS, Recipe
 from cssformer.utils.errors import UserError
