@@ -8,12 +8,13 @@ whose colours are segments: red + 256 green + 65536 blue.
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.files import Readable
@@ -53,7 +54,7 @@ def read(members: Sequence[Member], faults: Faults, annotations: list[str] | Non
         wanted = any(fnmatch(name, pattern) for pattern in annotations or ["*.json"])
         if not wanted or (not annotations and any(fnmatch(name, pattern) for pattern in _NO_LABELS)):
             continue
-        content = read_json(member)
+        content = read_json(member, _compact)
         if not isinstance(content, dict) or not {"images", "categories", "annotations"} <= content.keys():
             continue
         sources.append(member)
@@ -78,6 +79,14 @@ def read(members: Sequence[Member], faults: Faults, annotations: list[str] | Non
     return Export(
         list(found.values()), list(classes), sources, unlabeled="ignore" if panoptic else "background", colours=colours
     )
+
+
+def _compact(annotation: dict[str, Any]) -> dict[str, Any]:
+    """With polygons as arrays, a quarter of the memory that lists take."""
+    if isinstance(parts := annotation.get("segmentation"), list):
+        with suppress(ValueError):
+            annotation["segmentation"] = [np.asarray(part) for part in parts]
+    return annotation
 
 
 def _pictures(

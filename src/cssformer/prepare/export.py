@@ -123,14 +123,14 @@ def split_words(path: str) -> list[str]:
     return [found.lower() for part in path.split("/") for found in _SPLIT_WORD.findall(part)]
 
 
-def read_json(member: Member) -> Any:
-    """What a JSON file holds.
+def read_json(member: Member, made_of: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """What a JSON file holds; ``made_of`` gives what takes the place of each of its objects.
 
     Raises:
         UserError: it cannot be read or is not whole JSON.
     """
     try:
-        return json.loads(member.read_bytes(MOST_ANNOTATIONS))
+        return json.loads(member.read_bytes(MOST_ANNOTATIONS), object_hook=made_of)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{member} is not whole JSON: {str(error).rstrip('.')}.") from None
 
