@@ -13,6 +13,7 @@ from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import ConfigFile
+from cssformer.weights.family import FAMILY
 from cssformer.weights.run_files import RECIPE
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--config",
         action=ConfigFile,
-        help="binary, cpu, demo, few_pictures, large_pictures, photos, rare_classes, vit or a YAML file; later recipes "
-        "win, and options over them all.",
+        help="binary, cpu, demo, few_pictures, large_pictures, photos, rare_classes, vit or a YAML file, and the size of "
+        "the decoder, nano, small or base; later recipes win, and options over them all.",
     )
     parser.add_class_arguments(Recipe)
 
@@ -44,7 +45,9 @@ def _presets(options: "Namespace") -> list[str]:
         # Whatever is given besides may repeat what the run was begun with.
         own = Path(options.output) / RECIPE
         return ["--config", str(own), f"--output={options.output}"] if own.is_file() else []
-    if options.config or options.suggest or (options.data is None and options.model.init is None):
+    # A size is of the network alone.
+    named = set(options.config or ()) - set(FAMILY)
+    if named or options.suggest or (options.data is None and options.model.init is None):
         return []
     from cssformer.training.presets import preset_words
 

@@ -19,11 +19,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cssformer import CSSFormer
 from cssformer.accelerate import accelerate_cpu, modules
 from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU
-from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastResize
+from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize
 from cssformer.model import segmentation_loss
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
-from cssformer.model.layers import FeedForward
+from cssformer.model.layers import FeedForward, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import Shapes, reference_points
 
@@ -70,8 +70,14 @@ def test_the_accelerated_network_gives_the_networks_logits(pairs: dict, name: st
 def test_every_kind_of_module_is_swapped(pairs: dict) -> None:
     _, fast = pairs["swin_tiny_patch4_window7_224"]
     kinds = {type(module) for module in fast.modules()}
-    assert {FastMSFE, FastCSF, FastCIA, FastResize, OneDNNLinear, OneDNNLinearGELU} <= kinds
-    assert not kinds & {nn.Linear, MultiScaleFeatureEnhancement, CrossScaleFusion, ChannelInformationAugmentation}
+    assert {FastMSFE, FastCSF, FastCIA, FastOffsets, FastResize, OneDNNLinear, OneDNNLinearGELU} <= kinds
+    assert not kinds & {
+        nn.Linear,
+        SamplingOffsets,
+        MultiScaleFeatureEnhancement,
+        CrossScaleFusion,
+        ChannelInformationAugmentation,
+    }
 
 
 def test_the_copy_shares_the_parameters_and_their_gradients() -> None:

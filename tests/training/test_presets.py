@@ -19,6 +19,7 @@ from cssformer.training.recipe import Recipe
 from cssformer.training.suggest import cost_of
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import PRESETS
+from cssformer.weights.family import decoder_of
 
 NAMES = ("road", "tree", "car")
 
@@ -83,6 +84,9 @@ def test_photographs_are_not_trained_by_the_demonstration_in_silence(
     assert "No --config: cpu is taken" in capsys.readouterr().out
     expected = dataclasses.replace(Recipe.load("cpu").model, backbone="resnet18", heads=2)
     assert (taken[-1].model, taken[-1].augment) == (expected, Recipe.load("cpu").augment)
+    assert main(["train", *data, *output, "--config", "small"]) == 0
+    assert "No --config: cpu is taken" in capsys.readouterr().out
+    assert taken[-1].model == dataclasses.replace(Recipe.load("cpu").model, **decoder_of("small"))
     for name in ("demo", "photos"):
         assert main(["train", *data, *output, "--config", name]) == 0
         assert capsys.readouterr().out == ""
@@ -161,5 +165,7 @@ def test_what_a_preset_says_of_itself_is_counted(name: str) -> None:
 
 def test_a_preset_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no config photo; give a YAML file, or binary, cpu, demo, few_pictures, large"):
+    with pytest.raises(
+        UserError, match="no config photo; give a YAML file, or base, binary, cpu, demo, few_pictures, la"
+    ):
         Recipe.load("photo")

@@ -11,10 +11,10 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
 from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU, OneDNNLinearReLU
-from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastResize
+from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize
 from cssformer.model.cia import ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
-from cssformer.model.layers import FeedForward, Resize
+from cssformer.model.layers import FeedForward, Resize, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import reference_points
 
@@ -113,6 +113,10 @@ def _tokens(module: Any) -> Iterator[tuple[Any, ...]]:
     yield (*inputs, _numbers(count, channels), shapes, reference_points(shapes, torch.device("cpu")))
 
 
+def _rows(module: Any) -> Iterator[tuple[Any, ...]]:
+    yield (_numbers(2, 3, module.in_features),)
+
+
 def _sizes(module: Any) -> Iterator[tuple[Any, ...]]:
     yield _numbers(2, 3, 4, 5), (7, 9)
     yield _numbers(1, 4, 3, 8), (4, 12)
@@ -173,6 +177,7 @@ _SWAPS: dict[type[nn.Module], Callable[[nn.Module], str]] = {
     CrossScaleFusion: _to_class(FastCSF, _tokens),
     ChannelInformationAugmentation: _to_class(FastCIA, _maps),
     Resize: _to_class(FastResize, _sizes),
+    SamplingOffsets: _to_class(FastOffsets, _rows),
     nn.Linear: _linear,
     FeedForward: _feed_forward,
     Mlp: _mlp,

@@ -14,7 +14,7 @@ from cssformer.accelerate.linear import linear, plain_inference, weights_laid_on
 from cssformer.accelerate.resize import enlarge
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
-from cssformer.model.layers import Resize
+from cssformer.model.layers import Resize, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import Shapes
 from cssformer.ops import numba as kernels
@@ -39,6 +39,14 @@ def _in_runs(function: Callable[[slice], Tensor], like: Tensor) -> Tensor:
         part = slice(count * run // runs, count * (run + 1) // runs)
         out[:, part] = function(part)
     return out
+
+
+class FastOffsets(SamplingOffsets):
+    """W_Δ by oneDNN, as the other linear layers."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        offsets = linear(tokens, self.weight, self.bias)
+        return offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
 
 
 class FastMSFE(MultiScaleFeatureEnhancement):

@@ -23,6 +23,7 @@ from cssformer.ops import use_backend
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import device_name, synchronize
 from cssformer.utils.errors import UserError
+from cssformer.weights.family import decoder_of
 
 TITLES = {
     "backbone": "backbone",
@@ -41,15 +42,6 @@ PAPER = {"CIA": 2.4, "MSFE + CSF": 39.9, "all": 42.3}
 PAPERS = {"channels": 256, "heads": 8, "points": 16}
 """C, M and K of the paper's decoder."""
 
-_PAPERS = {
-    **PAPERS,
-    "fusion_stride": 4,
-    "msfe_depth": 1,
-    "csf_depth": 1,
-    "cia": True,
-    "fusion": True,
-}
-"""The decoder whose cost that is."""
 
 CORNERS = 4
 """Values that one bilinear sample is made of."""
@@ -211,7 +203,7 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
         interpolation=counts["interpolation"],
         milliseconds=1e3 * whole,
         device=device_name(device),
-        comparable=size == (480, 480) and _PAPERS.items() <= model.hparams.items(),
+        comparable=size == (480, 480) and decoder_of("base").items() <= model.hparams.items(),
     )
 
 

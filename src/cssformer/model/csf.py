@@ -18,7 +18,7 @@ class CrossScaleFusion(nn.Module):
     runs over the L·K sampled keys of each head.
     """
 
-    def __init__(self, channels: int, heads: int, points: int, levels: int = 4) -> None:
+    def __init__(self, channels: int, heads: int, points: int, levels: int = 4, ffn_ratio: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.query_norm = nn.LayerNorm(channels)
@@ -28,7 +28,7 @@ class CrossScaleFusion(nn.Module):
         self.key = nn.Linear(channels, channels)
         self.value = nn.Linear(channels, channels)
         self.output = zero_init_(nn.Linear(channels, channels))
-        self.feed_forward = FeedForward(channels)
+        self.feed_forward = FeedForward(channels, ffn_ratio)
 
     def forward(
         self, queries: Tensor, enhanced: Tensor, pos_embed: Tensor, shapes: Shapes, reference_NL2: Tensor

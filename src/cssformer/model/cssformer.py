@@ -79,6 +79,7 @@ class CSSFormer(SegmentationNetwork):
             as CIA leaves them: with 8, a quarter of the tokens is left.
         msfe_depth: how many MSFE blocks follow each other.
         csf_depth: how many CSF blocks follow each other.
+        ffn_ratio: the hidden width of their feed-forward layers is so many times C.
         aux: the auxiliary head on the stride-16 backbone map, used by the loss.
         dropout: of both heads.
         mean, std: input normalisation, per channel; None takes the weights' own as timm states them.
@@ -105,6 +106,7 @@ class CSSFormer(SegmentationNetwork):
         fusion_stride: int = 4,
         msfe_depth: int = 1,
         csf_depth: int = 1,
+        ffn_ratio: int = 4,
         aux: bool = True,
         dropout: float = 0.1,
         mean: tuple[float, ...] | None = None,
@@ -121,7 +123,7 @@ class CSSFormer(SegmentationNetwork):
         self.lateral = nn.ModuleList(nn.Sequential(GroupNorm(1, c), xavier_init_(nn.Linear(c, channels))) for c in dims)
         self.cia = nn.ModuleList(ChannelInformationAugmentation(channels) for _ in dims if cia)
         self.fusion_strides = STRIDES[STRIDES.index(fusion_stride) :] if fusion else ()
-        sampling = channels, heads, points, len(self.fusion_strides)
+        sampling = channels, heads, points, len(self.fusion_strides), ffn_ratio
         if fusion:
             self.scale_embed = nn.Parameter(torch.empty(len(self.fusion_strides), channels).normal_(std=0.02))
         msfe_depth, csf_depth = (depth if fusion else 0 for depth in (msfe_depth, csf_depth))

@@ -28,15 +28,11 @@ class Resize(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """The pre-norm feed-forward block of a Transformer: LayerNorm, C -> 4C -> C. The caller adds the residual."""
+    """The pre-norm feed-forward block of a Transformer: LayerNorm, C -> ratio·C -> C. The caller adds the residual."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.LayerNorm(channels),
-            nn.Linear(channels, 4 * channels),
-            nn.ReLU(),
-            zero_init_(nn.Linear(4 * channels, channels)),
-        )
+    def __init__(self, channels: int, ratio: int) -> None:
+        widened = nn.Linear(channels, ratio * channels)
+        super().__init__(nn.LayerNorm(channels), widened, nn.ReLU(), zero_init_(nn.Linear(ratio * channels, channels)))
 
 
 class SamplingOffsets(nn.Linear):

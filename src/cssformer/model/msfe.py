@@ -18,7 +18,7 @@ class MultiScaleFeatureEnhancement(nn.Module):
     gathered, as in Deformable DETR.
     """
 
-    def __init__(self, channels: int, heads: int, points: int, levels: int = 4) -> None:
+    def __init__(self, channels: int, heads: int, points: int, levels: int = 4, ffn_ratio: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(channels)
@@ -26,7 +26,7 @@ class MultiScaleFeatureEnhancement(nn.Module):
         self.weights = zero_init_(nn.Linear(channels, heads * levels * points))
         self.value = nn.Linear(channels, channels)
         self.output = zero_init_(nn.Linear(channels, channels))
-        self.feed_forward = FeedForward(channels)
+        self.feed_forward = FeedForward(channels, ffn_ratio)
 
     def forward(self, tokens: Tensor, pos_embed: Tensor, shapes: Shapes, reference_NL2: Tensor) -> Tensor:
         """T (B, N, C), its X (N, C), its shapes and its pixels p on every scale (N, L, 2) -> E (B, N, C)."""

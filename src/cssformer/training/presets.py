@@ -14,6 +14,7 @@ from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
 from cssformer.utils.options import PRESETS, written
+from cssformer.weights.family import FAMILY
 from cssformer.weights.hub import load
 
 SMALL, LARGE = 192, 2000
@@ -107,7 +108,7 @@ def preset_words(data: Path | None, init: str | None) -> list[str]:
         facts, device = DataFacts.looked_at(data), best_device()
         name, reason = choose_preset(facts, device)
         network = "" if init is None else f", with the network of {init}"
-        others = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+        others = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem not in FAMILY))
         print(f"No --config: {name} is taken, for {reason} ({facts}; {device}){network}.")
         print(f"--config {others} or FILE chooses another.")
         words += ["--config", name]

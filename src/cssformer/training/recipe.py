@@ -25,6 +25,7 @@ from cssformer.utils.options import (
     Depth,
     Deviation,
     Devices,
+    FFNRatio,
     Fraction,
     Mean,
     Natural,
@@ -87,6 +88,8 @@ class ModelConfig:
     """How many MSFE blocks follow each other."""
     csf_depth: Depth = 1
     """How many CSF blocks follow each other."""
+    ffn_ratio: FFNRatio = 4
+    """The hidden width of the feed-forward layers of MSFE and CSF is so many times C."""
     aux: bool = True
     """The auxiliary head on the stride-16 backbone map, training only."""
     dropout: Share = 0.1

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from builtins import int as Count
     from builtins import int as Depth
     from builtins import int as Devices
+    from builtins import int as FFNRatio
     from builtins import int as Natural
     from builtins import int as Points
     from builtins import int as Port
@@ -62,6 +63,7 @@ else:
     Channels = _whole(1, 8192)
     Points = _whole(1, 1024)
     Depth = _whole(0, 64)
+    FFNRatio = _whole(1, 16)
     Batch = _whole(1, 65536)
     Bands = _whole(1, 1024)
     Devices = _whole(1, 1000)
@@ -171,6 +173,7 @@ class ConfigFile(ActionConfigFile):
         try:
             if content:
                 super().__call__(parser, cfg, yaml.safe_dump(content), option_string)
+                cfg[self.dest][-1] = str(values)
                 parser.validate(cfg, skip_required=True)
         except (ArgumentError, TypeError, ValueError, KeyError) as error:
             raise told(error, parser, str(path)) from error

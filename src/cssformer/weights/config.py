@@ -85,6 +85,7 @@ _NETWORK: dict[str, Rule] = {
     "fusion_stride": (lambda value: value in (4, 8, 16, 32) and type(value) is int, "4, 8, 16 or 32"),
     "msfe_depth": _whole(0, 64),
     "csf_depth": _whole(0, 64),
+    "ffn_ratio": _whole(1, 16),
     "aux": _BOOLEAN,
     "dropout": _number(0, 1),
     "decoder": _NAME,

@@ -25,6 +25,7 @@ from cssformer.utils.errors import UserError
 from cssformer.weights.bundled import bundled_models
 from cssformer.weights.card import model_card
 from cssformer.weights.config import FORMAT, check_config
+from cssformer.weights.family import decoder_of
 from cssformer.weights.run_files import RECIPE
 
 if TYPE_CHECKING:
@@ -144,6 +145,22 @@ class HubModel(ModelHubMixin):
             shutil.copymode(config_path, weights_path)
         if model_card_kwargs is not None:
             (folder / "README.md").write_text(model_card_kwargs["text"], encoding="utf-8")
+
+    @classmethod
+    def preset(cls, name: str, num_classes: int = 150, **arguments: Any) -> "Self":
+        """A new network of the family, nano, small or base (the paper's); docs/performance.md tells their costs.
+
+        Args:
+            name: the size.
+            num_classes: how many classes are told apart.
+            **arguments: the constructor's others, ``backbone`` first of all; they go over the size's own.
+
+        Raises:
+            UserError: there is no such size; others as the constructor's.
+        """
+        network: Any = cls
+        made: Self = network(num_classes=num_classes, **{**decoder_of(name), **arguments})
+        return made
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload config, weights and a model card to the Hugging Face hub.
