@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import make_parser, parse
+from cssformer.weights.family import decoder_of
 
 Kind = Literal["modules", "points", "decoders", "grid"]
 
@@ -51,6 +52,10 @@ class Variant:
 BASELINE = Variant("baseline", "baseline", {"model.cia": False, "model.fusion": False})
 WHOLE = Variant("cssformer", "CSSFormer", {"model.cia": True, "model.fusion": True}, paper=3.86)
 LIGHT = Variant("light", "CSSFormer light, from stride 16 on", {**WHOLE.changes, "model.fusion_stride": 16})
+SMALL, NANO = (
+    Variant(name, f"CSSFormer {name}", {f"model.{key}": value for key, value in decoder_of(name).items()})
+    for name in ("small", "nano")
+)
 MODULES = (
     BASELINE,
     Variant("cia", "+ CIA", {"model.cia": True, "model.fusion": False}, paper=0.91),
@@ -59,6 +64,8 @@ MODULES = (
 )
 DECODERS = (
     WHOLE,
+    SMALL,
+    NANO,
     LIGHT,
     BASELINE,
     Variant("fpn", "Semantic FPN", peer="fpn"),
