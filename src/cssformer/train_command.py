@@ -34,8 +34,8 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--config",
         action=ConfigFile,
-        help="binary, cpu, demo, few_pictures, large_pictures, photos, rare_classes, vit or a YAML file, and the size of "
-        "the decoder, nano, small or base; later recipes win, and options over them all.",
+        help="binary, cpu, demo, few_pictures, large_pictures, photos, rare_classes, vit or a YAML file; nano, "
+        "small and base are the decoder's size alone; later recipes win, and options over them all.",
     )
     parser.add_class_arguments(Recipe)
 
