@@ -10,7 +10,7 @@ from cssformer.check_command import CHECK
 from cssformer.doctor import DOCTOR
 from cssformer.explain_command import EXPLAIN
 from cssformer.prepare.commands import PREPARE
-from cssformer.score_commands import SCORE, add_scoring, tell_scores
+from cssformer.score_commands import SCORE, add_by, add_scoring, counts_regions, tell_scores
 from cssformer.train_command import TRAIN
 from cssformer.training.recipe import Recipe
 from cssformer.utils.atomic import require_writable
@@ -70,6 +70,7 @@ def _add_evaluate(parser: "ArgumentParser") -> None:
     )
     add_views(parser)
     add_scoring(parser)
+    add_by(parser)
 
 
 def _evaluate(options: "Namespace") -> int:
@@ -90,6 +91,7 @@ def _evaluate(options: "Namespace") -> int:
         submission=options.submission,
         scored=options.output is not None,
         dilation_ratio=options.dilation_ratio,
+        regions=counts_regions(options),
         group_by=options.group_by,
         **{name: options[name] for name in VIEWS},
     )

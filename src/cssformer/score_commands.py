@@ -40,6 +40,21 @@ def add_scoring(parser: "ArgumentParser") -> None:
     )
 
 
+def add_by(parser: "ArgumentParser") -> None:
+    from cssformer.metrics.breakdown import By
+
+    parser.add_argument(
+        "--by",
+        type=list[By] | None,
+        help="Tables of where the errors are: by size of the regions, by class, by distance from the boundaries.",
+    )
+
+
+def counts_regions(options: "Namespace") -> bool:
+    """Whether one of the tables is of regions."""
+    return bool({"size", "class"} & set(options.by or ()))
+
+
 def show_scores(evaluation: "Evaluation") -> None:
     """Print the table of classes and the scores of all."""
     show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
@@ -50,8 +65,13 @@ def show_scores(evaluation: "Evaluation") -> None:
 def tell_scores(evaluation: "Evaluation", data: "Samples", options: "Namespace") -> None:
     """Print and write an evaluation as ``--output`` and ``--json`` say."""
     from cssformer.metrics import write_report
+    from cssformer.metrics.breakdown import table
 
     show_scores(evaluation)
+    for by in options.by or ():
+        heading, *rows = table(evaluation, by)
+        print()
+        show(rows, heading)
     if options.output is not None:
         write_report(evaluation, data, options.output)
     write_json(options, evaluation.as_dict())
@@ -95,6 +115,7 @@ def _add_score(parser: "ArgumentParser") -> None:
     )
     parser.add_argument("truth", type=Path, help="The true classes: a prepared folder, or what predictions may be.")
     parser.add_argument("--output", type=Path | None, help="Write scores, tables and pictures into this folder.")
+    add_by(parser)
     _add_truth(parser)
 
 
@@ -115,7 +136,9 @@ def _score(options: "Namespace") -> int:
     truth = _truth(options)
     groups = groups_of(truth.names, options.group_by)
     said = Predictions(options.predictions, truth, options.raw)
-    evaluation = evaluate_predictions(said, truth, dilation_ratio=options.dilation_ratio)
+    evaluation = evaluate_predictions(
+        said, truth, dilation_ratio=options.dilation_ratio, regions=counts_regions(options)
+    )
     about = {"model": str(options.predictions), "data": str(options.truth)}
     if isinstance(truth, SegmentationFolder):
         about["split"] = truth.split

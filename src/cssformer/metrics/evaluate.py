@@ -34,6 +34,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,
+    regions: bool = False,
     submission: Path | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -45,6 +46,7 @@ def evaluate(
         batch_size: neighbours in the data set that have one size are predicted together, up to so many.
         workers: threads that decode ahead and prepare the truth's contours; by default one per core.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        regions: also count the regions of each size, see :class:`cssformer.metrics.Scorer`.
         submission: also write the predictions into this folder, see :func:`submit`.
         options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision;
             those of a ``Predictor`` are its own where they are not given.
@@ -54,7 +56,7 @@ def evaluate(
     """
     network, options = _network(model, options)
     require_fitting(network, dataset.info)
-    scorer, examples = Scorer(dataset.info, dilation_ratio), Examples(len(dataset))
+    scorer, examples = Scorer(dataset.info, dilation_ratio, regions), Examples(len(dataset))
     written = Submission(submission, dataset.info) if submission is not None else None
 
     def load(index: int) -> _Item:
@@ -122,6 +124,7 @@ def evaluate_predictions(
     *,
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,
+    regions: bool = False,
 ) -> Evaluation:
     """Score label maps that any program predicted.
 
@@ -130,11 +133,12 @@ def evaluate_predictions(
         truth: a split with labels, or label files.
         workers: threads that read and count; by default one per core.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        regions: also count the regions of each size, see :class:`cssformer.metrics.Scorer`.
 
     Raises:
         UserError: a file cannot be read, has another size than its picture, or values that are no class.
     """
-    scorer, examples = Scorer(truth.info, dilation_ratio), Examples(len(truth))
+    scorer, examples = Scorer(truth.info, dilation_ratio, regions), Examples(len(truth))
 
     def load(index: int) -> tuple[str, Labels, Counts]:
         name, label = truth.names[index], truth.label(index)

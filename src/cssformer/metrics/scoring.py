@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import DatasetInfo
+from cssformer.metrics import breakdown
 from cssformer.metrics.boundary import (
     DILATION_RATIO,
     TRIMAP_WIDTH,
@@ -48,6 +49,7 @@ class Evaluation:
             :class:`cssformer.metrics.report.Examples`.
         about: what was scored, such as "model", "data" and "split", for JSON.
         groups: the group of each picture, such as the video that it is a frame of; each its own where there are none.
+        regions: (sizes, C, 7), see :func:`cssformer.metrics.breakdown.count_regions`; None if they were not counted.
     """
 
     info: DatasetInfo
@@ -60,6 +62,7 @@ class Evaluation:
     examples: dict[int, NDArray[np.integer]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] | None = None
+    regions: NDArray[np.float64] | None = None
 
     @cached_property
     def matrix(self) -> NDArray[np.int64]:
@@ -139,6 +142,7 @@ class Evaluation:
             "pictures": len(self.names),
             "groups": None if self.groups is None else len(set(self.groups)),
             "partial": self.info.partial,
+            "by": breakdown.as_dict(self),
             "options": dict(self.options),
         }
 
@@ -158,10 +162,15 @@ class Evaluation:
 
 
 class Counts(NamedTuple):
-    """What one picture adds to an evaluation, see :func:`cssformer.metrics.boundary.count_by_distance`."""
+    """What one picture adds to an evaluation.
+
+    ``bands`` and ``boundary`` are of :func:`cssformer.metrics.boundary.count_by_distance`, ``regions`` of
+    :func:`cssformer.metrics.breakdown.count_regions`.
+    """
 
     bands: NDArray[np.int64]
     boundary: NDArray[np.int64]
+    regions: NDArray[np.float64] | None = None
 
 
 class Scorer:
@@ -170,12 +179,13 @@ class Scorer:
     Args:
         info: the classes and colours of the data set.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        regions: also count the regions of each size, a few passes over the picture for each of its classes.
 
     Raises:
         UserError: the ratio is not between 0 and 1.
     """
 
-    def __init__(self, info: DatasetInfo, dilation_ratio: float = DILATION_RATIO) -> None:
+    def __init__(self, info: DatasetInfo, dilation_ratio: float = DILATION_RATIO, regions: bool = False) -> None:
         if not 0 < dilation_ratio <= 1:
             raise UserError(f"The dilation ratio of Boundary IoU must lie between 0 and 1; it is {dilation_ratio}.")
         self.info = info
@@ -183,7 +193,9 @@ class Scorer:
         self.names: list[str] = []
         self.areas: list[NDArray[np.int64]] = []
         self.boundary: list[NDArray[np.int64]] = []
-        self.bands = np.zeros((len(TRIMAP_WIDTHS) + 1, len(info.classes), len(info.classes) + 1), np.int64)
+        classes = len(info.classes)
+        self.bands = np.zeros((len(TRIMAP_WIDTHS) + 1, classes, classes + 1), np.int64)
+        self.regions = np.zeros((len(breakdown.SIZES), classes, len(breakdown.COUNTED))) if regions else None
 
     def distance(self, label: NDArray[np.int32]) -> NDArray[np.uint16]:
         """The truth's distances from its contours, (H, W) -> (H, W), which may be computed ahead for :meth:`count`."""
@@ -205,8 +217,9 @@ class Scorer:
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape.")
         distance = self.distance(label) if distance is None else distance
-        said = prediction.astype(np.int32, copy=False)
-        return Counts(*count_by_distance(said, label, distance, len(self.info.classes), self.dilation_ratio))
+        said, classes = prediction.astype(np.int32, copy=False), len(self.info.classes)
+        counted = count_by_distance(said, label, distance, classes, self.dilation_ratio)
+        return Counts(*counted, None if self.regions is None else breakdown.count_regions(said, label, classes))
 
     def add(self, name: str, counts: Counts) -> None:
         """Add the counts of the picture ``name``."""
@@ -214,11 +227,14 @@ class Scorer:
         self.bands += counts.bands
         self.areas.append(areas_of(counts.bands.sum(axis=0)))
         self.boundary.append(counts.boundary)
+        if self.regions is not None and counts.regions is not None:
+            self.regions += counts.regions
 
     def result(self, **details: Any) -> Evaluation:
         """The evaluation of all pictures added so far; ``details`` are its ``options`` and ``examples``."""
+        details |= {"dilation_ratio": self.dilation_ratio, "regions": self.regions}
         areas, boundary = np.stack(self.areas), np.stack(self.boundary)
-        return Evaluation(self.info, tuple(self.names), self.bands, areas, boundary, self.dilation_ratio, **details)
+        return Evaluation(self.info, tuple(self.names), self.bands, areas, boundary, **details)
 
 
 def groups_of(names: Sequence[str], pattern: str | None) -> tuple[str, ...] | None:

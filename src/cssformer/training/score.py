@@ -22,6 +22,7 @@ def score_model(
     submission: Path | None = None,
     scored: bool = False,
     dilation_ratio: float,
+    regions: bool = False,
     group_by: str | None = None,
     device: str,
     **views: Any,
@@ -35,6 +36,7 @@ def score_model(
         submission: also write the predictions into this folder.
         scored: refuse a split without labels.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
+        regions: also count the regions of each size, see :class:`cssformer.metrics.Scorer`.
         group_by: of :func:`cssformer.metrics.scoring.groups_of`.
         device, views: of :class:`cssformer.inference.Predictor`.
 
@@ -50,7 +52,7 @@ def score_model(
             raise UserError(f"The split {split} has no labels, so there are no scores for --output.")
         return submit(predictor, data, submission)
     groups = groups_of(data.names, group_by)
-    evaluation = evaluate(predictor, data, dilation_ratio=dilation_ratio, submission=submission)
+    evaluation = evaluate(predictor, data, dilation_ratio=dilation_ratio, regions=regions, submission=submission)
     return replace(evaluation, about=about(model, folder, split), groups=groups), data
 
 
