@@ -37,11 +37,12 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Formulas become MathML, which browsers draw by themselves; of files outside docs/ the site has the names only."""
     markdown = re.sub(r"^\$\$(.+)\$\$$", lambda found: convert(found[1], "block"), markdown, flags=re.MULTILINE)
     markdown = re.sub(r"\$(?=\S)([^$`\n]+)(?<=\S)\$", lambda found: convert(found[1]), markdown)
-    return re.sub(r"\[([^\]]+)\]\(\.\./([^)]*)\)", named, markdown)
+    out = r"\.\./" * (1 + page.file.src_uri.count("/"))
+    return re.sub(rf"\[([^\]]+)\]\({out}([^)]*)\)", named, markdown)
 
 
 def named(link: re.Match[str]) -> str:

@@ -12,12 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -844,20 +847,41 @@ def test_a_locale_that_is_not_utf8(named: Path, tmp_path: Path) -> None:
 
 
 WITHOUT = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("lightning", "pytorch_lightning", "tensorboard", "rich", "scipy", "matplotlib"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
+import json, sys
+from importlib.machinery import PathFinder
+run, picture, output, absent = sys.argv[1:]
+absent = set(json.loads(absent))
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in absent else PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
 from cssformer import Predictor
 from cssformer.cli import main
-run, picture, output = sys.argv[1:]
 assert Predictor.from_pretrained(run)(picture).labels.shape == (48, 64)
-assert main(["predict", run, picture, "--output", output + "/predicted"]) == 0
+assert main(["predict", "animals", picture, "--output", output + "/predicted"]) == 0
 assert main(["evaluate", run]) == 0
 assert main(["train", "--output", output + "/run"]) == 2
 """
+
+
+def modules_beside(requirements: list[str]) -> set[str]:
+    """The modules of all installed packages but those that the requirements bring along."""
+    needed, waiting = {"cssformer"}, [Requirement(each) for each in requirements]
+    while waiting:
+        each = waiting.pop()
+        if not each.marker or each.marker.evaluate({"extra": ""}):
+            needed.add(canonicalize_name(each.name))
+            extras = [{"extra": extra} for extra in each.extras or {""}]
+            for line in requires(each.name) or ():
+                inner = Requirement(line)
+                known = canonicalize_name(inner.name) in needed
+                if not known and (not inner.marker or any(map(inner.marker.evaluate, extras))):
+                    inner.marker = None
+                    waiting.append(inner)
+    found = packages_distributions().items()
+    beside = {module for module, names in found if not {*map(canonicalize_name, names)} & needed}
+    return beside - sys.stdlib_module_names
 
 
 def test_prediction_and_scoring_in_lower_precision(
@@ -881,8 +905,14 @@ def test_prediction_and_scoring_in_lower_precision(
     assert "32 or bf16 or 16" in refused("evaluate", run, "--precision", "8")
 
 
-def test_prediction_and_scoring_need_no_training_packages(work: Path, tmp_path: Path) -> None:
-    words = [str(work / "run"), str(work / "source" / "pictures" / "1.jpg"), str(tmp_path)]
+def test_prediction_and_scoring_need_the_dependencies_alone(work: Path, tmp_path: Path) -> None:
+    """Nothing of the extras: no Lightning, tensorboard, gradio, rasterio, pycocotools, matplotlib, scipy ..."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    absent = modules_beside(
+        tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    )
+    assert {"lightning", "pytest"} <= absent and not {"torch", "torchvision", "cv2", "timm"} & absent
+    words = [str(work / "run"), str(work / "source" / "pictures" / "1.jpg"), str(tmp_path), json.dumps([*absent])]
     done = subprocess.run([sys.executable, "-c", WITHOUT, *words], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
         0,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from cssformer import CSSFormer
-from cssformer.cli import _find_command, _parse, main
+from cssformer.cli import EXTRAS, _find_command, _parse, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -22,13 +22,19 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
 
+def inner(block: re.Match[str]) -> str:
+    """A fenced block as an indented one."""
+    return textwrap.indent(block["body"], "    ")
+
+
 def command_lines() -> list[tuple[str, str]]:
     """Page and command of every `cssformer ...` in code blocks, fenced or indented; a backslash continues a line."""
     found = []
     for page, text in TEXTS.items():
-        indented = FENCE.sub(lambda block: textwrap.indent(block["body"], "    "), text)
-        joined = re.sub(r"\\\n\s*", " ", indented)
-        for line in re.findall(r"^ {4,}(?:\$ )?(?:\w+=\S+ )*(?:\.venv/bin/)?(cssformer .+)$", joined, re.MULTILINE):
+        joined = re.sub(r"\\\n\s*", " ", FENCE.sub(inner, text))
+        for line in re.findall(
+            r"^ {4,}(?:\$ )?(?:\w+=\S+ )*(?:torchrun .*|srun )?(?:\.venv/bin/)?(cssformer .+)$", joined, re.MULTILINE
+        ):
             found.append((page, line))
     return found
 
@@ -65,6 +71,27 @@ def test_commands_parse(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -
     # What a preset is chosen by, the reader's data, is not here.
     command = dataclasses.replace(command, presets=None)
     _parse(command, " ".join(name), words[len(name) :])
+
+
+OTHER = re.compile(
+    r"(?:^ {4,}|`)(?:\w+=\S+ )?(?:(?:python|pytest)(?: -m (?:slow|\"[^\"]*\"))?(?: -k \w+)? "
+    r"(?P<path>[\w/.]+\.py|tests[\w/]*)|make (?P<target>[\w-]+)"
+    r"|pip install (?:-e )?\"(?:\.|cssformer)\[(?P<extras>[\w,]+)\]\")",
+    re.MULTILINE,
+)
+"""Commands that are not ours: programs and tests of the repository, targets of make, extras of the package."""
+
+
+def test_other_commands_name_what_is_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = {*EXTRAS, "dev"}
+    found = [(page, match) for page, text in TEXTS.items() for match in OTHER.finditer(FENCE.sub(inner, text))]
+    assert {kind for _, match in found for kind, value in match.groupdict().items() if value} == {*OTHER.groupindex}
+    for page, match in found:
+        path, target, named = match["path"], match["target"], match["extras"]
+        assert path is None or (ROOT / path).exists(), f"{page}: {match[0]}"
+        assert target is None or target in targets, f"{page}: {match[0]}"
+        assert named is None or set(named.split(",")) <= extras, f"{page}: {match[0]}"
 
 
 @pytest.mark.parametrize(("page", "body"), python_blocks())

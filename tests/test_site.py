@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -70,9 +70,13 @@ def test_docstrings_become_markdown(pages: ModuleType) -> None:
 
 def test_links_out_of_docs_are_names(pages: ModuleType) -> None:
     text = "[the recipe](../configs/x.yaml), [`../src/y.py`](../src/y.py), [other](data.md#z), $t_i$ and `$HOME`"
-    made = pages.on_page_markdown(text)
+    made = pages.on_page_markdown(text, page=SimpleNamespace(file=SimpleNamespace(src_uri="page.md")))
     assert made.startswith("the recipe (`configs/x.yaml`), `../src/y.py`, [other](data.md#z), <math")
     assert made.endswith("</math> and `$HOME`")
+    deeper = SimpleNamespace(file=SimpleNamespace(src_uri="howto/page.md"))
+    assert (
+        pages.on_page_markdown("[a](../data.md), [b](../../src/b.py)", page=deeper) == "[a](../data.md), b (`src/b.py`)"
+    )
 
 
 @pytest.mark.slow

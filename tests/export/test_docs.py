@@ -1,4 +1,4 @@
-"""The program of docs/export.md that needs neither this package nor PyTorch."""
+"""The program of docs/howto/onnx_runtime.md that needs neither this package nor PyTorch."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from cssformer.export import export_model
 from tests.export.test_export import network, picture
 
 pytest.importorskip("onnxruntime")
-DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+DOCS = Path(__file__).parents[2] / "docs" / "howto" / "onnx_runtime.md"
 
 
 def test_it_labels_a_picture(tmp_path: Path) -> None:

@@ -26,12 +26,12 @@ def regions_of(labels: np.ndarray, index: int) -> list[set[int]]:
 
 
 def size_of(region: set[int]) -> int:
-    return int(len(region) >= 1024) + int(len(region) >= 9216)
+    return sum(len(region) >= least for least in (256, 1024, 9216))
 
 
 def plain_counts(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
     """As the papers write it, with sets of pixels."""
-    counts = np.zeros((3, classes, 7))
+    counts = np.zeros((4, classes, 7))
     prediction = np.where(label == IGNORE, IGNORE, prediction)
     for index in range(classes):
         true, said = regions_of(label, index), regions_of(prediction, index)
@@ -48,7 +48,7 @@ def plain_counts(prediction: np.ndarray, label: np.ndarray, classes: int) -> np.
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     """A prediction and a truth of cells of any size, so that regions are of every size; in part there is neither."""
-    classes, cell = draw(st.integers(1, 4)), draw(st.sampled_from([1, 9, 33, 97]))
+    classes, cell = draw(st.integers(1, 4)), draw(st.sampled_from([1, 9, 17, 33, 97]))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
 
@@ -86,8 +86,10 @@ def test_regions_by_hand() -> None:
     assert count_regions(said, label, 2)[0, 0].tolist() == pytest.approx([1, 1, 86 / 88, 88, 86, 1, 0])
 
 
-@pytest.mark.parametrize(("side", "size"), [(31, "small"), (32, "medium"), (95, "medium"), (96, "large")])
-def test_sizes_are_cocos(side: int, size: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "size"), [(15, "tiny"), (16, "small"), (31, "small"), (32, "medium"), (95, "medium"), (96, "large")]
+)
+def test_sizes(side: int, size: str) -> None:
     counts = count_regions(*(np.zeros((side, side), np.int32),) * 2, 1)
     assert dict(zip(SIZES, counts[:, 0, COUNTED.index("regions")], strict=True)) == {
         each: float(each == size) for each in SIZES
@@ -138,11 +140,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*words, "--by", "size", "class", "boundary", "--json", str(tmp_path / "scores.json")]) == 0
     printed = capsys.readouterr().out
     rows = [line.split() for line in printed.splitlines()]
-    assert ["small", "80.00", "1", "100.00", "66.67", "1", "0.00"] in rows and ["size", "pixels"] in [
+    assert ["tiny", "80.00", "1", "100.00", "66.67", "1", "0.00"] in rows and ["size", "pixels"] in [
         r[:2] for r in rows
     ]
     assert any(row[:3] == ["up", "to", "1"] for row in rows)
-    assert json.loads((tmp_path / "scores.json").read_text())["by"]["size"]["small"]["classes"]["stone"]["found"] == 1
+    assert json.loads((tmp_path / "scores.json").read_text())["by"]["size"]["tiny"]["classes"]["stone"]["found"] == 1
     # Regions are counted where they are asked for.
     assert main([*words, "--by", "boundary", "--json", str(tmp_path / "scores.json")]) == 0
     assert list(json.loads((tmp_path / "scores.json").read_text())["by"]) == ["boundary"]

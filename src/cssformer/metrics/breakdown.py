@@ -8,8 +8,9 @@ it touches, and what of these lies on other true regions of the class is no erro
     sIoU(k) = |k ∩ K| / (|k| + |K outside the true pixels of the class|)
 
 A true region is found if its sIoU is 1/2 or more; a predicted region is false if less than half of it has its class in
-the truth. Sizes are COCO's: small below 32², medium below 96² pixels, large from there on. Ignored pixels belong to no
-class, in truth and prediction.
+the truth. Sizes are COCO's (small below 32², medium below 96² pixels, large from there on), with the tiny ones below
+16² apart, as in AI-TOD (Wang et al., ICPR 2021): most of these are crumbs. Ignored pixels belong to no class, in truth
+and prediction.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 By = Literal["size", "class", "boundary"]
 
-SIZES = {"small": 0, "medium": 32**2, "large": 96**2}
+SIZES = {"tiny": 0, "small": 16**2, "medium": 32**2, "large": 96**2}
 """Size of a region -> its least area in pixels."""
 
 COUNTED = ("regions", "found", "siou", "pixels", "right", "predicted", "false")
@@ -97,17 +98,13 @@ def table(evaluation: "Evaluation", by: By) -> list[tuple[str, ...]]:
     """The table of an evaluation that counted regions, its heading first."""
     if by == "boundary":
         scores = distance_scores(evaluation)
-        pixels = sum(scores["all"].pixels)
+        pixels = np.array([sum(each.pixels) for each in scores.values()])
+        shares = ratio(pixels, pixels[-1]).tolist()
         return [
             ("pixels from contours", "share %", "mIoU %", "pixel accuracy %"),
             *(
-                (
-                    name,
-                    percent(float(ratio(sum(each.pixels), pixels))),
-                    percent(each.miou),
-                    percent(each.pixel_accuracy),
-                )
-                for name, each in scores.items()
+                (name, *map(percent, (share, each.miou, each.pixel_accuracy)))
+                for (name, each), share in zip(scores.items(), shares, strict=True)
             ),
         ]
     assert evaluation.regions is not None
