@@ -13,12 +13,15 @@ from tests.test_readme import ROOT, TEXTS, command_lines
 
 rasterio = pytest.importorskip("rasterio")
 PAGES = sorted(page for page in TEXTS if page.startswith("docs/howto/"))
+NETWORK = shlex.split(
+    "--model.backbone test_resnet --model.channels 16 --model.heads 2 --model.points 1 --model.pretrained false"
+)
 SMALL = shlex.split(
-    "--model.backbone test_resnet --model.channels 16 --model.heads 2 --model.points 1 --augment.crop 32 32 "
-    "--training.steps 2 --training.batch_size 2 --training.validate_every 2 --training.warmup_steps 0 "
-    "--training.logger csv --training.workers 0 --training.precision 32"
+    "--augment.crop 32 32 --training.steps 2 --training.batch_size 2 --training.validate_every 2 "
+    "--training.warmup_steps 0 --training.logger csv --training.workers 0 --training.precision 32"
 )
 NOT_RUN = {
+    "docs/howto/onnx_runtime.md": "tests/export/test_docs.py runs its program",
     "docs/howto/several_gpus.md": "several processes, see tests/inference/test_several_processes.py and test_resume.py",
 }
 
@@ -50,7 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--classes", "road", "grass", "person", "--val_share", "0.5"]
     assert main(["prepare", "folder", "--source", *source, "--output", str(root / "data/mine"), *words]) == 0
     words = ["train", "--data", str(root / "data/mine"), "--output", str(root / "runs/mine")]
-    assert main([*words, *SMALL]) == 0
+    assert main([*words, *NETWORK, *SMALL]) == 0
     for name in ("a", "b"):
         shutil.copytree(root / "runs/mine", root / f"runs/{name}")
     return root
@@ -62,8 +65,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_runs(project: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page in NOT_RUN:
         pytest.skip(NOT_RUN[page])
-    if "onnx" in page:
-        pytest.importorskip("onnxruntime")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     shutil.copytree(project, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -77,7 +78,8 @@ def test_the_page_runs(project: Path, page: str, tmp_path: Path, monkeypatch: py
     assert lines
     for words in lines:
         if words[0] == "train":
-            words = [*words, *([] if "--resume" in words else SMALL)]
+            own = [] if {"--resume", "--model.init"} & {*words} else NETWORK
+            words = [*words, *own, *([] if "--resume" in words else SMALL)]
         assert main(words) in ({0, 1} if words[0] == "check" else {0}), words
     for folder in made:
         assert folder.exists(), folder

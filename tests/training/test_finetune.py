@@ -43,14 +43,17 @@ def test_all_that_fits_is_taken_over(classes: int, anew: set[str]) -> None:
 @pytest.mark.parametrize(
     "classes", [("sky", "car", "road"), ("car", "sky", "road", "tree"), ("road",), ("a", "b", "c")]
 )
-def test_a_class_takes_over_what_was_learnt_of_its_name(classes: tuple[str, ...]) -> None:
-    """Also of as many classes in another order, which would be taken for each other otherwise."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_class_takes_over_what_was_learnt_of_its_name(classes: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Also of as many classes in another order, which would be taken for each other otherwise; of half files, too."""
     held = ["road", "car", "sky"]
     torch.manual_seed(0)
     trained, model = network(3, aux=True).eval(), network(len(classes), aux=True).eval()
+    saved = {name: value.to(dtype) for name, value in trained.state_dict().items()}
+    trained.load_state_dict(saved)
     first = {name: model.state_dict()[name].clone() for name in CLASS_LAYERS}
     model.metadata = Metadata(classes=classes)
-    told = start_from(model, trained.state_dict(), held)
+    told = start_from(model, saved, held)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before, after = trained(images), model(images)

@@ -80,7 +80,7 @@ def start_from(model: SegmentationNetwork, weights: dict[str, Tensor], held: lis
         for layer in [name for name in weights.keys() & own.keys() if name.startswith(CLASS_LAYERS)]:
             mixed = own[layer].clone()
             if rows and mixed.shape[1:] == weights[layer].shape[1:]:
-                mixed[[to for to, _ in rows]] = weights[layer][[at for _, at in rows]]
+                mixed[[to for to, _ in rows]] = weights[layer][[at for _, at in rows]].to(mixed.dtype)
             weights = {**weights, layer: mixed}
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(fitting, strict=False)
