@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-lowest lint docs package clean
+.PHONY: install demo test test-lowest bench-gpu lint docs package clean
 
 install: .venv/installed
 
@@ -17,6 +17,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest -n auto --dist worksteal
+
+# Every check and figure of a GPU, in one file, within eight minutes.
+bench-gpu: install
+	$(BIN)/python benchmarks/gpu.py --output gpu.txt
 
 # The lowest versions that pyproject.toml claims, in a venv of their own.
 test-lowest: .venv-lowest/installed

@@ -1,215 +1,169 @@
-"""Whole networks on a CPU: time and memory of one picture, CSSFormer beside others on the same Swin-T.
+"""Whole networks: time and memory of a forward, CSSFormer's family beside others on the same Swin-T.
 
-    python benchmarks/network.py                    # every network, 512x512, 150 classes, float32 and bfloat16
-    python benchmarks/network.py --scaling          # CSSFormer from 256x256 to 2048x2048
-    python benchmarks/network.py --networks cssformer backbone upernet
-    python benchmarks/network.py --networks cssformer --against ../before   # beside another version's checkout
+    python benchmarks/network.py                              # 512x512, 150 classes, float32 and bfloat16; some minutes
+    python benchmarks/network.py --sizes 256 512 1024 2048 --batches 1 8 --precisions 32 bf16
+    python benchmarks/network.py --networks base small --engines eager accelerated compile onnx
+    python benchmarks/network.py --networks base --against ../before      # beside another version's checkout
 
-Each network lives in a process of its own, with random weights, in eval mode. The processes take turns, one picture at
-a time, so that what else the machine does meets all of them; told is the best and the median time, and the best as a
-multiple of CSSFormer's. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer,
-UperNet and segmentation_models_pytorch, masks and classes of 100 queries at a quarter of the size for Mask2Former and
-MaskFormer. bfloat16 comes in two ways, torch.autocast and the whole network cast. All the processes keep what they free
-(:mod:`cssformer.utils.malloc`), as the command line's do. Memory is what the process had at its peak beyond what
-it held before the first picture.
+Each network lives in a process of its own, with random weights, in eval mode; they take turns. Told is the least time
+of the clock and of the processor, as multiples of the first network's, seconds and MiB per million pixels, and how
+many times the machine's bound the time is: the network's multiply-adds at the rate of large matrix products, measured
+in the same run. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer, UperNet
+and segmentation_models_pytorch (smp), masks and classes of 100 queries at a quarter of the size for Mask2Former and
+MaskFormer. CSSFormer and its backbone alone run accelerated unless ``--engines`` says otherwise, the others as their
+libraries have them. All processes keep what they free (:mod:`cssformer.utils.malloc`), as the command line's do.
+Memory is what the process had at its peak beyond what it held before the first picture.
 """
 
 import argparse
-import os
-import statistics
-import subprocess
-import sys
-import time
+import itertools
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-CLASSES = 150
-SWIN = "swin_tiny_patch4_window7_224"
-NETWORKS = {
-    "cssformer": "CSSFormer",
-    "backbone": "Swin-T alone (timm, as CSSFormer runs it)",
-    "upernet": "UperNet (transformers)",
-    "mask2former": "Mask2Former (transformers)",
-    "maskformer": "MaskFormer (transformers)",
-    "smp-upernet": "UPerNet (segmentation_models_pytorch)",
-    "smp-fpn": "FPN (segmentation_models_pytorch)",
-    "smp-segformer": "Segformer (segmentation_models_pytorch)",
-}
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from turns import NETWORKS, OURS, Child, answer, as_trained, build, in_turns, product_rate
+
+ENGINES = ("eager", "accelerated", "compile", "onnx")
 PRECISIONS = {"32": "float32", "autocast": "bfloat16 by autocast", "bf16": "all bfloat16"}
 
 
-def build(name: str, size: int):
-    """The network, float32, random weights."""
-    if name in ("cssformer", "backbone"):
-        from cssformer import CSSFormer
-
-        network = CSSFormer(SWIN, CLASSES)
-        return network.backbone if name == "backbone" else network
-    if name.startswith("smp-"):
-        import segmentation_models_pytorch as smp
-
-        kind = {"smp-upernet": smp.UPerNet, "smp-fpn": smp.FPN, "smp-segformer": smp.Segformer}[name]
-        return kind(f"tu-{SWIN}", encoder_weights=None, classes=CLASSES, img_size=size)
-    import transformers
-
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    swin = transformers.SwinConfig(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], out_features=stages)
-    if name == "upernet":
-        config = transformers.UperNetConfig(backbone_config=swin, num_labels=CLASSES, use_auxiliary_head=False)
-        return transformers.UperNetForSemanticSegmentation(config)
-    if name == "mask2former":
-        config = transformers.Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)
-        return transformers.Mask2FormerForUniversalSegmentation(config)
-    return transformers.MaskFormerForInstanceSegmentation(
-        transformers.MaskFormerConfig(backbone_config=swin, num_labels=CLASSES)
-    )
+def multiply_adds(network: nn.Module, images: Tensor) -> float:
+    """Of matrix products and convolutions, attention's included."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        network(images)
+    return counter.get_total_flops() / 2
 
 
-def serve(name: str, precision: str, size: int, threads: int) -> None:
-    """The child: one forward for each line on standard input, answered by its seconds; at the end its memory."""
-    import torch
+class Logits(nn.Module):
+    """A network of transformers with a tensor for an answer."""
 
-    from cssformer.utils.malloc import keep_freed_memory
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
 
-    keep_freed_memory()
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.network(images)
+        logits: Tensor = found if isinstance(found, Tensor) else getattr(found, "logits", found[0])
+        return logits
+
+
+def in_onnx_runtime(name: str, network: nn.Module, images: Tensor) -> Callable[[], Any]:
+    """The exported network; ours ends at cells of 4x4 pixels there."""
+    from cssformer.export.formats import OPSET, write
+    from cssformer.export.graph import AnySize, Deployment
+    from cssformer.export.runtime import open_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        if name in OURS:
+            facts = {"config": json.dumps(network.saved_config())}
+            write(Deployment(network).eval(), path, None, "gather", False, facts)
+        else:
+            with torch.no_grad(), AnySize():
+                torch.onnx.export(Logits(network), (images,), path, dynamo=False, opset_version=OPSET)
+        run = open_onnx(path)[0]
+    return lambda: run(images.numpy())
+
+
+def serve(name: str, engine: str, precision: str, size: int, batch: int, threads: int, device: str) -> None:
+    with suppress(ImportError):  # an older version's checkout may not have it
+        from cssformer.utils.malloc import keep_freed_memory
+
+        keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    network, picture = build(name, size).eval(), torch.rand(1, 3, size, size)
-    for parameter_name, parameter in network.named_parameters():
-        # As after training: with all biases 0 a shifted window's padding makes denormal numbers, which are slow.
-        if parameter_name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.02)
-    if name in ("cssformer", "backbone"):
-        from cssformer.accelerate import accelerate_cpu
+    network, images = as_trained(build(name, size).eval()), torch.rand(batch, 3, size, size)
+    plain = network
 
-        network = accelerate_cpu(network)
+    def count() -> float:
+        return batch * multiply_adds(plain.to("cpu", torch.float32), torch.rand(1, 3, size, size))
+
+    if engine == "onnx":
+        answer(in_onnx_runtime(name, network, images), device, count)
+        return
+    network, images = network.to(device), images.to(device)
+    if engine == "accelerated":
+        with suppress(ImportError):
+            from cssformer.accelerate import accelerate_cpu
+
+            network = accelerate_cpu(network)
     if precision == "bf16":
-        network, picture = network.bfloat16(), picture.bfloat16()
-    before = resident("VmRSS")
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
-        network(picture)
-        print("ready", flush=True)
-        for _ in sys.stdin:
-            start = time.perf_counter()
-            network(picture)
-            print(time.perf_counter() - start, flush=True)
-    print(resident("VmHWM") - before, flush=True)
+        network, images = network.bfloat16(), images.bfloat16()
+    call = torch.compile(network) if engine == "compile" else network
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "autocast"):
+        answer(lambda: call(images), device, count)
 
 
-def resident(field: str) -> float:
-    """MiB of this process, from Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+def engine_of(name: str, engines: list[str] | None, device: str) -> list[str]:
+    fast = (name in OURS or name == "backbone") and device == "cpu"
+    if engines is None:
+        return ["accelerated" if fast else "eager"]
+    return [engine for engine in engines if fast or engine != "accelerated"]
 
 
-class Child:
-    """A network in a process of its own; ``error`` is why there is none."""
-
-    def __init__(self, name: str, precision: str, size: int, threads: int, checkout: Path | None = None) -> None:
-        self.name, self.precision = name, precision
-        self.seconds: list[float] = []
-        program, environment = __file__, None
-        if checkout is not None:
-            program, environment = (
-                str(checkout / "benchmarks/network.py"),
-                {**os.environ, "PYTHONPATH": str(checkout / "src")},
-            )
-        command = [sys.executable, program, "--serve", name, precision, "--size", str(size), "--threads", str(threads)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.error = "" if self.process.stdout.readline() == "ready\n" else self.process.stderr.read().strip()[-200:]
-
-    def turn(self) -> None:
-        # Until the OpenMP threads of the one before have stopped spinning.
-        time.sleep(0.1)
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.seconds.append(float(self.process.stdout.readline()))
-
-    def memory(self) -> float:
-        """MiB; ends the process."""
-        self.process.stdin.close()
-        return float(self.process.stdout.readline())
-
-
-def measure(
-    names: list[str], precision: str, size: int, threads: int, rounds: int
-) -> dict[str, tuple[float, float, float]]:
-    """Best and median seconds and MiB of each network."""
-    children = [Child(name, precision, size, threads) for name in names]
-    for child in children:
-        if child.error:
-            print(f"{NETWORKS[child.name]}, {PRECISIONS[precision]}: does not run ({child.error.splitlines()[-1]})")
-    running = [child for child in children if not child.error]
-    for _ in range(rounds):
-        for child in running:
-            child.turn()
-    return {child.name: (min(child.seconds), statistics.median(child.seconds), child.memory()) for child in running}
-
-
-def compare(names: list[str], size: int, threads: int, rounds: int) -> None:
-    for precision in PRECISIONS:
-        results = measure(names, precision, size, threads, rounds)
-        print(f"\n{size}x{size}, {PRECISIONS[precision]}, {threads} threads, {rounds} rounds")
-        print(f"{'':44}{'best':>9}{'median':>9}{'memory':>11}{'CSSFormer is':>16}")
-        for name, (best, median, memory) in results.items():
-            ratio = f"{best / results['cssformer'][0]:.2f}x as fast" if "cssformer" in results else ""
-            print(f"{NETWORKS[name]:44}{best:8.3f}s{median:8.3f}s{memory:8.0f}MiB{ratio:>16}")
-        if {"cssformer", "backbone"} <= results.keys():
-            backbone = results["backbone"][0]
-            print(f"CSSFormer's decoder takes {results['cssformer'][0] / backbone - 1:.2f} times the backbone's time.")
-
-
-def against(checkout: Path, size: int, threads: int, rounds: int) -> None:
-    """CSSFormer of this checkout and of another one, in turns."""
-    for precision, title in PRECISIONS.items():
-        here, there = (Child("cssformer", precision, size, threads, root) for root in (None, checkout.resolve()))
-        for _ in range(rounds):
-            here.turn()
-            there.turn()
-        times, memory = [min(child.seconds) for child in (here, there)], [child.memory() for child in (here, there)]
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Print a table for each precision, size and batch; its rows for JSON."""
+    rows = []
+    for precision, size, batch in itertools.product(options.precisions, options.sizes, options.batches):
+        rate = product_rate(torch.float32 if precision == "32" else torch.bfloat16, options.threads, options.device)
+        common = {"precision": precision, "size": size, "batch": batch, "threads": options.threads}
+        children = [
+            Child(__file__, {"name": name, "engine": engine, **common, "device": options.device}, source)
+            for name in options.networks
+            for engine in engine_of(name, options.engines, options.device)
+            for source in (None, *([options.against.resolve() / "src"] if options.against else []))
+        ]
         print(
-            f"{title:22} {times[0]:.3f} s here, {times[1]:.3f} s there: {times[1] / times[0]:.2f} times as fast,",
-            end=" ",
+            f"\n{batch} x {size}x{size}, {PRECISIONS[precision]}, {options.device}, {options.threads} threads, "
+            f"{options.rounds} rounds, {rate / 1e9:.0f} G multiply-adds/s"
         )
-        print(f"{memory[0]:.0f} MiB against {memory[1]:.0f}: {memory[0] / memory[1]:.2f} of it")
-
-
-def scale(sizes: list[int], threads: int, rounds: int) -> None:
-    for precision in PRECISIONS:
-        print(f"\nCSSFormer, {PRECISIONS[precision]}, {threads} threads: per picture, and per million pixels")
-        for size in sizes:
-            best, _, memory = measure(["cssformer"], precision, size, threads, max(2, rounds * 512**2 // size**2))[
-                "cssformer"
-            ]
-            million = size**2 / 1e6
-            print(f"{size:5}x{size:<5}{best:9.3f} s{memory:9.0f} MiB{best / million:9.3f} s{memory / million:9.0f} MiB")
+        head = ("clock s", "times", "processor", "times", "MiB", "s/Mpixel", "MiB/Mpixel", "bounds")
+        print(f"{'':34}" + "".join(f"{word:>11}" for word in head))
+        first: Child | None = None
+        for child, memory, count in in_turns(children, options.rounds):
+            first = first or child
+            clock, processor, pixels = min(child.clock), min(child.processor), batch * size**2 / 1e6
+            # One thread is judged by the processor's time, which other programs do not lengthen as much.
+            bounds = (processor if options.threads == 1 else clock) * rate / count
+            numbers = (clock, clock / min(first.clock), processor, processor / min(first.processor))
+            numbers += (memory, clock / pixels, memory / pixels, bounds)
+            title = f"{NETWORKS[child.contender['name']]}, {child.contender['engine']}"
+            title += ", there" if options.against and child in children[1::2] else ""
+            print(f"{title:34}" + "".join(f"{number:11.3f}" for number in numbers), flush=True)
+            rows.append({**child.contender, "title": title, **dict(zip(("clock", "times"), numbers, strict=False))})
+            rows[-1] |= {"processor": processor, "mebibytes": memory, "bounds": numbers[-1]}
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["32", "autocast"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[512])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1])
     parser.add_argument("--against", type=Path, help="another version's checkout")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(*options.serve, options.size, options.threads)
-    elif options.against:
-        against(options.against, options.size, options.threads, options.rounds)
-    elif options.scaling:
-        scale([256, 512, 1024, 2048], options.threads, options.rounds)
-    else:
-        compare(options.networks, options.size, options.threads, options.rounds)
+        serve(**json.loads(options.serve))
+        return
+    rows = compare(options)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""One training step, forward, loss, backward and AdamW: CSSFormer's family beside others on the same Swin-T.
+
+    python benchmarks/training.py                                   # 2 pictures of 512x512, 8 of 256x256, float32
+    python benchmarks/training.py --networks small smp-fpn --precisions 32 autocast
+
+As benchmarks/network.py: each network in a process of its own, all in turns, least times and peak memory, which holds
+gradients and moments too. Every network's own loss: cross-entropy, CSSFormer's with its auxiliary head's, transformers'
+UperNet as its library has it, Mask2Former's matching of masks. Pictures hold about ten classes each.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from turns import CLASSES, NETWORKS, OURS, TRANSFORMERS, Child, answer, build, in_turns
+
+DEFAULT = ("base", "small", "nano", "smp-fpn", "smp-segformer", "smp-upernet", "upernet", "mask2former")
+
+
+def loss_of(name: str, network: Any, images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    if name in OURS:
+        from cssformer.model import segmentation_loss
+
+        return lambda: segmentation_loss(network(images), labels)
+    if name not in TRANSFORMERS:
+        return lambda: F.cross_entropy(network(images).float(), labels)
+    if name == "upernet":
+        return lambda: network(images, labels=labels).loss
+    classes = [picture.unique() for picture in labels]
+    masks = [(picture == there[:, None, None]).float() for picture, there in zip(labels, classes, strict=True)]
+    return lambda: network(images, mask_labels=masks, class_labels=classes).loss
+
+
+def serve(name: str, precision: str, size: int, batch: int, threads: int, device: str) -> None:
+    from cssformer.utils.malloc import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    network = build(name, size).train().to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-5)
+    blocks = (
+        torch.randint(CLASSES, (batch, 3, 3)).repeat_interleave(size // 3 + 1, 1).repeat_interleave(size // 3 + 1, 2)
+    )
+    labels = blocks[:, :size, :size].contiguous().to(device)
+    loss = loss_of(name, network, torch.rand(batch, 3, size, size, device=device), labels)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "autocast"):
+            value = loss()
+        value.backward()
+        optimizer.step()
+
+    answer(step, device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(DEFAULT))
+    parser.add_argument("--precisions", nargs="+", choices=("32", "autocast"), default=["32"])
+    parser.add_argument("--batches", nargs="+", default=["2x512", "8x256"], help="pictures and their side, as 2x512")
+    parser.add_argument("--against", type=Path, help="another version's checkout")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(**json.loads(options.serve))
+        return
+    rows = []
+    for precision, pictures in itertools.product(options.precisions, options.batches):
+        batch, size = map(int, pictures.split("x"))
+        common = {"precision": precision, "size": size, "batch": batch, "threads": options.threads}
+        sources = (None, *([options.against.resolve() / "src"] if options.against else []))
+        # One after the other, because the memory of all would be too much for many machines.
+        print(f"\nA step of {batch} x {size}x{size}, {precision}, {options.device}, {options.threads} threads")
+        print(f"{'':34}{'clock s':>11}{'processor':>11}{'times':>11}{'MiB':>11}", flush=True)
+        first = 0.0
+        for name, source in itertools.product(options.networks, sources):
+            contender = {"name": name, **common, "device": options.device}
+            for child, memory, _ in in_turns([Child(__file__, contender, source)], options.rounds):
+                clock, processor = min(child.clock), min(child.processor)
+                first = first or processor
+                title = NETWORKS[name] + (", there" if source else "")
+                print(f"{title:34}{clock:11.3f}{processor:11.3f}{processor / first:11.2f}{memory:11.0f}", flush=True)
+                rows.append({**contender, "title": title, "clock": clock, "processor": processor, "mebibytes": memory})
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What benchmarks of whole networks share: the networks on one Swin-T, and processes that take turns.
+
+Each contender lives in a process of its own, so that what else the machine does meets all of them and its peak memory
+is its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CLASSES = 150
+SWIN = "swin_tiny_patch4_window7_224"
+OURS = {"base": "CSSFormer base", "small": "CSSFormer small", "nano": "CSSFormer nano"}
+SMP = {"smp-fpn": "FPN (smp)", "smp-segformer": "Segformer (smp)", "smp-upernet": "UPerNet (smp)"}
+TRANSFORMERS = {
+    "upernet": "UperNet (transformers)",
+    "mask2former": "Mask2Former (transformers)",
+    "maskformer": "MaskFormer (transformers)",
+}
+NETWORKS = {**OURS, "backbone": "Swin-T alone, timm's", **SMP, **TRANSFORMERS}
+
+
+def build(name: str, size: int) -> Any:
+    """The network, float32, random weights."""
+    if name in OURS or name == "backbone":
+        from cssformer import CSSFormer
+
+        network = (
+            CSSFormer.preset(name, CLASSES, backbone=SWIN) if name in ("small", "nano") else CSSFormer(SWIN, CLASSES)
+        )
+        return network.backbone if name == "backbone" else network
+    if name in SMP:
+        import segmentation_models_pytorch as smp
+
+        kind = {"smp-upernet": smp.UPerNet, "smp-fpn": smp.FPN, "smp-segformer": smp.Segformer}[name]
+        return kind(f"tu-{SWIN}", encoder_weights=None, classes=CLASSES, img_size=size)
+    import transformers
+
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    swin = transformers.SwinConfig(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], out_features=stages)
+    if name == "upernet":
+        config = transformers.UperNetConfig(backbone_config=swin, num_labels=CLASSES, use_auxiliary_head=False)
+        return transformers.UperNetForSemanticSegmentation(config)
+    if name == "mask2former":
+        config = transformers.Mask2FormerConfig(backbone_config=swin, num_labels=CLASSES)
+        return transformers.Mask2FormerForUniversalSegmentation(config)
+    return transformers.MaskFormerForInstanceSegmentation(
+        transformers.MaskFormerConfig(backbone_config=swin, num_labels=CLASSES)
+    )
+
+
+def as_trained(network: nn.Module) -> nn.Module:
+    """With all biases 0 a shifted window's padding makes denormal numbers, which are slow."""
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.02)
+    return network
+
+
+def resident(field: str) -> float:
+    """MiB of this process, from Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def answer(call: Callable[[], Any], device: str, count: Callable[[], float] = lambda: 0.0) -> None:
+    """The child's side: one call for each line on standard input, answered by its seconds.
+
+    At the end come the MiB that it added and what ``count`` gives, whose own memory so is not counted.
+
+    Seconds are of the clock and, single-threaded and beside other programs the better measure, of the processor.
+    """
+    before = torch.cuda.memory_allocated() / 2**20 if device == "cuda" else resident("VmRSS")
+    call()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        starts = time.perf_counter(), time.process_time()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        print(time.perf_counter() - starts[0], time.process_time() - starts[1], flush=True)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident("VmHWM")
+    print(peak - before, count(), flush=True)
+
+
+class Child:
+    """A contender; ``error`` is why there is none.
+
+    Args:
+        program: a file that calls :func:`answer` when it is given ``--serve`` and the contender as JSON.
+        contender: what it is to run.
+        source: the ``src`` of another version's checkout.
+    """
+
+    def __init__(self, program: str, contender: dict[str, Any], source: Path | None = None) -> None:
+        self.contender = contender
+        self.clock: list[float] = []
+        self.processor: list[float] = []
+        environment = os.environ if source is None else {**os.environ, "PYTHONPATH": str(source)}
+        self.process = subprocess.Popen(
+            [sys.executable, program, "--serve", json.dumps(contender)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        ready = any(line == "ready\n" for line in self.process.stdout)
+        self.error = "" if ready else (self.process.stderr.read().strip().splitlines() or ["it ended"])[-1][-200:]
+
+    def turn(self) -> None:
+        # Until the OpenMP threads of the one before have stopped spinning.
+        time.sleep(0.1)
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        clock, processor = map(float, self.process.stdout.readline().split())
+        self.clock.append(clock)
+        self.processor.append(processor)
+
+    def end(self) -> tuple[float, float]:
+        """MiB and the count; ends the process."""
+        self.process.stdin.close()
+        memory, count = map(float, self.process.stdout.readline().split())
+        return memory, count
+
+
+def in_turns(children: list[Child], rounds: int) -> list[tuple[Child, float, float]]:
+    """Those that run, with the MiB that each added, and its count."""
+    for child in children:
+        if child.error:
+            print(f"{child.contender}: does not run ({child.error})")
+    running = [child for child in children if not child.error]
+    for _ in range(rounds):
+        for child in running:
+            child.turn()
+    return [(child, *child.end()) for child in running]
+
+
+def product_rate(dtype: torch.dtype, threads: int, device: str) -> float:
+    """Multiply-adds per second of this machine's matrix products, by the faster of PyTorch's two libraries."""
+    torch.set_num_threads(threads)
+    rows, weight = (torch.randn(side, 1024, device=device, dtype=dtype) for side in (4096, 1024))
+    ways: list[Callable[[], Tensor]] = [lambda: F.linear(rows, weight)]
+    if device == "cpu":
+        laid = torch.ops.mkldnn._reorder_linear_weight(weight, len(rows))
+        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(rows, laid, None, "none", [], "none"))
+    best = float("inf")
+    for way in ways:
+        for _ in range(8):
+            start = time.perf_counter() if device == "cuda" or threads > 1 else time.process_time()
+            way()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            end = time.perf_counter() if device == "cuda" or threads > 1 else time.process_time()
+            best = min(best, end - start)
+    return rows.numel() * weight.shape[0] / best
