@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from cssformer import CSSFormer
 from cssformer.accelerate import accelerate_cpu, modules
 from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU
-from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize
+from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize, MergedLinear
 from cssformer.model import segmentation_loss
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
@@ -207,6 +207,39 @@ def test_an_edited_module_is_never_scored_by_the_old_formula(
     if kind in ("own forward", "hooks", "patched class", "picky class"):
         assert any("msfe.0" in record.getMessage() for record in caplog.records)
         assert type(fast.msfe[0]) is MultiScaleFeatureEnhancement
+
+
+@pytest.mark.parametrize("size", ["nano", "small"])
+def test_lateral_layers_are_merged_with_the_heads_where_nothing_lies_between(size: str) -> None:
+    torch.manual_seed(0)
+    model = randomised(CSSFormer.preset(size, 5, backbone="test_resnet", channels=32)).eval()
+    fast = accelerate_cpu(model)
+    merged = [type(lateral[1]) is MergedLinear for lateral in fast.lateral]
+    assert merged == [True, size == "nano", False, False]
+    assert fast.state_dict().keys() == model.state_dict().keys()
+    images = torch.rand(2, 3, 64, 96)
+    torch.nn.init.normal_(model.head.fuse[0].weight)  # the copy's too
+    with torch.no_grad():
+        assert largest_difference(fast(images), model(images)) < 1e-5
+        lowered = copy.deepcopy(fast).bfloat16()(images.bfloat16())
+        assert largest_difference(lowered.float(), model(images)) < 0.1
+    assert torch.equal(fast(images), model(images))
+
+
+def test_an_edited_decoder_is_not_merged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def decode(self: CSSFormer, features: list[Tensor]) -> Tensor:
+        maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        return self.head([maps[0].relu(), *maps[1:]])
+
+    monkeypatch.setattr(CSSFormer, "decode", decode)
+    torch.manual_seed(0)
+    model = CSSFormer.preset("small", 5, backbone="test_resnet", channels=32).eval()
+    with caplog.at_level(logging.WARNING, "cssformer.accelerate"):
+        fast = accelerate_cpu(model)
+    assert "not merged" in caplog.text
+    with torch.no_grad():
+        images = torch.rand(1, 3, 64, 64)
+        assert largest_difference(fast(images), model(images)) < 1e-5
 
 
 @pytest.mark.parametrize("change", ["pruned", "weight norm", "spectral norm"])

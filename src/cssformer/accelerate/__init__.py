@@ -11,9 +11,11 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
 from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU, OneDNNLinearReLU
-from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize
+from cssformer.accelerate.modules import Done, FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize, MergedLinear
+from cssformer.model.backbone import STRIDES
 from cssformer.model.cia import ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
+from cssformer.model.cssformer import CSSFormer
 from cssformer.model.layers import FeedForward, Resize, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import reference_points
@@ -44,7 +46,32 @@ def accelerate_cpu(model: Network) -> Network:
             reason = _own(module) or swap(module)
             if reason:
                 log.warning("%s (%s) is not accelerated: %s.", name, type(module).__name__, reason)
+    for module in fast.modules():
+        if type(module) is CSSFormer and not (module.cia or module.training):
+            _merge(module)
     return fast
+
+
+@torch.no_grad()
+def _merge(network: CSSFormer) -> None:
+    """Lateral layers whose maps nothing changes before the head's layers, 1x1 convolutions both, become one product."""
+    untouched = len(STRIDES) - len(network.fusion_strides)
+    layers = [(lateral[1], after) for lateral, after in zip(network.lateral, network.head.fuse, strict=True)]
+    merged = [pair for pair in layers[:untouched] if all(type(layer) is OneDNNLinear for layer in pair)]
+    if not merged or any(_own(each) for each in (network.lateral, network.head)):
+        return
+    sides = [2 * STRIDES[-1] // stride for stride in STRIDES]
+    features = [
+        _numbers(1, s, s, c).to(merged[0][0].weight) for s, c in zip(sides, network.backbone.channels, strict=True)
+    ]
+    expected = network.decode(features)
+    for layer, after in merged:
+        layer.__class__, layer.following, after.__class__ = MergedLinear, (after,), Done
+    found = network.decode(features)
+    if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+        log.warning("The lateral layers are not merged with the head's: the network's formula is another one.")
+        for layer, after in merged:
+            layer.__class__ = after.__class__ = OneDNNLinear
 
 
 def _hooks(module: nn.Module) -> list[dict[int, Any]]:

@@ -8,9 +8,9 @@ CIA's contexts are mapped while they are small.
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cssformer.accelerate.linear import linear, plain_inference, weights_laid_once
+from cssformer.accelerate.linear import OneDNNLinear, linear, plain_inference, weights_laid_once
 from cssformer.accelerate.resize import enlarge
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
@@ -96,6 +96,25 @@ class FastCSF(CrossScaleFusion):
             packed = kernels.pack(maps, shapes)
             del key_BNC, value_BNC, maps
             return _in_runs(fuse, enhanced)
+
+
+class MergedLinear(OneDNNLinear):
+    """A linear layer that does the work of the one which alone takes what it gives: their weights are multiplied."""
+
+    following: tuple[nn.Linear]  # a tuple keeps it out of this layer's parameters
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not _fast(input):
+            return super().forward(input)
+        after = self.following[0].weight
+        return linear(input, after @ self.weight, after @ self.bias)
+
+
+class Done(OneDNNLinear):
+    """The layer that follows a :class:`MergedLinear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _fast(input) else super().forward(input)
 
 
 class FastResize(Resize):
