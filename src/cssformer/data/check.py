@@ -152,8 +152,10 @@ def _count_classes(facts: list[PairFacts], report: CheckReport) -> None:
     classes, labelled = range(len(report.info.classes)), [each for each in facts if each.pixels]
     totals = [sum(each.pixels.get(index, 0) for each in labelled) for index in classes]
     ignored = sum(each.pixels.get(report.info.ignore, 0) for each in labelled)
-    report.shares = [total / max(1, sum(totals)) for total in totals]
-    report.ignored = ignored / max(1, sum(sum(each.pixels.values()) for each in labelled))
+    pixels = sum(width * height for each in labelled for width, height in [each.label_size or (0, 0)])
+    known = pixels - ignored if report.info.multilabel else sum(totals)
+    report.shares = [total / max(1, known) for total in totals]
+    report.ignored = ignored / max(1, pixels)
     report.regions = [sum(each.regions.get(index, 0) for each in labelled) for index in classes]
     report.areas = [total / max(1, count) for total, count in zip(totals, report.regions, strict=True)]
     report.present = [

@@ -20,7 +20,8 @@ class CustomAugment:
     """Calls ``augment(image=image, mask=mask)``, which gives a dictionary of both, as albumentations' ``Compose`` does.
 
     The image is that of a :class:`cssformer.data.dataset.Sample`, of a photograph RGB uint8 (H, W, 3), the mask uint8
-    (H, W) of class indices, 255 where ignored; of more than 255 classes it is uint16, with 65535. Both keep their size.
+    (H, W) of class indices, 255 where ignored; of more than 255 classes, or of bit fields where the data are
+    multi-label, it is uint16, with 65535. Both keep their size.
     Python's and NumPy's global random numbers, and those of an ``augment`` that has ``set_random_seed``, are the same
     whenever the same sample comes.
 
@@ -86,11 +87,12 @@ class CustomAugment:
             )
         if mask.dtype.kind not in "iufb":
             raise UserError(f"augment.custom {self.path} gave a mask of {mask.dtype}; it must hold numbers.")
-        known = (mask == ignore) | ((mask >= 0) & (mask < len(self.info.classes)) & (mask % 1 == 0))
+        values = 1 << len(self.info.classes) if self.info.multilabel else len(self.info.classes)
+        known = (mask == ignore) | ((mask >= 0) & (mask < values) & (mask % 1 == 0))
         if not known.all():
             raise UserError(
                 f"augment.custom {self.path} gave a mask with {mask[~known][0]}; the classes are 0 to "
-                f"{len(self.info.classes) - 1}, and {ignore} is ignored."
+                f"{values - 1}, and {ignore} is ignored."
             )
         label = mask.astype(np.int32)
         label[label == ignore] = IGNORE

@@ -20,10 +20,12 @@ from cssformer.utils.errors import UserError
 IGNORE = -100
 INVALID = 1 << 20
 SPLITS = ("train", "val", "test")
+MOST_MULTILABEL = 15
+"""Classes of multi-label data, each a bit of 16: the last one is left to the ignored value."""
 
 
 class Sample(NamedTuple):
-    """One picture, and its label, int32 (H, W) of class indices or ``IGNORE``.
+    """One picture, and its label, int32 (H, W) of class indices, or bit fields of multi-label data, or ``IGNORE``.
 
     A photograph is RGB uint8 (H, W, 3); others have N channels, (H, W, N) uint8 or float32, see
     :class:`cssformer.data.channels.Channels`.
@@ -44,6 +46,16 @@ def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(r), int(g), int(b)) for r, g, b in rgb)
 
 
+def combined_colours(colours: Sequence[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """The colour of every bit field, the mean of its classes' colours; black of the one without a class."""
+    table = [(0, 0, 0)]
+    for field_of_bits in range(1, 1 << len(colours)):
+        own = [colour for index, colour in enumerate(colours) if field_of_bits >> index & 1]
+        red, green, blue = (round(sum(parts) / len(own)) for parts in zip(*own, strict=True))
+        table.append((red, green, blue))
+    return tuple(table)
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """What ``dataset.yaml`` says: classes with their colours, and where the pictures came from."""
@@ -62,6 +74,13 @@ class DatasetInfo:
     partial: bool = False
     #: What the pictures hold, where they are no photographs.
     channels: Channels | None = None
+    #: Whether a pixel may be of several classes: labels are bit fields then, see :mod:`cssformer.data.multilabel`.
+    multilabel: bool = False
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The colour of each value of a label: of the classes, or of the bit fields."""
+        return combined_colours(self.colours) if self.multilabel else self.colours
 
     @classmethod
     def load(cls, folder: str | Path) -> "DatasetInfo":
@@ -98,6 +117,7 @@ class DatasetInfo:
                 sources=dict(content.get("sources", {})),
                 partial=bool(content.get("partial", False)),
                 channels=Channels.read(content["channels"]) if "channels" in content else None,
+                multilabel=bool(content.get("multilabel", False)),
             )
             # Else names, some of which may be numbers.
             ids = all(raw.isdecimal() for raw in info.mapping)
@@ -107,6 +127,8 @@ class DatasetInfo:
                     raise ValueError(f"the mapping sends {raw[:20]} to {str(index)[:20]}")
             if info.ignore not in (255, 65535) or len(ordered) > info.ignore:
                 raise ValueError(f"ignore is {info.ignore}; it must be 255 (up to 255 classes) or 65535")
+            if info.multilabel and (info.ignore != 65535 or len(ordered) > MOST_MULTILABEL):
+                raise ValueError(f"multilabel data have up to {MOST_MULTILABEL} classes and ignore 65535")
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UserError(f"{path} is not a description of a prepared dataset: {error}.") from None
         return info
@@ -115,6 +137,7 @@ class DatasetInfo:
         """Write ``folder/dataset.yaml``, one line a class."""
         lines = ["# Written by `cssformer prepare`.", f"ignore: {self.ignore}"]
         lines += ["partial: true  # fewer pictures than officially"] if self.partial else []
+        lines += ["multilabel: true  # bit k of a label is class k"] if self.multilabel else []
         if self.channels is not None:
             lines += self.channels.lines()
         lines.append("classes:")
@@ -280,9 +303,10 @@ def require_same_size(
 
 
 def label_table(info: DatasetInfo) -> NDArray[np.int32]:
-    """Return the table (info.ignore + 1,) from stored id to class index, ``IGNORE`` or ``INVALID``."""
+    """Return the table (info.ignore + 1,) from stored id to class index or bit field, ``IGNORE`` or ``INVALID``."""
+    known = 1 << len(info.classes) if info.multilabel else len(info.classes)
     table = np.full(info.ignore + 1, INVALID, np.int32)
-    table[: len(info.classes)] = np.arange(len(info.classes))
+    table[:known] = np.arange(known)
     table[info.ignore] = IGNORE
     return table
 

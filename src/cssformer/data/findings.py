@@ -9,7 +9,7 @@ import numpy as np
 from cssformer.data.channels import Channels, Moments
 from cssformer.data.dataset import DatasetInfo
 from cssformer.data.duplicates import NEAR, near_duplicates
-from cssformer.data.pair_facts import PairFacts
+from cssformer.data.pair_facts import NO_CLASS, PairFacts
 from cssformer.data.picture_facts import notes
 from cssformer.utils.text import listed
 
@@ -120,7 +120,7 @@ def of_ids(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:
             "Prepare the data again from the colour masks with a class file of `R G B NAME` lines.",
             True,
         )
-    if ignore in found and found <= {0, ignore} and classes > 1:
+    if ignore in found and found <= {0, ignore} and classes > 1 and not info.multilabel:
         yield Finding(
             f"The labels hold nothing but 0 and {ignore}, which is ignored: they look like binary masks whose "
             f"foreground is {ignore}. Prepare the data again from the masks.",
@@ -144,22 +144,24 @@ def of_classes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Findin
     void = [each for each in labelled if set(each.pixels) == {info.ignore}]
     if void:
         yield Finding(f"{are(len(void), 'label')} ignored entirely, {void[0].label} the first.", examples=tuple(void))
-    blank = [each for each in labelled if set(each.pixels) - {info.ignore} == {0}]
+    nothing = NO_CLASS if info.multilabel else 0
+    blank = [each for each in labelled if set(each.pixels) - {info.ignore} == {nothing}]
     totals = {index: sum(each.pixels.get(index, 0) for each in labelled) for index in range(len(info.classes))}
     held = [index for index, total in totals.items() if total]
-    if len(held) == 1:
+    if len(held) == 1 and not info.multilabel:
         yield Finding(
             f"All labelled pixels are of one class, {info.classes[held[0]]}: there is nothing "
             "to learn. What is not the object must be a class too, not ignored."
         )
     elif blank:
+        background = "background" if info.multilabel else info.classes[0]
         yield Finding(
-            f"{len(blank)} {'label is' if len(blank) == 1 else 'labels are'} blank, nothing but {info.classes[0]}, "
+            f"{len(blank)} {'label is' if len(blank) == 1 else 'labels are'} blank, nothing but {background}, "
             f"{blank[0].label} the first; make sure that nothing was forgotten there.",
             examples=tuple(blank),
         )
-    pixels, ignored = sum(sum(each.pixels.values()) for each in labelled), info.ignore
-    if pixels and (share := sum(each.pixels.get(ignored, 0) for each in labelled) / pixels) > 0.5:
+    pixels = sum(width * height for each in labelled for width, height in [each.label_size or (0, 0)])
+    if pixels and (share := sum(each.pixels.get(info.ignore, 0) for each in labelled) / pixels) > 0.5:
         yield Finding(f"{share:.0%} of all pixels are ignored.")
     outlines = [
         index

@@ -4,6 +4,7 @@ import numpy as np
 
 from cssformer.data.corruptions import rectangle
 from cssformer.data.dataset import Sample
+from cssformer.data.multilabel import is_class
 
 
 def cutmix(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
@@ -13,10 +14,10 @@ def cutmix(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     return _merged(sample, other, mask)
 
 
-def paste(sample: Sample, other: Sample, index: int) -> Sample:
+def paste(sample: Sample, other: Sample, index: int, multilabel: bool = False) -> Sample:
     """The sample with the other's pixels of the class (ClassMix, Olsson et al., WACV 2021, of one class)."""
     assert other.label is not None
-    return _merged(sample, other, other.label == index)
+    return _merged(sample, other, is_class(other.label, index, multilabel))
 
 
 def _merged(sample: Sample, other: Sample, mask: np.ndarray) -> Sample:

@@ -16,10 +16,13 @@ from cssformer.data.dataset import DatasetInfo
 from cssformer.data.duplicates import perceptual_hash
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import decode_image, decode_mask
+from cssformer.data.multilabel import is_class
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.utils.errors import UserError
 
 _SIDE = 256
+NO_CLASS = -1
+"""Stands for the pixels of multi-label data that are of no class."""
 
 
 @dataclass
@@ -37,7 +40,8 @@ class PairFacts:
     digest: str = ""
     #: Of :func:`cssformer.data.duplicates.perceptual_hash`.
     hash: NDArray[np.bool_] | None = None
-    #: Of the label: its size, the bits and the number of pixels of each id.
+    #: Of the label: its size, the bits and the number of pixels of each id; of multi-label data those of each class,
+    #: of ``NO_CLASS``, and of values that are no bits of classes.
     label_size: tuple[int, int] | None = None
     label_orientation: int = 1
     bits: int = 0
@@ -72,7 +76,7 @@ def read_pair(split: str, image_path: Path, label_path: Path | None, info: Datas
             label, facts.label_orientation = mask.ids(label_path), mask.orientation
             facts.bits = 8 * label.itemsize
             facts.label_size = label.shape[1], label.shape[0]
-            facts.pixels = _counted(label)
+            facts.pixels = _counted(label, info)
             _read_regions(label, info, facts)
             if grey is not None and facts.size == facts.label_size:
                 facts.turned = better_turned(grey, label)
@@ -81,18 +85,26 @@ def read_pair(split: str, image_path: Path, label_path: Path | None, info: Datas
     return facts
 
 
-def _counted(ids: NDArray[Any]) -> dict[int, int]:
+def _counted(ids: NDArray[Any], info: DatasetInfo) -> dict[int, int]:
     counts = np.bincount(ids.ravel())
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    found = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    if not info.multilabel:
+        return found
+    classes = range(len(info.classes))
+    fields = {value: number for value, number in found.items() if value < 1 << len(classes)}
+    of = {index: sum(number for value, number in fields.items() if value >> index & 1) for index in classes}
+    rest = {value: number for value, number in found.items() if value not in fields}
+    return {index: number for index, number in {NO_CLASS: fields.get(0), **of}.items() if number} | rest
 
 
 def _read_regions(label: NDArray[Any], info: DatasetInfo, facts: PairFacts) -> None:
     for value in facts.pixels:
-        if value < len(info.classes):
-            facts.regions[value] = cv2.connectedComponents((label == value).astype(np.uint8))[0] - 1
+        if 0 <= value < len(info.classes):
+            mask = (label != info.ignore) & is_class(label, value, info.multilabel)
+            facts.regions[value] = cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
     if info.ignore in facts.pixels:
         near = cv2.dilate((label == info.ignore).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        facts.beside_ignored = _counted(label[near])
+        facts.beside_ignored = _counted(label[near], info)
 
 
 def _shrunk(image: NDArray[Any]) -> NDArray[np.float32]:

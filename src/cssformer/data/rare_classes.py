@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.multilabel import with_class
+
 
 class RareClasses:
     """Draws classes by inverse frequency, each with a picture that holds it.
@@ -11,17 +13,18 @@ class RareClasses:
     else be nearly all that is drawn.
 
     Args:
-        pixels: (n, C), of :func:`cssformer.data.class_pixels.class_pixels`.
+        pixels: of :func:`cssformer.data.class_pixels.class_pixels`.
 
     Attributes:
         chances: how often each class is drawn, (C,).
     """
 
     def __init__(self, pixels: NDArray[np.int64]) -> None:
-        shares = pixels.sum(axis=0) / pixels.sum()
+        held = with_class(pixels)
+        shares = held.sum(axis=0) / held.sum()
         inverse = np.where(shares > 0, 1 / shares.clip(min=1e-3), 0)
         self.chances: NDArray[np.float64] = inverse / inverse.sum()
-        self._pictures = [np.flatnonzero(column) for column in pixels.T]
+        self._pictures = [np.flatnonzero(column) for column in held.T]
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
         """The index of a picture, and a class in it."""

@@ -47,7 +47,7 @@ class TrainingStream(Dataset[dict[str, Tensor]]):
             sample = cutmix(sample, self.augment(other, chance), chance)
         if self.rare is not None and chance.random() < self.augment.paste:
             picture, held = self.rare.draw(chance)
-            sample = paste(sample, self.augment(self.dataset[picture], chance, held), held)
+            sample = paste(sample, self.augment(self.dataset[picture], chance, held), held, self.augment.multilabel)
         return _tensors(sample, len(self.dataset.info.classes))
 
     def source(self, index: int) -> int:

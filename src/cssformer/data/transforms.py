@@ -15,6 +15,7 @@ from cssformer.data import corruptions
 from cssformer.data.channels import Channels, in_fours
 from cssformer.data.corruptions import MEAN_COLOUR, USUAL_STD, as_values
 from cssformer.data.dataset import IGNORE, Sample
+from cssformer.data.multilabel import is_class
 from cssformer.data.warp import Warp, Window, draw_warp
 
 _CROP_TRIES = 10
@@ -33,8 +34,8 @@ class Augment:
     Args:
         crop: height and width of the result.
         scale: range of the random scale.
-        cat_max_ratio: a crop in which one class has a larger share of the labelled pixels is drawn again, up to ten
-            times.
+        cat_max_ratio: a crop in which one class (or combination of them, or none) has a larger share of the labelled
+            pixels is drawn again, up to ten times.
         rotate, shear, perspective: of :func:`cssformer.data.warp.draw_warp`.
         flip: probability of mirroring left and right.
         photometric: random brightness, contrast, saturation and hue.
@@ -46,6 +47,7 @@ class Augment:
         channels: what pictures hold, where they are no photographs. Their mean takes the mean colour's place, of
             ``photometric`` brightness and contrast are left, and ``grey`` and ``jpeg``, which are of colours seen and
             of 8 bits, are left out.
+        multilabel: labels are bit fields.
     """
 
     crop: tuple[int, int]
@@ -67,6 +69,7 @@ class Augment:
     cutmix: float = 0.0
     short_side: int | None = None
     channels: Channels | None = None
+    multilabel: bool = False
 
     def __call__(self, sample: Sample, rng: np.random.Generator, held: int | None = None) -> Sample:
         """Return the augmented sample, image (h, w, C) and label (h, w) of the crop's size.
@@ -123,7 +126,7 @@ class Augment:
             side = max(1, round(wanted / factor))
             sides.append(min(side, whole))
             size.append(wanted if side <= whole else min(wanted, max(1, round(whole * factor))))
-        pixels = None if held is None else np.flatnonzero(label == held)
+        pixels = None if held is None else np.flatnonzero(is_class(label, held, self.multilabel))
         for _ in range(_CROP_TRIES):
             if pixels is None:
                 corner = [int(rng.integers(whole - side + 1)) for whole, side in zip(label.shape, sides, strict=True)]
@@ -139,7 +142,9 @@ class Augment:
                 target = size[0], size[1]
                 warp = draw_warp(window, target, self.crop, self.rotate, self.shear, self.perspective, rng)
                 seen = warp.label(label)
-            if largest_share(seen) <= self.cat_max_ratio and (held is None or held in seen):
+            if largest_share(seen) <= self.cat_max_ratio and (
+                held is None or is_class(seen, held, self.multilabel).any()
+            ):
                 break
         return window, (size[0], size[1]), warp
 

@@ -70,6 +70,8 @@ def export_model(
     network = model if isinstance(model, SegmentationNetwork) else SegmentationNetwork.from_pretrained(model)
     if network.metadata.channels is not None:
         raise UserError(f"Networks of photographs alone are exported; this one takes {network.metadata.channels}.")
+    if network.metadata.multilabel and {"labels", "confidence"} & set(returns):
+        raise UserError("A multi-label network has no single label; let the file return logits or probabilities.")
     network = copy.deepcopy(network).cpu().eval()
     arguments = (returns, input == "uint8", size, short_side)
     deployment = Deployment(network, *arguments).eval()

@@ -23,7 +23,8 @@ class Deployment(nn.Module):
         network: in evaluation mode.
         returns: what is computed, in this order: "logits" of the cells of 4x4 pixels, (B, classes, ceil(H/4),
             ceil(W/4)) of the picture as the network sees it; at the picture's own size "probabilities"
-            (B, classes, H, W), "labels" (B, H, W) int64 and "confidence" (B, H, W), the probability of the label.
+            (B, classes, H, W), "labels" (B, H, W) int64 and "confidence" (B, H, W), the probability of the label; of a
+            multi-label network the first two.
         uint8: the input is uint8 (B, H, W, 3), RGB, as picture files are decoded; otherwise float32 (B, 3, H, W) in
             [0, 1]. Either is normalised by the network.
         size: height and width that the network sees.
@@ -62,7 +63,7 @@ class Deployment(nn.Module):
             else:
                 scale = (seen[0] / height / STRIDE, seen[1] / width / STRIDE)
                 scores = _resampled(logits, (height, width), scale)
-            found["probabilities"] = scores.softmax(1)
+            found["probabilities"] = scores.sigmoid() if self.network.metadata.multilabel else scores.softmax(1)
             found["labels"] = scores.argmax(1)
             found["confidence"] = found["probabilities"].amax(1)
         return tuple(found[name] for name in self.returns)

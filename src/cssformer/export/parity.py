@@ -29,7 +29,7 @@ def compare(run: Run, deployment: Deployment) -> list[dict[str, Any]]:
         None where labels alone are returned; "equal", the share of the pixels with one label; "seconds" of the file
         and "eager_seconds" of the network in PyTorch, the best of three.
     """
-    rows = []
+    rows, multilabel = [], deployment.network.metadata.multilabel
     for batch, height, width in SIZES:
         images = pictures(batch, height, width, deployment.uint8)
         found, seconds = _timed(run, images.numpy())
@@ -44,7 +44,7 @@ def compare(run: Run, deployment: Deployment) -> list[dict[str, Any]]:
                 "height": height,
                 "width": width,
                 "difference": max(differences, default=None),
-                "equal": min((_equal(*pair) for pair in named if pair[0] != "confidence"), default=None),
+                "equal": min((_equal(*pair, multilabel) for pair in named if pair[0] != "confidence"), default=None),
                 "seconds": seconds,
                 "eager_seconds": eager_seconds,
             }
@@ -99,9 +99,11 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(one - other).max() / np.abs(other).max())
 
 
-def _equal(name: str, one: NDArray[Any], other: NDArray[Any]) -> float:
+def _equal(name: str, one: NDArray[Any], other: NDArray[Any], multilabel: bool) -> float:
     if one.shape != other.shape:
         return 0.0
-    if name != "labels":
+    if multilabel:
+        one, other = (each > (0.5 if name == "probabilities" else 0) for each in (one, other))
+    elif name != "labels":
         one, other = one.argmax(1), other.argmax(1)
     return float((one == other).mean())

@@ -89,7 +89,11 @@ class AnnotationFiles:
     def _add_outlines(
         self, prediction: Prediction, picture: Path, place: Path, name: str, entry: dict[str, Any]
     ) -> None:
-        found, numbers = regions(prediction.labels, self.classes, prediction.confidence, self.tolerance, self.min_area)
+        if prediction.multilabel:
+            found, numbers = prediction.polygons(self.tolerance, self.min_area), np.zeros(0, np.int32)
+        else:
+            look = (prediction.confidence, self.tolerance, self.min_area)
+            found, numbers = regions(prediction.labels, self.classes, *look)
         found = [each for each in found if each.name not in self.without]
         if "geojson" in self.formats:
             features = [_feature(each) for each in found]
@@ -132,6 +136,9 @@ class AnnotationFiles:
 
     def _present(self, prediction: Prediction) -> list[tuple[int, str, float | None]]:
         """Each class that occurs, with its mean confidence."""
+        if prediction.multilabel:
+            names = set(prediction.shares) - self.without
+            return [(index, name, None) for index, name in enumerate(self.classes) if name in names]
         known = prediction.labels >= 0
         pixels = np.bincount(prediction.labels[known], minlength=len(self.classes))
         sums = None
@@ -158,12 +165,12 @@ class AnnotationFiles:
         height, width = prediction.labels.shape
         annotations = []
         for index, _, score in self._present(prediction):
-            mask = prediction.labels == index
+            mask = prediction.mask(index)
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             left, top = int(columns[0]), int(rows[0])
             annotation = {
                 "category_id": index + 1,
-                "segmentation": run_lengths(prediction.labels, index),
+                "segmentation": run_lengths(mask),
                 "area": int(mask.sum()),
                 "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
                 "iscrowd": 0,
@@ -175,7 +182,7 @@ class AnnotationFiles:
         height, width = prediction.labels.shape
         results, scores = [], []
         for index, label, score in self._present(prediction):
-            rle = encode_brush(prediction.labels == index)
+            rle = encode_brush(prediction.mask(index))
             results.append(
                 {
                     "id": f"class{index}",

@@ -84,10 +84,9 @@ class Explanation:
 
     @property
     def label(self) -> tuple[str, float]:
-        """The class predicted for the pixel, and its probability."""
-        here = self.y, self.x
+        """The class predicted for the pixel, or several of them, and the prediction's confidence there."""
         assert self.prediction.confidence is not None
-        return self.prediction.classes[self.prediction.labels[here]], float(self.prediction.confidence[here])
+        return self.prediction.name_at(self.y, self.x), float(self.prediction.confidence[self.y, self.x])
 
     def picture(self, stride: int | None = None) -> Picture:
         """The places of the token of this stride, by default the finest, a row for each module.

@@ -115,7 +115,7 @@ def explain_class(predictor: Predictor, images: Sequence[Path], name: str) -> li
     found = []
     for image in images:
         prediction = predictor(image)
-        mask = prediction.labels == predictor.classes.index(name)
+        mask = prediction.mask(predictor.classes.index(name))
         if mask.any():
             given = prediction if predictor.channels is None else image
             found.append(explain_region(predictor, given, mask, image.name))

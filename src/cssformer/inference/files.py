@@ -4,7 +4,6 @@ import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +13,22 @@ import numpy as np
 from cssformer.data import rasters
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Pixels
-from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, require_file
 from cssformer.data.formats import tiff_head
 from cssformer.data.image_io import read_note, write_image
 from cssformer.data.picture_facts import PictureFacts, notes
 from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.rasters import PARTS, Outputs, as_grey, predict_raster, write_georeferenced
+from cssformer.inference.sources import (
+    CONFIDENCE,
+    LABELS,
+    LEGEND,
+    OVERLAY,
+    PROBABILITIES,
+    Source,
+    find_sources,
+    is_there,
+    named,
+)
 from cssformer.inference.video import predict_video
 from cssformer.inference.views import Mode, Precision
 from cssformer.utils.atomic import atomic_write, require_writable
@@ -35,23 +44,10 @@ Value = TypeVar("Value")
 
 FORMATS = ("coco", "geojson", "labelme", "label-studio", "cvat", "yolo")
 """What :class:`cssformer.inference.annotations.AnnotationFiles` writes."""
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-LABELS, OVERLAY, CONFIDENCE, PROBABILITIES = "labels", "overlay", "confidence", "probabilities"
-LEGEND = "legend.png"
+_BY_CLASS = ("coco", "geojson", "label-studio", "yolo")
+"""The formats whose shapes may overlap."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors after which no other file can be written either."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to predict, and its place below the output folder, without suffix."""
-
-    path: Path
-    place: Path
-
-    @property
-    def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEOS
 
 
 def predict_files(
@@ -73,13 +69,15 @@ def predict_files(
     flip: bool = False,
     short_side: int | None = None,
     precision: Precision | None = None,
+    threshold: float | None = None,
     clear: list[str] | None = None,
     skip_existing: bool = False,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Predict pictures, folders of pictures and videos, and write what was found.
 
-    Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette), ``overlay/NAME.jpg``,
+    Below ``output`` a picture becomes ``labels/NAME.png`` (class indices with a palette; of a multi-label model
+    ``labels/CLASS/NAME.png``, 255 where the class is), ``overlay/NAME.jpg``,
     ``confidence/NAME.png`` (255 is certain) and ``probabilities/NAME.npy`` (float16 (C, H, W)); a video becomes
     ``overlay/NAME.mp4``; ``legend.png`` shows the colours. TIFFs with a place on the Earth, and those larger than
     memory, become TIFFs of these names (:mod:`cssformer.inference.rasters`).
@@ -109,6 +107,7 @@ def predict_files(
         flip: Average over the mirror image too.
         short_side: First resize so that the shorter side has this many pixels; by default as the model was trained for.
         precision: Numbers of the network, bf16 and 16 (bits) are faster on GPUs; 32 by default.
+        threshold: Of networks of several classes a pixel: those of this probability are there; 0.5 by default.
         clear: Names of classes that the overlay leaves uncoloured and annotations out; background by default.
         skip_existing: Leave out what the output holds already, to go on after a stop; not with annotations.
         device: Such as cuda or cpu; auto takes the best there is.
@@ -130,15 +129,9 @@ def predict_files(
         raise UserError(
             f"Predictions cannot be saved as {unknown[0]!r}; there are {', '.join(FORMATS)}, as separate words."
         )
-    sources, left_out = _find(inputs, output)
-    skipped = 0
-    if skip_existing:
-        if save:
-            raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
-        wanted = [(LABELS, ".png"), *[(OVERLAY, ".jpg")] * overlay, *[(CONFIDENCE, ".png")] * confidence]
-        wanted += [(PROBABILITIES, ".npy")] * probabilities
-        missing = [source for source in sources if not _is_there(source, output, wanted)]
-        sources, skipped = missing, len(sources) - len(missing)
+    if skip_existing and save:
+        raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
+    sources, left_out = find_sources(inputs, output)
     require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(
         model,
@@ -150,7 +143,19 @@ def predict_files(
         flip=flip,
         short_side=short_side,
         precision=precision,
+        threshold=threshold,
     )
+    if predictor.multilabel and (raw or not set(_BY_CLASS).issuperset(save or ())):
+        raise UserError(
+            f"A multi-label model gives a mask for each class: leave out raw; annotations are {', '.join(_BY_CLASS)}."
+        )
+    skipped = 0
+    if skip_existing:
+        kinds = [f"{LABELS}/{name}" for name in predictor.classes] if predictor.multilabel else [LABELS]
+        wanted = [*((kind, ".png") for kind in kinds), *[(OVERLAY, ".jpg")] * overlay]
+        wanted += [*[(CONFIDENCE, ".png")] * confidence, *[(PROBABILITIES, ".npy")] * probabilities]
+        missing = [source for source in sources if not is_there(source, output, wanted)]
+        sources, skipped = missing, len(sources) - len(missing)
     ids = predictor.raw_ids if raw else None
     if raw and ids is None:
         raise UserError(
@@ -217,6 +222,8 @@ def predict_files(
             pixels, of_file = read_pixels(source.path, predictor.channels)
             # The place is that of the pixels as they are stored.
             placed = page is not None and page.is_georeferenced and page.orientation == 1
+            if placed and predictor.multilabel:
+                raise UserError(f"{source.path} is a GeoTIFF, whose place the masks of several classes would lose.")
             return rasters.with_mask(pixels, source.path, predictor.channels) if placed else pixels, of_file, placed
         return None
 
@@ -229,11 +236,11 @@ def predict_files(
             elif source not in failed:
                 with failing(source):
                     if source.is_video:
-                        overlaid = _named(output / OVERLAY / source.place, ".mp4")
+                        overlaid = named(output / OVERLAY / source.place, ".mp4")
                         rows[source] = predict_video(predictor, source.path, overlaid, uncoloured)
-                    elif save or probabilities:
-                        kind = "annotations" if save else "probabilities"
-                        raise UserError(f"{source.path} is too large for {kind}; leave them out, or cut it.")
+                    elif save or probabilities or predictor.multilabel:
+                        kind = "annotations" if save else "probabilities" if probabilities else "a multi-label model"
+                        raise UserError(f"{source.path} is too large for {kind}; leave that out, or cut it.")
                     else:
                         parts = output / PARTS / source.place
                         rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)
@@ -246,9 +253,7 @@ def predict_files(
                 yield source, prediction, placed
 
     def outputs(source: Source) -> Outputs:
-        labels, drawn, certain = (
-            _named(output / kind / source.place, ".tif") for kind in (LABELS, OVERLAY, CONFIDENCE)
-        )
+        labels, drawn, certain = (named(output / kind / source.place, ".tif") for kind in (LABELS, OVERLAY, CONFIDENCE))
         return Outputs(
             labels,
             drawn if overlay else None,
@@ -263,7 +268,7 @@ def predict_files(
         source, prediction, placed = found
         with failing(source):
             if probabilities and (of_classes := prediction.probabilities) is not None:
-                with atomic_write(_named(output / PROBABILITIES / source.place, ".npy"), sync=False) as working:
+                with atomic_write(named(output / PROBABILITIES / source.place, ".npy"), sync=False) as working:
                     np.save(working, of_classes.astype(np.float16))
             if placed:
                 return source, prediction, write_georeferenced(prediction, source.path, outputs(source))
@@ -330,53 +335,6 @@ def _of_all(found: dict[Key, Value], order: Sequence[Key]) -> dict[Key, Value]:
     return {key: union[key] for key in order if key in union}
 
 
-def _find(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
-    """All files to predict, in order, none of them written by an earlier prediction, and how many others there are."""
-    if not inputs:
-        raise UserError("No picture, folder or video is named; give one at least.")
-    # A split, or its pictures or labels.
-    if any((folder / "dataset.yaml").is_file() for folder in list(output.resolve().parents)[:2]):
-        raise UserError(f"{output} lies in prepared data, whose labels would be overwritten; give another output.")
-    written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
-    sources: list[Source] = []
-    left_out = 0
-    for given in inputs:
-        if given.is_dir():
-            roots = [root for root in (given.resolve(), given.resolve().parent) if (root / "dataset.yaml").is_file()]
-            masks = {folder.resolve() for root in roots for folder in root.glob("*/labels")} - {given.resolve()}
-            present = [path for path in files_under(given) if _is_outside(path.resolve(), written | masks)]
-            files = [path for path in present if is_picture(path) or path.suffix.lower() in VIDEOS]
-            if not files:
-                known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
-                raise UserError(f"The folder {given} holds no pictures or videos ({known}).")
-            left_out += len(present) - len(files)
-            sources += [Source(path, path.relative_to(given).with_suffix("")) for path in files]
-        elif given.exists():
-            require_file(given)
-            sources.append(Source(given, Path(given.stem)))
-        else:
-            raise UserError(f"There is no file or folder {given}.")
-    places: dict[tuple[Path, bool], Source] = {}
-    for source in sources:
-        other = places.setdefault((source.place, source.is_video), source).path
-        if other != source.path:
-            raise UserError(
-                f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
-            )
-    return list(places.values()), left_out
-
-
-def _is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
-    """Whether all files of a picture or video are written; what is there is whole."""
-    kinds = [(OVERLAY, ".mp4")] if source.is_video else wanted
-    places = [(output / kind / source.place, suffix) for kind, suffix in kinds]
-    return all(any(_named(place, each).exists() for each in (suffix, ".tif")) for place, suffix in places)
-
-
-def _is_outside(path: Path, places: set[Path]) -> bool:
-    return places.isdisjoint((path, *path.parents))
-
-
 def _write(
     prediction: Prediction,
     place: Path,
@@ -386,15 +344,13 @@ def _write(
     ids: Sequence[int] | None,
 ) -> dict[str, Any]:
     """Write what was asked for, an overlay unless ``clear`` is None; the row of the picture."""
-    labels = _named(output / LABELS / place, ".png")
-    prediction.save(labels, ids)
+    labels = output / LABELS if prediction.multilabel else named(output / LABELS / place, ".png")
+    if prediction.multilabel:
+        prediction.save_masks(labels, place.as_posix())
+    else:
+        prediction.save(labels, ids)
     if clear is not None:
-        write_image(_named(output / OVERLAY / place, ".jpg"), prediction.overlay(clear=clear))
+        write_image(named(output / OVERLAY / place, ".jpg"), prediction.overlay(clear=clear))
     if confidence and prediction.confidence is not None:
-        write_image(_named(output / CONFIDENCE / place, ".png"), as_grey(prediction.confidence))
+        write_image(named(output / CONFIDENCE / place, ".png"), as_grey(prediction.confidence))
     return {"labels": str(labels), "shares": prediction.shares}
-
-
-def _named(place: Path, suffix: str) -> Path:
-    """The place with the suffix added: ``with_suffix`` would cut names such as ``frame.001``."""
-    return place.with_name(place.name + suffix)

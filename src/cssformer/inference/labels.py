@@ -27,11 +27,14 @@ class Segmentation(NamedTuple):
     """The class of each pixel and, if asked for, how certain it is.
 
     Attributes:
-        labels: indices of the most probable classes, (B, H, W) int32.
-        confidence: their probabilities, (B, H, W) float32.
+        labels: indices of the most probable classes, (B, H, W) int32; of a multi-label network bit fields, see
+            :mod:`cssformer.data.multilabel`.
+        confidence: their probabilities, (B, H, W) float32; of a multi-label network the probability of the least
+            certain of its answers, which class is there and which is not.
         top_labels: the k most probable classes of each pixel, the first of them the label, (B, k, H, W) int32.
         top_probabilities: of these, (B, k, H, W) float32.
-        entropy: -Σ p ln p over all classes, (B, H, W) float32, from 0 to ln C.
+        entropy: -Σ p ln p over all classes, (B, H, W) float32, from 0 to ln C; of a multi-label network the sum over
+            its classes of -p ln p - (1 - p) ln (1 - p), up to C ln 2.
     """
 
     labels: Tensor
@@ -135,7 +138,13 @@ class View:
         return next(self.blocks).permute(0, 2, 3, 1).float().contiguous()
 
 
-def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, entropy: bool = False) -> Iterator[Block]:
+def segment(
+    views: Sequence[View],
+    confidence: bool = False,
+    top_k: int = 1,
+    entropy: bool = False,
+    threshold: float | None = None,
+) -> Iterator[Block]:
     """Label every pixel of the views' rows and columns with the class that is most probable on average over the views.
 
     Args:
@@ -144,6 +153,7 @@ def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, ent
         confidence: give the probability of the class chosen too.
         top_k: give so many of the most probable classes of each pixel, with their probabilities, if more than one.
         entropy: give the entropy too.
+        threshold: of a multi-label network: the label has all classes of at least this probability, sigmoid(score).
 
     Yields:
         Strips of rows, from the top to the bottom.
@@ -155,28 +165,39 @@ def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, ent
     (batch, _, _, count), width = first.held.shape, first.right - first.left
     if not 1 <= top_k <= count:
         raise UserError(f"Of {count} classes the top_k may be 1 to {count}, not {top_k}.")
+    probabilities = partial(torch.softmax, dim=-1) if threshold is None else torch.sigmoid
 
     @torch.inference_mode()
     def label(
         strips: Sequence[Callable[[int], Tensor]],
-        labels: Tensor,
+        ranked: Tensor,
         best: Tensor | None,
-        spread: Tensor | None,
+        found: Segmentation,
         index: int,
     ) -> None:
         area = (..., slice(index * tile, (index + 1) * tile))
         scores = strips[0](index)
-        if best is None and spread is None and len(strips) == 1:
-            labels[:, 0][area] = scores.argmax(-1)
+        if best is None and found.entropy is None and len(strips) == 1 and threshold is None:
+            found.labels[area] = scores.argmax(-1)
             return
-        total = scores.softmax(-1)
+        total = probabilities(scores)
         for strip in strips[1:]:
-            total += strip(index).softmax(-1)
-        if spread is not None:
-            spread[area] = torch.special.entr(total / len(strips)).sum(-1)
+            total += probabilities(strip(index))
+        mean = total / len(strips)
+        if found.entropy is not None:
+            found.entropy[area] = torch.special.entr(mean).sum(-1)
+        if threshold is not None:
+            there = mean >= threshold
+            found.labels[area] = (there.int() << torch.arange(count, device=device)).sum(-1)
+            if found.confidence is not None:
+                found.confidence[area] = torch.where(there, mean, 1 - mean).amin(-1)
+            if found.entropy is not None:
+                found.entropy[area] += torch.special.entr(1 - mean).sum(-1)
+            if top_k == 1:
+                return
         for rank in range(top_k):
             highest, chosen = total.max(-1)
-            labels[:, rank][area] = chosen
+            ranked[:, rank][area] = chosen
             if best is not None:
                 best[:, rank][area] = highest / len(strips)
             if rank + 1 < top_k:
@@ -187,15 +208,17 @@ def segment(views: Sequence[View], confidence: bool = False, top_k: int = 1, ent
         share_out = pool.map if device.type == "cpu" else map
         for top in first.rows[::tile]:
             height = min(tile, first.rows.stop - top)
-            labels = torch.empty(batch, top_k, height, width, dtype=torch.int32, device=device)
+            ranked = torch.empty(batch, top_k, height, width, dtype=torch.int32, device=device)
             best = torch.empty(batch, top_k, height, width, device=device) if confidence or top_k > 1 else None
             spread = torch.empty(batch, height, width, device=device) if entropy else None
+            labels, highest = ranked[:, 0], best[:, 0] if confidence and best is not None else None
+            if threshold is not None:  # the most probable class is not the label
+                labels, highest = torch.empty_like(labels), None if highest is None else torch.empty_like(highest)
+            top_labels, top_probabilities = (ranked, best) if top_k > 1 else (None, None)
+            found = Segmentation(labels, highest, top_labels, top_probabilities, spread)
             strips = [view.strip(top, top + height) for view in views]
-            for _ in share_out(partial(label, strips, labels, best, spread), range(len(first.columns))):
+            for _ in share_out(partial(label, strips, ranked, best, found), range(len(first.columns))):
                 pass
-            highest = best[:, 0] if confidence and best is not None else None
-            top_labels, top_probabilities = (labels, best) if top_k > 1 else (None, None)
-            found = Segmentation(labels[:, 0], highest, top_labels, top_probabilities, spread)
             yield Block(top, first.left, found)
 
 

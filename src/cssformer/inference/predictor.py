@@ -14,10 +14,12 @@ from torch import nn
 
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
-from cssformer.data.dataset import IGNORE, distinct_colours
+from cssformer.data.dataset import IGNORE, combined_colours, distinct_colours
 from cssformer.data.image_io import to_rgb, write_label
-from cssformer.inference.views import predict, require_options
+from cssformer.data.multilabel import is_class, require_single_label
+from cssformer.inference.views import predict, require_options, used_threshold
 from cssformer.model import SegmentationNetwork
+from cssformer.utils.atomic import atomic_write
 from cssformer.utils.console import percentage
 from cssformer.utils.device import best_device, device_of
 from cssformer.utils.errors import UserError
@@ -42,14 +44,18 @@ class Prediction:
     Attributes:
         image: the picture, RGB uint8 (H, W, 3); of other channels a view of it, see
             :func:`cssformer.data.channels.rgb_view`.
-        labels: class indices (H, W) int32; ``IGNORE`` where the picture has no data.
-        confidence: probability of the class chosen, (H, W) float32 from 0 to 1; None if it was not asked for.
+        labels: class indices (H, W) int32; ``IGNORE`` where the picture has no data. Of a multi-label network bit
+            fields, see :attr:`masks`.
+        confidence: probability of the class chosen, (H, W) float32 from 0 to 1; None if it was not asked for. Of a
+            multi-label network that of its least certain answer, which class is there and which is not.
         classes: a name per class.
         colours: an RGB colour per class.
         top_labels: the k most probable classes of each pixel, the first of them the label, (k, H, W) int32; None
             without ``top_k``.
         top_probabilities: of these, (k, H, W) float32 from 0 to 1.
-        entropy: -Σ p ln p over all classes, (H, W) float32 from 0 to ln(number of classes); None if not asked for.
+        entropy: -Σ p ln p over all classes, (H, W) float32 from 0 to ln(number of classes); None if not asked for. Of a
+            multi-label network the sum of the entropies of its classes, there or not.
+        multilabel: whether a pixel may be of several classes.
     """
 
     image: Picture
@@ -60,6 +66,21 @@ class Prediction:
     top_labels: NDArray[np.int32] | None = None
     top_probabilities: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
+    multilabel: bool = False
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """Which pixels are of each class, (C, H, W)."""
+        return np.stack([self.mask(index) for index in range(len(self.classes))])
+
+    def mask(self, index: int) -> NDArray[np.bool_]:
+        """Which pixels are of one class, (H, W)."""
+        return is_class(self.labels, index, self.multilabel)
+
+    def name_at(self, y: int, x: int) -> str:
+        """The class, or several, of the pixel in row y and column x."""
+        names = [name for index, name in enumerate(self.classes) if is_class(self.labels[y, x], index, self.multilabel)]
+        return " and ".join(names) or "no class"
 
     @property
     def runner_up(self) -> NDArray[np.int32] | None:
@@ -84,6 +105,10 @@ class Prediction:
     @property
     def shares(self) -> dict[str, float]:
         """Class name -> share of the pixels with data, from 0 to 1, for the classes that occur, the largest first."""
+        if self.multilabel:
+            parts = np.array([np.count_nonzero(self.mask(index)) for index in range(len(self.classes))])
+            parts = parts / max(1, np.count_nonzero(self.labels != IGNORE))
+            return {self.classes[index]: float(parts[index]) for index in np.argsort(-parts) if parts[index]}
         # In blocks of rows, because numpy makes eight bytes of each label.
         blocks = np.array_split(self.labels, -(-self.labels.size // 2**20))
         counts = sum(np.bincount(block[block != IGNORE], minlength=len(self.classes)) for block in blocks)
@@ -97,6 +122,10 @@ class Prediction:
             alpha: opacity of the colours, from 0 to 1.
             clear: names of classes left uncoloured.
         """
+        if self.multilabel:
+            kept = sum(1 << index for index, name in enumerate(self.classes) if name not in clear)
+            shown = np.where(self.labels == IGNORE, 0, self.labels & kept)
+            return drawing.overlay(self.image, shown, combined_colours(self.colours), alpha, [0])
         indices = [index for index, name in enumerate(self.classes) if name in clear]
         return drawing.overlay(self.image, self.labels, self.colours, alpha, [*indices, IGNORE])
 
@@ -115,13 +144,18 @@ class Prediction:
         """
         from cssformer.inference.regions import regions
 
-        return regions(self.labels, self.classes, self.confidence, tolerance, min_area)[0]
+        maps = [self.labels]
+        if self.multilabel:
+            maps = [np.where(self.mask(index), index, IGNORE) for index in range(len(self.classes))]
+        certain = None if self.multilabel else self.confidence
+        found = [each for one in maps for each in regions(one, self.classes, certain, tolerance, min_area)[0]]
+        return sorted(found, key=lambda each: -each.area)
 
     def rle(self) -> dict[str, dict[str, Any]]:
         """Class name -> its pixels as COCO's run lengths (``size`` and ``counts``), for the classes that occur."""
         from cssformer.inference.regions import run_lengths
 
-        return {name: run_lengths(self.labels, self.classes.index(name)) for name in self.shares}
+        return {name: run_lengths(self.mask(self.classes.index(name))) for name in self.shares}
 
     def to_supervision(self) -> "Detections":
         """The detections of the package ``supervision``, one for each class that occurs, the largest first.
@@ -136,8 +170,9 @@ class Prediction:
 
         names = list(self.shares)
         indices = np.array([self.classes.index(name) for name in names])
-        masks = self.labels == indices[:, None, None]
-        certain = None if self.confidence is None else np.array([self.confidence[mask].mean() for mask in masks])
+        masks = self.masks[indices]
+        confident = None if self.multilabel else self.confidence
+        certain = None if confident is None else np.array([confident[mask].mean() for mask in masks])
         return Detections(mask_to_xyxy(masks), masks, certain, indices, data={"class_name": np.array(names)})
 
     def to_fiftyone(self) -> "FiftyOneSegmentation":
@@ -148,6 +183,7 @@ class Prediction:
         """
         from fiftyone import Segmentation
 
+        require_single_label(self.multilabel, "FiftyOne's segmentation")
         values = np.array(list(self.mask_targets), np.uint8 if len(self.classes) < 256 else np.uint16)
         return Segmentation(mask=np.where(self.labels == IGNORE, 0, values[self.labels]).astype(values.dtype))
 
@@ -166,8 +202,9 @@ class Prediction:
             ids: what is written for each class; its index if None.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or the network is multi-label, see :meth:`save_masks`.
         """
+        require_single_label(self.multilabel, "A file of labels")
         ids = range(len(self.classes)) if ids is None else ids
         palette = [(0, 0, 0)] * (max(ids) + 1)
         for value, colour in zip(ids, self.colours, strict=True):
@@ -177,6 +214,21 @@ class Prediction:
             Path(path), np.where(self.labels == IGNORE, ignore, np.take(ids, self.labels, mode="clip")), palette
         )
 
+    def save_masks(self, folder: str | Path, name: str) -> None:
+        """Write ``folder/CLASS/NAME.png`` for each class: 255 where it is, 0 where not, transparent without data.
+
+        Raises:
+            UserError: a file cannot be written, or a class's name is none of a folder.
+        """
+        alpha = np.where(self.labels == IGNORE, 0, 255)
+        for index, kind in enumerate(self.classes):
+            if Path(kind).name != kind or kind.startswith(".") or "\\" in kind:
+                raise UserError(f"The class {kind!r} cannot name a folder for its masks; rename it.")
+            grey = np.where(self.mask(index), 255, 0)
+            pixels = grey if alpha.all() else np.dstack([grey, alpha])
+            with atomic_write(Path(folder) / kind / f"{name}.png", sync=False) as temporary:
+                Image.fromarray(pixels.astype(np.uint8)).save(temporary, "PNG")
+
 
 class Predictor:
     """A network with all that is needed to label pictures.
@@ -184,8 +236,8 @@ class Predictor:
     Args:
         model: a trained ``CSSFormer``, or an exported one.
         device: "cuda", "mps", "cpu" and the like; "auto" takes the best there is.
-        **options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision.
-            What is not given, or None, is done as the model was trained for.
+        **options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision,
+            threshold. What is not given, or None, is done as the model was trained for.
 
     Raises:
         UserError: there is no such device or option, a value cannot be (see
@@ -216,6 +268,8 @@ class Predictor:
         self.colours = model.metadata.colours or distinct_colours(model.num_classes)
         self.raw_ids = model.metadata.raw_ids
         self.channels = model.metadata.channels
+        self.multilabel = model.metadata.multilabel
+        used_threshold(model, self.options.get("threshold"))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto", **options: Any) -> "Predictor":
@@ -284,11 +338,12 @@ class Predictor:
         pixels, missing = taken(image, self.channels)
         picture = torch.from_numpy(pixels).permute(2, 0, 1)
         found = predict(self.model, picture, confidence=confidence, top_k=top_k, entropy=entropy, **self.options)
-        labels, certain, *more = (None if each is None else each.cpu().numpy() for each in found)
+        labels, certain, ranked, likely, spread = (None if each is None else each.cpu().numpy() for each in found)
         assert labels is not None
         if missing is not None:
             labels[missing] = IGNORE
-        return Prediction(rgb_view(pixels, missing), labels, certain, self.classes, self.colours, *more)
+        about = (self.classes, self.colours, ranked, likely, spread, self.multilabel)
+        return Prediction(rgb_view(pixels, missing), labels, certain, *about)
 
 
 def accelerated(model: Network) -> Network:

@@ -75,9 +75,9 @@ def regions(
     return made, numbers
 
 
-def run_lengths(labels: NDArray[np.int32], index: int) -> dict[str, Any]:
-    """The pixels of a class as COCO's compressed run lengths, ``size`` [height, width] and ``counts``, a text."""
-    packed = mask.encode(np.asfortranarray((labels == index).astype(np.uint8)))
+def run_lengths(pixels: NDArray[np.bool_]) -> dict[str, Any]:
+    """Pixels (H, W) as COCO's compressed run lengths, ``size`` [height, width] and ``counts``, a text."""
+    packed = mask.encode(np.asfortranarray(pixels.astype(np.uint8)))
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}
 
 

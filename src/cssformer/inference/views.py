@@ -55,6 +55,7 @@ def predict(
     top_k: int = 1,
     entropy: bool = False,
     precision: Precision = "32",
+    threshold: float | None = None,
 ) -> Segmentation:
     """Label every pixel of a picture, or of pictures of one size, at the pictures' own size.
 
@@ -78,19 +79,28 @@ def predict(
         short_side: first resize so that the shorter side has this many pixels.
         confidence, top_k, entropy: what to return beside labels; see :func:`cssformer.inference.labels.segment`.
         precision: "bf16" or "16" run the network under autocast to bfloat16 or float16.
+        threshold: of a multi-label network, which calls a pixel all classes of at least this probability; 0.5 if None.
 
     Returns:
         labels (H, W) or (B, H, W), and what was asked for beside them, all on the model's device.
 
     Raises:
-        UserError: as :func:`require_options`, or there are not ``top_k`` classes.
+        UserError: as :func:`require_options`, there are not ``top_k`` classes, or a threshold is given for a network
+            of one class a pixel.
         ValueError: the image has other dimensions or channels.
 
     Warns:
         The network takes photographs, and the image has floats that are not from 0 to 1.
     """
     require_options(
-        mode=mode, crop=crop, stride=stride, scales=scales, flip=flip, short_side=short_side, precision=precision
+        mode=mode,
+        crop=crop,
+        stride=stride,
+        scales=scales,
+        flip=flip,
+        short_side=short_side,
+        precision=precision,
+        threshold=threshold,
     )
     channels = getattr(getattr(model, "metadata", None), "channels", None)
     count = len(channels or "RGB")
@@ -106,7 +116,7 @@ def predict(
             )
     pictures = image if image.ndim == 4 else image[None]
     options: dict[str, Any] = {"mode": mode, "crop": crop, "stride": stride, "scales": scales, "flip": flip}
-    options |= {"short_side": short_side, "precision": precision}
+    options |= {"short_side": short_side, "precision": precision, "threshold": threshold}
     options |= {"confidence": confidence, "top_k": top_k, "entropy": entropy}
     with evaluating(model), torch.inference_mode():
         result = assembled(predict_blocks(model, pictures, **options), *pictures.shape[2:])
@@ -135,6 +145,7 @@ def predict_blocks(
     flip: bool = False,
     short_side: int | None = None,
     precision: Precision = "32",
+    threshold: float | None = None,
     begin: tuple[int, int] = (0, 0),
     **wanted: Any,
 ) -> Iterator[Block]:
@@ -150,6 +161,7 @@ def predict_blocks(
     height, width = pictures.shape[2:]
     sizes, mirrorings = seen_sizes(height, width, scales, short_side), (False, True) if flip else (False,)
     network, window, step = _Network(model, precision), *_window(crop, stride)
+    wanted["threshold"] = used_threshold(model, threshold)
     if mode == "whole":
         yield from segment(_whole_views(network, pictures[:, :, :, :], sizes, mirrorings), **wanted)
         return
@@ -164,6 +176,19 @@ def predict_blocks(
                 blocks = partial(_slide, _Scaled(network, pictures, size, mirrored), window, step)
                 views.append(View(blocks, size, (height, width), network.device, mirrored, left, right, top))
         yield from segment(views, **wanted)
+
+
+def used_threshold(model: Any, threshold: float | None) -> float | None:
+    """The threshold that a multi-label network is used with, None for one of one class a pixel.
+
+    Raises:
+        UserError: a threshold is given for one of these.
+    """
+    if getattr(getattr(model, "metadata", None), "multilabel", False):
+        return 0.5 if threshold is None else threshold
+    if threshold is not None:
+        raise UserError("A threshold is for multi-label networks; this one gives each pixel the most probable class.")
+    return None
 
 
 def seen_sizes(height: int, width: int, scales: Sequence[float], short_side: int | None) -> list[tuple[int, int]]:
@@ -181,12 +206,13 @@ def require_options(
     flip: bool = False,
     short_side: int | None = None,
     precision: Precision = "32",
+    threshold: float | None = None,
 ) -> None:
     """Raise what is wrong with options of :func:`predict`.
 
     Raises:
-        UserError: an unknown mode or precision, a crop without pixels, a stride not between 4 and the crop, or a scale
-            or short side that is not positive.
+        UserError: an unknown mode or precision, a crop without pixels, a stride not between 4 and the crop, a scale
+            or short side that is not positive, or a threshold that is not between 0 and 1.
     """
     if mode not in get_args(Mode):
         raise UserError(f"The mode is {' or '.join(get_args(Mode))}, not {mode!r}.")
@@ -196,6 +222,8 @@ def require_options(
         raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
     if short_side is not None and short_side < 1:
         raise UserError(f"The short side must have at least one pixel, not {short_side}.")
+    if threshold is not None and not 0 < threshold < 1:
+        raise UserError(f"The threshold must lie between 0 and 1; it is {threshold}.")
     window, step = _window(crop, stride)
     if min(window) < 1:
         raise UserError(f"The crop must have at least one pixel each way, not {crop}.")

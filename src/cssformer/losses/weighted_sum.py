@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cssformer.losses import pixel, region
 from cssformer.losses.boundary import boundary_loss
+from cssformer.losses.multilabel import mean_over_classes
 from cssformer.model.loss import SegmentationOutput
 
 
@@ -19,6 +20,7 @@ class SegmentationLoss(nn.Module):
         focal_gamma: of the focal loss.
         tversky_beta: of the Tversky loss.
         auxiliary_weight: the share of the auxiliary head, whose loss is the same sum.
+        multilabel: labels are bit fields; each loss is that of :func:`cssformer.losses.multilabel.mean_over_classes`.
     """
 
     class_weights: Tensor | None
@@ -37,17 +39,25 @@ class SegmentationLoss(nn.Module):
         focal_gamma: float = 2.0,
         tversky_beta: float = 0.7,
         auxiliary_weight: float = 0.4,
+        multilabel: bool = False,
     ) -> None:
         super().__init__()
-        terms = (
+        of_pixels = (
             (cross_entropy, partial(pixel.cross_entropy, label_smoothing=label_smoothing, ohem=ohem)),
             (focal, partial(pixel.focal_loss, gamma=focal_gamma)),
+        )
+        of_regions = (
             (dice, region.dice_loss),
             (tversky, partial(region.tversky_loss, beta=tversky_beta)),
             (lovasz, region.lovasz_softmax_loss),
             (boundary, boundary_loss),
         )
-        self.terms = [(weight, loss) for weight, loss in terms if weight]
+        self.terms = [
+            (weight, partial(mean_over_classes, loss, terms is of_regions) if multilabel else loss)
+            for terms in (of_pixels, of_regions)
+            for weight, loss in terms
+            if weight
+        ]
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.auxiliary_weight = auxiliary_weight
 

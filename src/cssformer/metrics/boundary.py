@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE
+from cssformer.data.multilabel import presence
 
 DILATION_RATIO = 0.02
 """Width of Boundary IoU's bands as a share of the picture's diagonal, as in the paper."""
@@ -108,3 +109,40 @@ def count_by_distance(
     common = count(in_true & in_said & (label == said), label, classes)
     boundary = np.stack([common, count(in_true, label, classes), count(in_said, said, columns)[:classes]])
     return pairs.reshape(bands, classes, columns), boundary
+
+
+def contour_distances(
+    label: NDArray[np.int32], classes: int, dilation_ratio: float = DILATION_RATIO
+) -> NDArray[np.uint16]:
+    """:func:`contour_distance` from the contours of each class of a bit field, (C, H, W)."""
+    planes = (presence(label, index) for index in range(classes))
+    return np.stack([contour_distance(plane, plane, dilation_ratio) for plane in planes])
+
+
+def count_multilabel(
+    prediction: NDArray[np.int32],
+    label: NDArray[np.int32],
+    distances: NDArray[np.uint16],
+    classes: int,
+    dilation_ratio: float = DILATION_RATIO,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """:func:`count_by_distance` of bit fields (H, W), of each class against its absence.
+
+    Args:
+        distances: the truth's :func:`contour_distances`.
+
+    Returns:
+        Confusion matrices (bands, C, 2, 3), absent before present, and the pixels of each class (3, C) in both bands of
+        Boundary IoU.
+
+    Raises:
+        ValueError: a value is none of the classes' bits.
+    """
+    for field in (prediction, label):
+        if ((field != IGNORE) & (field >> classes != 0)).any():
+            raise ValueError(f"Bit fields of {classes} classes must lie in [0, {1 << classes}).")
+    counts = [
+        count_by_distance(presence(prediction, index), presence(label, index), distances[index], 2, dilation_ratio)
+        for index in range(classes)
+    ]
+    return np.stack([bands for bands, _ in counts], axis=1), np.stack([near[:, 1] for _, near in counts], axis=1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cssformer.data import IGNORE
 from cssformer.data.channels import Pixels
 from cssformer.data.dataset import Samples
+from cssformer.data.multilabel import require_single_label
 from cssformer.inference import Predictor
 from cssformer.inference.predictor import by_class
 from cssformer.metrics.evaluate import require_fitting
@@ -55,6 +56,7 @@ def calibrate(predictor: Predictor, dataset: Samples, seed: int = 0) -> Calibrat
         UserError: there are fewer than two labelled pictures, or data and network have different classes or channels.
     """
     require_fitting(predictor.network, dataset.info)
+    require_single_label(dataset.info.multilabel, "The temperature")
     classes, count = len(predictor.classes), len(dataset)
     rng = np.random.default_rng(seed)
     each = max(64, min(PIXELS, MOST // (classes * count)))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.channels import rgb_view
+from cssformer.data.class_pixels import pixels_of
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present, number, percent
 from cssformer.metrics.report import EXAMPLES, TILE, legend_entries, thinned, tile
 from cssformer.metrics.scoring import Evaluation, percentile_interval, resampled
@@ -220,15 +221,14 @@ def differences_sheet(comparison: Comparison, data: Any, scored: Sequence[Callab
         assert label is not None
         picture, truth = np.ascontiguousarray(rgb_view(thinned(image))), thinned(label)
         first, second = (examples[place] for examples in told)
-        for shown in (truth, first, second):
-            pixels += np.bincount(shown[shown != IGNORE], minlength=len(pixels))
+        pixels += sum(pixels_of(shown, data.info) for shown in (truth, first, second))
         grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8) // 2 + 96
         right = np.stack([first == truth, second == truth])
         grey[right[0] & ~right[1]] = FIRST_RIGHT
         grey[right[1] & ~right[0]] = SECOND_RIGHT
         grey[~right.any(axis=0)] = WRONG
         grey[truth == IGNORE] = UNKNOWN
-        maps = (colourise(each, data.info.colours) for each in (truth, first, second))
+        maps = (colourise(each, data.info.palette) for each in (truth, first, second))
         rows.append([tile(part, smooth=number == 0) for number, part in enumerate((picture, *maps, grey))])
         scores = (percent(float(each.picture_miou[index])) for each in (comparison.first, comparison.second))
         captions.append("{} · mIoU of A {} %, of B {} %".format(name, *scores))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.data import IGNORE
+from cssformer.data.multilabel import presence
 
 
 def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -44,25 +45,33 @@ def confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
     return counts[:cells].view(num_classes, num_classes)
 
 
+def multilabel_confusion(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """:func:`confusion` of bit fields, of each class against its absence: (C, 2, 2), absent before present."""
+    classes = range(num_classes)
+    return torch.stack([confusion(presence(prediction, index), presence(label, index), 2) for index in classes])
+
+
 class ConfusionMatrix:
     """A confusion matrix that lives on the device of the predictions and grows batch by batch.
 
     It is no module: weight averaging swaps a module's buffers, and this is none of the weights.
 
     Attributes:
-        matrix: (C, C) int64, pixels of this process; rows are the truth, columns the prediction.
+        matrix: (C, C) int64, pixels of this process; rows are the truth, columns the prediction. Multi-label (C, 2, 2),
+            see :func:`multilabel_confusion`.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.num_classes = num_classes
-        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu", multilabel: bool = False) -> None:
+        self.num_classes, self.count = num_classes, multilabel_confusion if multilabel else confusion
+        shape = (num_classes, 2, 2) if multilabel else (num_classes, num_classes)
+        self.matrix = torch.zeros(shape, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add the pixels of a batch: prediction and label (B, H, W), see :func:`confusion`."""
-        self.matrix += confusion(prediction, label, self.num_classes).to(self.matrix.device)
+        self.matrix += self.count(prediction, label, self.num_classes).to(self.matrix.device)
 
     def reduce(self) -> Tensor:
-        """The (C, C) matrix of all processes together; this process's own counts stay as they are."""
+        """The matrix of all processes together; this process's own counts stay as they are."""
         total = self.matrix.clone()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)
@@ -102,24 +111,31 @@ class Scores:
 
     @classmethod
     def from_matrix(cls, matrix: Tensor | NDArray[np.int64]) -> "Scores":
-        """Scores of a (C, C) confusion matrix with the truth in its rows.
+        """Scores of a (C, C) confusion matrix with the truth in its rows, or multi-label (C, 2, 2), a matrix a class.
 
         It may have one more column, of pixels to which the prediction gave no class: these are wrong for the true
-        class and count for no other, as in the Cityscapes and ADE20K scripts.
+        class and count for no other, as in the Cityscapes and ADE20K scripts. A multi-label pixel is as often right as
+        there are classes for which it is.
         """
         counts = matrix.detach().cpu().numpy() if isinstance(matrix, Tensor) else np.asarray(matrix)
         correct, true, _ = areas = areas_of(counts)
         iou, accuracy = intersection_over_union(areas), ratio(correct, true)
         scored = true.sum()
+        right, answers = (counts[:, [0, 1], [0, 1]], counts.sum()) if counts.ndim == 3 else (correct, scored)
         return cls(
             miou=float(mean_of_present(iou)),
             mean_accuracy=float(mean_of_present(accuracy)),
-            pixel_accuracy=float(ratio(correct.sum(), scored)),
+            pixel_accuracy=float(ratio(right.sum(), answers)),
             frequency_weighted_iou=float(ratio(np.nansum(iou * true), scored)),
             iou=tuple(iou.tolist()),
             accuracy=tuple(accuracy.tolist()),
             pixels=tuple(true.tolist()),
         )
+
+    @property
+    def dice(self) -> tuple[float, ...]:
+        """Dice of each class (its F1), 2·I / (T + P) = 2·IoU / (1 + IoU), NaN where it has no IoU."""
+        return tuple(2 * iou / (1 + iou) for iou in self.iou)
 
     def as_dict(self) -> dict[str, float | None]:
         """The scores over all classes for JSON, with None for NaN."""
@@ -128,6 +144,7 @@ class Scores:
             "mean_accuracy": number(self.mean_accuracy),
             "pixel_accuracy": number(self.pixel_accuracy),
             "frequency_weighted_iou": number(self.frequency_weighted_iou),
+            "mean_dice": number(float(mean_of_present(np.array(self.dice)))),
         }
 
     def table(self, classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
@@ -150,7 +167,12 @@ def number(value: float) -> float | None:
 
 
 def areas_of(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pixels of each class in common, in the truth, and in the prediction: (C, C) or (C, C + 1) -> (3, C)."""
+    """Pixels of each class in common, in the truth, and in the prediction: (C, C) or (C, C + 1) -> (3, C).
+
+    Multi-label: (C, 2, 2) or (C, 2, 3) -> (3, C).
+    """
+    if matrix.ndim == 3:
+        return np.stack([matrix[:, 1, 1], matrix[:, 1].sum(axis=1), matrix[:, :, 1].sum(axis=1)])
     return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)[: len(matrix)]])
 
 

@@ -178,6 +178,9 @@ def require_fitting(model: nn.Module, info: DatasetInfo) -> None:
     count = getattr(model, "num_classes", len(classes))
     if count != len(classes):
         raise UserError(f"The model knows {count} classes but the data has {len(classes)}; evaluate on data it is for.")
+    if (several := getattr(metadata, "multilabel", False)) != info.multilabel:
+        kinds = {True: "several classes a pixel (multi-label)", False: "one class a pixel"}
+        raise UserError(f"The model gives {kinds[several]}, but the data has {kinds[info.multilabel]}.")
     if not isinstance(metadata, Metadata) or metadata.classes is None:
         return
     if metadata.classes != classes:

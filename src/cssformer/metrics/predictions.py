@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cssformer.data import IGNORE, DatasetInfo
 from cssformer.data.dataset import INVALID, label_table, raw_ids, source_ids
 from cssformer.data.image_io import encode_png, read_note
+from cssformer.data.multilabel import require_single_label
 from cssformer.metrics.label_files import (
     LabelMap,
     LabelSet,
@@ -48,6 +49,7 @@ class Predictions:
     """
 
     def __init__(self, path: Path, truth: Truth, raw: bool = False) -> None:
+        require_single_label(truth.info.multilabel, "A score of label files")
         own_ids = isinstance(truth, LabelSet) and truth.files.categories is None
         if own_ids:
             index_of = source_ids(truth.info.mapping)
@@ -152,12 +154,13 @@ class Submission:
         info: of the data set.
 
     Raises:
-        UserError: the source had colours instead of ids, or the folder is prepared data.
+        UserError: the source had colours instead of ids, the data are multi-label, or the folder is prepared data.
     """
 
     def __init__(self, folder: Path, info: DatasetInfo) -> None:
         if any((place / "dataset.yaml").is_file() for place in (folder, *folder.resolve().parents[:2])):
             raise UserError(f"{folder} is a place of prepared data; give another folder for the submission.")
+        require_single_label(info.multilabel, "A submission")
         self.folder = folder
         self.ids = raw_ids(info.classes, info.mapping)
 

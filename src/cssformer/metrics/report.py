@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.channels import rgb_view
+from cssformer.data.class_pixels import pixels_of
 from cssformer.data.dataset import Samples
 from cssformer.data.image_io import write_image
 from cssformer.metrics.boundary import TRIMAP_WIDTH
@@ -84,7 +85,7 @@ def thinned(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -> None:
-    """Write ``classes.csv``, ``confusion.png``, ``pictures.png``, ``worst.png`` and ``scores.json`` into ``folder``.
+    """Write ``classes.csv``, ``pictures.png``, ``worst.png``, ``scores.json`` and (not multi-label) ``confusion.png``.
 
     ``pictures.png`` shows pictures evenly spread over the data set, ``worst.png`` those of least mIoU.
 
@@ -105,7 +106,8 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         columns = (info.classes, scores.iou, scores.accuracy, evaluation.boundary_iou, trimap, scores.pixels)
         for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
-    write_image(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
+    if not info.multilabel:
+        write_image(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
     everywhere = spread(len(dataset))
     for name, indices in ((PICTURES, everywhere), (WORST, evaluation.worst(EXAMPLES) or everywhere)):
         rows = ((dataset[index], evaluation.examples[index], evaluation.caption(index)) for index in indices)
@@ -126,7 +128,7 @@ def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetI
     Returns:
         RGB (height, width, 3).
     """
-    rows, captions = [], []
+    rows, captions, palette = [], [], info.palette
     pixels = np.zeros(len(info.classes), np.int64)
     for (name, image, label), said, caption in examples:
         if label is None:
@@ -134,12 +136,11 @@ def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetI
         captions.append(caption)
         picture, truth = np.ascontiguousarray(rgb_view(thinned(image))), thinned(label)
         scored = truth != IGNORE
-        for shown in (truth[scored], said[said != IGNORE]):
-            pixels += np.bincount(shown, minlength=len(pixels))
+        pixels += pixels_of(truth, info) + pixels_of(said, info)
         grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         errors = np.where(scored[..., None], grey // 2 + 96, np.array(UNKNOWN, np.uint8))
         errors[scored & (said != truth)] = WRONG
-        row = [picture, colourise(truth, info.colours), colourise(said, info.colours), errors]
+        row = [picture, colourise(truth, palette), colourise(said, palette), errors]
         rows.append([tile(part, smooth=index == 0) for index, part in enumerate(row)])
     entries = [*legend_entries(pixels, info), ("not scored", UNKNOWN), ("wrong", WRONG)]
     heads = ("picture", "truth", "prediction", "errors")

@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import DatasetInfo
+from cssformer.data.multilabel import presence
 from cssformer.metrics import breakdown
 from cssformer.metrics.boundary import (
     DILATION_RATIO,
     TRIMAP_WIDTH,
     TRIMAP_WIDTHS,
     contour_distance,
+    contour_distances,
     count_by_distance,
+    count_multilabel,
 )
 from cssformer.metrics.confusion import (
     Scores,
@@ -40,7 +43,8 @@ class Evaluation:
         info: the data set's classes and colours.
         names: the pictures, n of them.
         bands: (widths + 1, C, C + 1) int64, confusion matrices by distance from the true contours, see
-            :func:`cssformer.metrics.boundary.count_by_distance`.
+            :func:`cssformer.metrics.boundary.count_by_distance`; multi-label (widths + 1, C, 2, 3), see
+            :func:`cssformer.metrics.boundary.count_multilabel`.
         areas: (n, 3, C) int64, per picture and class the pixels in common, in the truth and in the prediction.
         boundary: the same near the contours, see :mod:`cssformer.metrics.boundary`.
         dilation_ratio: width of Boundary IoU's bands as a share of the picture's diagonal.
@@ -66,7 +70,10 @@ class Evaluation:
 
     @cached_property
     def matrix(self) -> NDArray[np.int64]:
-        """(C, C + 1) confusion matrix; rows are the truth, columns the prediction, the last one none at all."""
+        """(C, C + 1) confusion matrix; rows are the truth, columns the prediction, the last one none at all.
+
+        Multi-label (C, 2, 3), of each class against its absence.
+        """
         return self.bands.sum(axis=0)
 
     @cached_property
@@ -117,12 +124,13 @@ class Evaluation:
         common, truth, _ = self.areas[index].sum(axis=1)
         accuracy = common / truth if truth else np.nan
         miou = percent(float(self.picture_miou[index]))
-        return f"{self.names[index]} · mIoU {miou} % · {percent(float(accuracy))} % of the pixels are right"
+        what = "classes' pixels are found" if self.info.multilabel else "pixels are right"
+        return f"{self.names[index]} · mIoU {miou} % · {percent(float(accuracy))} % of the {what}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; fractions from 0 to 1, None where a class has no score."""
         scores = self.scores
-        columns = (self.info.classes, scores.iou, scores.accuracy, self.boundary_iou, scores.pixels)
+        columns = (self.info.classes, scores.iou, scores.dice, scores.accuracy, self.boundary_iou, scores.pixels)
         return {
             **self.about,
             **scores.as_dict(),
@@ -133,11 +141,12 @@ class Evaluation:
             "classes": {
                 name: {
                     "iou": number(iou),
+                    "dice": number(dice),
                     "accuracy": number(accuracy),
                     "boundary_iou": number(boundary),
                     "pixels": pixels,
                 }
-                for name, iou, accuracy, boundary, pixels in zip(*columns, strict=True)
+                for name, iou, dice, accuracy, boundary, pixels in zip(*columns, strict=True)
             },
             "pictures": len(self.names),
             "groups": None if self.groups is None else len(set(self.groups)),
@@ -155,6 +164,7 @@ class Evaluation:
             ("mean accuracy", percent(self.scores.mean_accuracy)),
             ("pixel accuracy", percent(self.scores.pixel_accuracy)),
             ("frequency-weighted IoU", percent(self.scores.frequency_weighted_iou)),
+            ("mean Dice", percent(float(mean_of_present(np.array(self.scores.dice))))),
             ("mean Boundary IoU", percent(self.mean_boundary_iou)),
             (f"mIoU within {TRIMAP_WIDTH} pixels of contours", percent(self.trimap[TRIMAP_WIDTH].miou)),
             *([("note", "partial data, not comparable with published scores")] if self.info.partial else []),
@@ -194,11 +204,17 @@ class Scorer:
         self.areas: list[NDArray[np.int64]] = []
         self.boundary: list[NDArray[np.int64]] = []
         classes = len(info.classes)
-        self.bands = np.zeros((len(TRIMAP_WIDTHS) + 1, classes, classes + 1), np.int64)
+        cells = (2, 3) if info.multilabel else (classes + 1,)
+        self.bands = np.zeros((len(TRIMAP_WIDTHS) + 1, classes, *cells), np.int64)
         self.regions = np.zeros((len(breakdown.SIZES), classes, len(breakdown.COUNTED))) if regions else None
 
     def distance(self, label: NDArray[np.int32]) -> NDArray[np.uint16]:
-        """The truth's distances from its contours, (H, W) -> (H, W), which may be computed ahead for :meth:`count`."""
+        """The truth's distances from its contours, (H, W) -> (H, W), which may be computed ahead for :meth:`count`.
+
+        Multi-label (C, H, W), from those of each class.
+        """
+        if self.info.multilabel:
+            return contour_distances(label, len(self.info.classes), self.dilation_ratio)
         return contour_distance(label, label, self.dilation_ratio)
 
     def count(
@@ -207,7 +223,8 @@ class Scorer:
         """Compare a prediction with the truth; changes nothing here, so that several threads may count.
 
         Args:
-            prediction: class indices (H, W), ``IGNORE`` where none is given, which is wrong for whatever class is true.
+            prediction: class indices or bit fields (H, W), ``IGNORE`` where none is given, which is wrong for whatever
+                class is true.
             label: the truth (H, W) with ``IGNORE``.
             distance: the truth's :meth:`distance`, if it is known already.
 
@@ -218,8 +235,15 @@ class Scorer:
             raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape.")
         distance = self.distance(label) if distance is None else distance
         said, classes = prediction.astype(np.int32, copy=False), len(self.info.classes)
-        counted = count_by_distance(said, label, distance, classes, self.dilation_ratio)
-        return Counts(*counted, None if self.regions is None else breakdown.count_regions(said, label, classes))
+        count = count_multilabel if self.info.multilabel else count_by_distance
+        counted = count(said, label, distance, classes, self.dilation_ratio)
+        return Counts(*counted, None if self.regions is None else self._count_regions(said, label, classes))
+
+    def _count_regions(self, said: NDArray[np.int32], label: NDArray[np.int32], classes: int) -> NDArray[np.float64]:
+        if not self.info.multilabel:
+            return breakdown.count_regions(said, label, classes)
+        planes = ((presence(said, index), presence(label, index)) for index in range(classes))
+        return np.stack([breakdown.count_regions(*pair, 2)[:, 1] for pair in planes], axis=1)
 
     def add(self, name: str, counts: Counts) -> None:
         """Add the counts of the picture ``name``."""

@@ -16,6 +16,7 @@ from cssformer.data.channels import Pixels, rgb_view
 from cssformer.data.dataset import SPLITS, label_table, to_classes
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import read_ids, write_image
+from cssformer.data.multilabel import require_single_label
 from cssformer.inference import Predictor
 from cssformer.metrics.evaluate import require_fitting
 from cssformer.metrics.report import NAMED, TILE, tile
@@ -107,6 +108,7 @@ def find_suspects(predictor: Predictor, folder: str | Path) -> list[Suspect]:
     for split in (each for each in SPLITS if (Path(folder) / each / "labels").is_dir()):
         dataset = SegmentationFolder(folder, split)
         require_fitting(predictor.network, dataset.info)
+        require_single_label(dataset.info.multilabel, "The search for labels that a model contradicts")
         assert dataset.labels is not None
         samples = ahead(dataset.__getitem__, len(dataset), lambda sample: 2 * sample.image.nbytes)
         for name, image, label in progress(f"Comparing {split}", samples, total=len(dataset)):

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from cssformer.data.picture_facts import notes as picture_notes
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.folder import Prepared
+from cssformer.prepare.multilabel import IGNORED, bits_of
 from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import ClassMap, Overlap, Shape, Size, draw
 from cssformer.prepare.splits import draw_validation
@@ -183,7 +184,8 @@ def prepare_export(
         unlabeled: Whether pixels without a shape are a class, background, or ignored; by default background, in
             panoptic labels ignored.
         overlap: Which of two shapes lies on top: the smaller, the first or the last in the file, or in CVAT's z_order;
-            by default the last where the tool stacks them, else the smaller.
+            by default the last where the tool stacks them, else the smaller. With keep none does: a pixel is of several
+            classes (multi-label), and what has no shape is of none.
         val_share: Share of the pictures that validation gets, where the export names no validation split.
         seed: Of the draw of the validation split.
         skip_broken: Leave out pictures that are missing, broken, or have broken shapes, instead of refusing them.
@@ -207,7 +209,21 @@ def prepare_export(
             if (other := first.setdefault(picture.image, picture)) is not picture:
                 raise UserError(f"{other.place} and {picture.place} both annotate {picture.path}; leave one there.")
         overlap = overlap or export.overlap
-        info, value_of, index_of = _classes(export, map or [], ignore or [], unlabeled or export.unlabeled)
+        several = overlap == "keep"
+        if several and unlabeled == "ignore":
+            raise UserError(
+                "Where overlapping shapes are kept, pixels without one are of no class; leave out unlabeled."
+            )
+        bare_pixels = "ignore" if several else unlabeled or export.unlabeled
+        info, value_of, index_of = _classes(export, map or [], ignore or [], bare_pixels)
+        empty = len(export.classes)
+        if several:
+            value_of = {
+                name: IGNORED if (index := index_of[value]) is None else 1 << index for name, value in value_of.items()
+            }
+            mapping = {name: index for name, index in info.mapping.items() if name != UNLABELED}
+            info = replace(info, ignore=IGNORED, mapping=mapping, multilabel=True)
+            index_of, empty = bits_of(len(info.classes)), 0
         seen: set[str] = set()
         bare: list[str] = []
 
@@ -217,9 +233,9 @@ def prepare_export(
                 found = picture.shapes(size)
                 if isinstance(found, ClassMap):
                     names.update(found.names.values())
-                    label = found.draw(value_of, len(export.classes))
+                    label = found.draw(value_of, empty)
                 else:
-                    label = draw(_noted(found, names), value_of, size, len(export.classes), overlap)
+                    label = draw(_noted(found, names), value_of, size, empty, overlap)
                 seen.update(names)
                 if not names:
                     bare.append(picture.path)
@@ -238,7 +254,11 @@ def prepare_export(
             notes = turned_notes([each for _, each in written], masks_as)
     notes = [*export.notes, *notes, *picture_notes({entry.image: each.picture for entry, each in written})]
     on_top = {"smaller": "that of fewer pixels", "first": "the first one drawn", "last": "the last one drawn"}
-    notes.append(f"Of shapes that overlap, {on_top[overlap]} lies on top.")
+    notes.append(
+        "A pixel is of all classes whose shapes it lies in."
+        if several
+        else f"Of shapes that overlap, {on_top[overlap]} lies on top."
+    )
     if bare:
         notes.append(f"{len(bare)} pictures have no shape, {min(bare)} the first.")
     if absent := [name for name in export.classes if name not in seen and name not in export.ignored]:

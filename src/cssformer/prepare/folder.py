@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cssformer.data.dataset import SPLITS, DatasetInfo
+from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
+from cssformer.data.image_io import read_ids
 from cssformer.data.picture_facts import notes as picture_notes
 from cssformer.prepare.class_file import read_class_file
 from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
+from cssformer.prepare.multilabel import IGNORED, MasksOf, bits_of, pair_by_class, with_bit_fields
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
 from cssformer.prepare.splits import draw_validation
 from cssformer.prepare.writer import Entry, MasksAs, fill, require_free, turned_notes
@@ -75,6 +77,7 @@ def prepare_folder(
     masks_as: MasksAs = "shown",
     transparent: Transparent | None = None,
     as_stored: bool = False,
+    multilabel: bool = False,
 ) -> Prepared:
     """Make a prepared folder of pictures and masks.
 
@@ -104,6 +107,8 @@ def prepare_folder(
             ignore; such masks are refused without it.
         as_stored: Take grey and RGB pictures too as the channels that their files store; by default they become RGB
             of 8 bits, and TIFFs of other channels alone are taken so.
+        multilabel: A pixel may be of several classes: the second source has a folder of masks for each, CLASS/NAME.png,
+            which are 0 where the class is not; classes then chooses folders and their order.
 
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.
@@ -116,7 +121,14 @@ def prepare_folder(
     if not 0 < val_share < 1:
         raise UserError(f"The share of the validation split must lie between 0 and 1; it is {val_share}.")
     lines = read_class_file(class_file) if class_file else []
-    pairing = find_pairs(source[0], source[1] if len(source) == 2 else None, image_suffix, label_suffix)
+    names: tuple[str, ...] = ()
+    masks_of: MasksOf = {}
+    if multilabel:
+        if len(source) == 1 or class_file:
+            raise UserError("With multilabel give the folder of the pictures and that of the masks, and no class file.")
+        names, pairing, masks_of = pair_by_class(source[0], source[1], classes, image_suffix, label_suffix)
+    else:
+        pairing = find_pairs(source[0], source[1] if len(source) == 2 else None, image_suffix, label_suffix)
     lists = {"train": train_list, "val": val_list, "test": test_list}
     entries, how = _split(pairing.pairs, lists, val_share, seed)
     notes = []
@@ -125,21 +137,29 @@ def prepare_folder(
         notes += note
     _require_masks(entries)
 
-    masks = [entry.label for entry in entries if isinstance(entry.label, Path)]
-    surveys = in_parallel(survey, masks, "Reading masks")
-    understood = meaning(surveys, lines, classes or [], ignore or [], transparent)
-    _require_known_values(masks, surveys, understood)
-    if len(understood.classes) == 1:
-        notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
-    with atomic_dir(output) as folder:
+    told: Sequence[str]
+    if multilabel:
+        entries, told = with_bit_fields(entries, masks_of, names, ignore or [], transparent)
+        mapping: dict[str, int | None] = {f"{name}/": index for index, name in enumerate(names)}
+        info = DatasetInfo(names, distinct_colours(len(names)), IGNORED, mapping, multilabel=True)
+        how_read = read_ids, bits_of(len(names)), masks_as
+    else:
+        masks = [entry.label for entry in entries if isinstance(entry.label, Path)]
+        surveys = in_parallel(survey, masks, "Reading masks")
+        understood = meaning(surveys, lines, classes or [], ignore or [], transparent)
+        _require_known_values(masks, surveys, understood)
+        if len(understood.classes) == 1:
+            notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
+        info, told = understood.info(), understood.notes
         how_read = understood.read, understood.index_of, masks_as
-        info, found = fill(folder, understood.info(), entries, *how_read, as_stored=as_stored)
+    with atomic_dir(output) as folder:
+        info, found = fill(folder, info, entries, *how_read, as_stored=as_stored)
         written = [each for each in found if each is not None]
         notes += turned_notes(written, masks_as)
         if info.channels is not None:
             notes.append(f"The pictures have {info.channels}, taken as stored; dataset.yaml tells their means.")
     notes += picture_notes({entry.image: each.picture for entry, each in zip(entries, written, strict=True)})
-    return Prepared(output, info, tuple(pairing.suffixes), how, (*notes, *understood.notes))
+    return Prepared(output, info, tuple(pairing.suffixes), how, (*notes, *told))
 
 
 def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:

@@ -21,8 +21,9 @@ from cssformer.utils.errors import UserError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
-Overlap = Literal["smaller", "first", "last"]
-"""Which of two shapes that overlap lies on top: the one of fewer pixels, the one drawn first, or the one drawn last."""
+Overlap = Literal["smaller", "first", "last", "keep"]
+"""Which of two shapes that overlap lies on top: the one of fewer pixels, the one drawn first, or the one drawn last; or
+both are kept, each in bits of its own."""
 RunLengths = dict[str, Any]
 """A mask as pycocotools has it: ``size`` [height, width] and ``counts``, compressed to bytes."""
 
@@ -201,7 +202,10 @@ def draw(
         # Outside and inside alternate, from outside on. Painting these alone takes a tenth of pycocotools' decoding.
         edges = _unpacked(runs["counts"]).cumsum().tolist()
         for start, end in zip(edges[::2], edges[1::2], strict=False):
-            values[start:end] = value
+            if overlap == "keep":
+                values[start:end] |= value
+            else:
+                values[start:end] = value
     return cv2.transpose(values.reshape(size[::-1]))
 
 

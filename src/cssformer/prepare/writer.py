@@ -39,6 +39,8 @@ class Drawing:
     size: tuple[int, int] | None
     #: The values (H, W) for a height and width; raises UserError.
     draw: Callable[[tuple[int, int]], NDArray[Any]]
+    #: The files that it alone is made of, for their checksums.
+    files: Sequence[Path] = ()
 
     def __str__(self) -> str:
         return self.place
@@ -292,6 +294,8 @@ def _label(
     turned_now = taken_as == "stored" or own != 1
     right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
     sums = [(hashlib.sha256(data).hexdigest(), str(entry.label))] if data else []
+    if isinstance(entry.label, Drawing):
+        sums = [(hashlib.sha256(read_bytes(path)).hexdigest(), str(path)) for path in entry.label.files]
     written = written._replace(sums=[*written.sums, *sums], masks_as=taken_as, by_size=by_size)
     return data if right else encode_png(stored), written
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import decode_image
+from cssformer.data.multilabel import require_single_label
 from cssformer.inference.explain import Explanation, explain
 from cssformer.inference.predictor import Prediction, Predictor
 from cssformer.inference.views import SMALLEST
@@ -34,9 +35,13 @@ class Service:
         model: its name, for the files that predictions become.
         queue: how many pictures may wait beside the one at work.
         max_megapixels: of a picture, in millions of pixels; Pillow's own limit in this process becomes the same.
+
+    Raises:
+        UserError: the network is multi-label.
     """
 
     def __init__(self, predictor: Predictor, model: str, queue: int = 8, max_megapixels: float = 25.0) -> None:
+        require_single_label(predictor.multilabel, "The server")
         self.predictor, self.model, self.max_pixels = predictor, model, int(max_megapixels * 1e6)
         self.queue = queue
         # Pillow looks before it decodes, and takes twice as many.

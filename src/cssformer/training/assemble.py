@@ -109,13 +109,13 @@ def assemble(
         console.print(told_counts(pixels, info), markup=False)
     rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
     custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
-    augment = Augment(**{**vars(recipe.augment), "custom": custom, "channels": channels})
+    augment = Augment(**{**vars(recipe.augment), "custom": custom, "channels": channels, "multilabel": info.multilabel})
     stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
     asked = recipe.model
     licence = first_licence(asked.backbone, asked.pretrained, asked.weights) or saved.get("backbone_licence")
     if checkpoint:
         licence = checkpoint.get("backbone_licence")
-    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence, channels)
+    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence, channels, info.multilabel)
     # Not only when the first network is to be saved.
     model.saved_config()
     if weights is not None:

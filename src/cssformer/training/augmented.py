@@ -8,8 +8,9 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
-from cssformer.data import IGNORE, DatasetInfo
+from cssformer.data import DatasetInfo
 from cssformer.data.channels import rgb_view
+from cssformer.data.class_pixels import pixels_of
 from cssformer.data.image_io import write_image
 from cssformer.metrics.report import legend_entries, tile
 from cssformer.visualize.drawing import UNKNOWN, Picture, legend, overlay, sheet, sheet_width
@@ -43,12 +44,15 @@ def augmented_sheet(images: NDArray[Any], labels: NDArray[np.integer], info: Dat
     tiles = []
     for pixels, label in zip(images, labels, strict=True):
         image = np.ascontiguousarray(rgb_view(pixels))
-        tiles += [tile(image, smooth=True), tile(overlay(image, label, info.colours), smooth=True)]
+        tiles += [
+            tile(image, smooth=True),
+            tile(overlay(image, label, info.palette, clear=[0] * info.multilabel), smooth=True),
+        ]
     across = min(4, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % across)
     rows = [tiles[start : start + across] for start in range(0, len(tiles), across)]
     heads = ("picture", "labels over it") * (across // 2)
-    pixels = np.bincount(labels[labels != IGNORE], minlength=len(info.classes))
+    pixels = pixels_of(labels, info)
     entries = [*legend_entries(pixels, info), ("ignored", UNKNOWN)]
     foot = legend(entries, sheet_width(tiles[0].shape[1], across))
     return sheet(rows, heads, [""] * len(rows), foot)

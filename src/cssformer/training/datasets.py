@@ -55,7 +55,8 @@ def fingerprint(*splits: Samples) -> str:
     hasher = hashlib.sha256()
     for data in splits:
         if isinstance(data, SegmentationFolder):
-            hasher.update(repr((data.info.classes, data.info.ignore)).encode())
+            kind = ("multilabel",) if data.info.multilabel else ()
+            hasher.update(repr((data.info.classes, data.info.ignore, *kind)).encode())
             for name in data.names:
                 files = [data.images[name], *([data.labels[name]] if data.labels else [])]
                 hasher.update(repr([(path.name, path.stat().st_size) for path in files]).encode())

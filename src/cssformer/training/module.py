@@ -17,8 +17,10 @@ from cssformer.inference import predict
 from cssformer.inference.predictor import accelerated
 from cssformer.inference.views import as_input
 from cssformer.losses import SegmentationLoss
+from cssformer.losses import cross_entropy as pixel_entropy
+from cssformer.losses.multilabel import mean_over_classes
 from cssformer.metrics import ConfusionMatrix
-from cssformer.metrics.boundary import contour_distance, count_by_distance
+from cssformer.metrics.boundary import contour_distance, contour_distances, count_by_distance, count_multilabel
 from cssformer.model import Metadata, SegmentationNetwork
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.loss import cross_entropy
@@ -38,7 +40,9 @@ class SegmentationTask(L.LightningModule):
     def __init__(self, model: SegmentationNetwork, recipe: Recipe, loss: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss or SegmentationLoss(auxiliary_weight=recipe.training.auxiliary_weight)
+        self.loss = loss or SegmentationLoss(
+            auxiliary_weight=recipe.training.auxiliary_weight, multilabel=model.metadata.multilabel
+        )
         # As its input is: convolutions are faster so, and gradients get the weights' layout, as DDP wants.
         model.backbone.to(memory_format=torch.channels_last)
         self.recipe = recipe
@@ -101,7 +105,7 @@ class SegmentationTask(L.LightningModule):
                 parameter.grad = None
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion = ConfusionMatrix(self.model.num_classes, self.device)
+        self.confusion = ConfusionMatrix(self.model.num_classes, self.device, self.metadata.multilabel)
         self.boundary = torch.zeros(3, self.model.num_classes, dtype=torch.int64, device=self.device)
         self.finite: list[Tensor] = []
         self.losses: list[Tensor] = []
@@ -114,14 +118,19 @@ class SegmentationTask(L.LightningModule):
         self.confusion.update(segmentation.labels, batch["label"].long())
         if self.recipe.training.best == BOUNDARY_IOU:
             said, true = (labels[0].int().cpu().numpy() for labels in (segmentation.labels, batch["label"]))
-            areas = count_by_distance(said, true, contour_distance(true, true), self.model.num_classes)[1]
+            classes = self.model.num_classes
+            if self.metadata.multilabel:
+                areas = count_multilabel(said, true, contour_distances(true, classes), classes)[1]
+            else:
+                areas = count_by_distance(said, true, contour_distance(true, true), classes)[1]
             self.boundary += torch.from_numpy(areas).to(self.device)
         if batch_idx == 0:
             self.example = batch["image"][0], segmentation.labels[0]
         if self.recipe.evaluation.mode == "whole":
             # At the logits' own size: all classes at a large picture's size would fill the memory.
             label = F.interpolate(batch["label"][None].float(), self.logits.shape[2:], mode="nearest-exact")
-            self.losses.append(cross_entropy(self.logits.float(), label[0].long()))
+            loss = partial(mean_over_classes, pixel_entropy, False) if self.metadata.multilabel else cross_entropy
+            self.losses.append(loss(self.logits.float(), label[0].long()))
 
     def forward_logits(self, images: Tensor) -> Tensor:
         """The network's, remembered, and whether all were finite."""

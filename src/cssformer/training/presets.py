@@ -9,7 +9,7 @@ import numpy as np
 
 from cssformer.data import SegmentationFolder
 from cssformer.data.check import CheckReport
-from cssformer.data.class_pixels import pixels_of
+from cssformer.data.class_pixels import class_shares, counted
 from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
@@ -52,11 +52,9 @@ class DataFacts:
         data = SegmentationFolder(folder, "train")
         some = range(0, len(data), -(-len(data) // LOOKED_AT))
         sizes = Counter(read_size(data.images[data.names[index]]) for index in some)
-        pixels = np.zeros(len(data.info.classes), np.int64)
-        for index in some:
-            if (label := data.label(index)) is not None:
-                pixels += pixels_of(label, len(pixels))
-        return cls(len(data), *_median(sizes), len(pixels), _rarest(data.info.classes, pixels))
+        labels = [label for index in some if (label := data.label(index)) is not None]
+        shares = class_shares(np.stack([counted(label, data.info) for label in labels]))
+        return cls(len(data), *_median(sizes), len(shares), _rarest(data.info.classes, shares))
 
     @classmethod
     def checked(cls, report: CheckReport) -> "DataFacts":
@@ -75,9 +73,9 @@ def _median(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
     return width, height
 
 
-def _rarest(classes: tuple[str, ...], pixels: np.ndarray) -> tuple[str, float] | None:
-    there = [(float(count), name) for count, name in zip(pixels, classes, strict=True) if count > 0]
-    return (min(there)[1], min(there)[0] / float(pixels.sum())) if there else None
+def _rarest(classes: tuple[str, ...], shares: np.ndarray) -> tuple[str, float] | None:
+    there = [(float(share), name) for share, name in zip(shares, classes, strict=True) if share > 0]
+    return (min(there)[1], min(there)[0]) if there else None
 
 
 def choose_preset(facts: DataFacts, device: str) -> tuple[str, str]:

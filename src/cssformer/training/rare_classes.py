@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from cssformer.data import DatasetInfo
-from cssformer.data.class_pixels import class_pixels
+from cssformer.data.class_pixels import class_pixels, class_shares
 from cssformer.data.dataset import Samples
+from cssformer.data.multilabel import with_class
 from cssformer.data.rare_classes import RareClasses
 from cssformer.losses import SegmentationLoss, class_weights
 from cssformer.training.recipe import OF_CLASS, Recipe
@@ -31,13 +32,13 @@ def wants_draws(recipe: Recipe) -> bool:
 
 
 def counted(train_data: Samples, verified: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The pixels of each class in each training picture (n, C), as ``verify_labels`` found them, if it was called.
+    """What :func:`class_pixels` gives for the training pictures, as ``verify_labels`` found it, if it was called.
 
     Raises:
         UserError: a label cannot be read or has an id outside the classes, or no pixel is labelled.
     """
     pixels = class_pixels(train_data) if verified is None else verified
-    if not pixels.any():
+    if not with_class(pixels).any():
         raise UserError("The training labels hold no labelled pixel, so there are no rare classes to count.")
     return pixels
 
@@ -53,7 +54,7 @@ def told_absent(verified: Mapping[str, NDArray[np.int64]], info: DatasetInfo, be
         UserError: it is the score of a class that no validation label holds.
     """
     absent = {
-        split: [name for name, total in zip(info.classes, pixels.sum(axis=0), strict=True) if not total]
+        split: [name for name, total in zip(info.classes, with_class(pixels).sum(axis=0), strict=True) if not total]
         for split, pixels in verified.items()
     }
     if best in (OF_CLASS + name for name in absent["val"]):
@@ -89,13 +90,13 @@ def build_loss(recipe: Recipe, info: DatasetInfo, pixels: NDArray[np.integer] | 
         weights = torch.tensor(weighting)
     else:
         weights = None
-    options = {**dataclasses.asdict(recipe.loss), "class_weights": weights}
+    options = {**dataclasses.asdict(recipe.loss), "class_weights": weights, "multilabel": info.multilabel}
     return SegmentationLoss(**options, auxiliary_weight=recipe.training.auxiliary_weight)
 
 
 def told_counts(pixels: NDArray[np.integer], info: DatasetInfo) -> str:
     """Each class's share of the training pixels, and the number of pictures that hold it."""
-    shares, pictures = 100 * pixels.sum(axis=0) / pixels.sum(), (pixels > 0).sum(axis=0)
+    shares, pictures = 100 * class_shares(pixels), (with_class(pixels) > 0).sum(axis=0)
     parts = zip(info.classes, shares, pictures, strict=True)
     named = ", ".join(f"{name} {share:.2f} % in {count}" for name, share, count in parts)
     return f"classes of the {len(pixels)} training pictures: {named}"

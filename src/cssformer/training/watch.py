@@ -36,7 +36,7 @@ class Watch(Callback):
             assert isinstance(pl_module, SegmentationTask)
             reason = (
                 "there is one class alone, and what is not the object must be a class too"
-                if pl_module.model.num_classes == 1
+                if pl_module.model.num_classes == 1 and not pl_module.metadata.multilabel
                 else "perhaps all labels of its crops are ignored, or the loss has a weight of 0"
             )
             self._warn(
@@ -62,17 +62,22 @@ class Watch(Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationTask)
         matrix = pl_module.confusion.reduce()
-        predicted, true = matrix.sum(dim=0).nonzero(), matrix.sum(dim=1).nonzero()
-        self.alike = self.alike + 1 if len(predicted) == 1 and len(true) > 1 else 0
+        called: str | int | None = None
+        if pl_module.metadata.multilabel:
+            called = "no class" if matrix[:, 1].any() and not matrix[:, :, 1].any() else None
+        else:
+            predicted, true = matrix.sum(dim=0).nonzero(), matrix.sum(dim=1).nonzero()
+            if len(predicted) == 1 and len(true) > 1:
+                names, index = pl_module.metadata.classes, int(predicted[0])
+                called = names[index] if names else index
+        self.alike = 0 if called is None else self.alike + 1
         # Many trainings begin so.
         if self.alike > 1 or (self.alike and trainer.global_step == trainer.max_steps):
-            names = pl_module.model.metadata.classes
-            index = int(predicted[0])
             self._warn(
                 trainer,
                 "class",
-                f"every pixel of the validation after step {trainer.global_step} is called "
-                f"{names[index] if names else index}; perhaps training.lr is too high, "
+                f"every pixel of the validation after step {trainer.global_step} is called {called}; perhaps "
+                "training.lr is too high, "
                 + (
                     "or the other classes are too rare without loss.class_weights"
                     if pl_module.recipe.loss.class_weights is None

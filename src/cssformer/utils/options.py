@@ -368,7 +368,7 @@ def described(kind: Any) -> str:
     return _WORDS.get(origin or kind) or str(kind.__doc__)
 
 
-VIEWS = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision", "device")
+VIEWS = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision", "threshold", "device")
 """The options that :func:`add_views` adds."""
 
 
@@ -392,6 +392,11 @@ def add_views(parser: ArgumentParser) -> None:
         "--precision",
         type=Literal["32", "bf16", "16"] | None,
         help="Of the network's numbers; bf16 and 16 (bits) are faster on GPUs; 32 by default.",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=Share | None,
+        help="Of networks of several classes a pixel: those of this probability are there; 0.5 by default.",
     )
     add_device(parser)
 

@@ -93,7 +93,7 @@ def _section(finding: Finding, info: DatasetInfo) -> Iterator[str]:
 def _label(example: PairFacts, info: DatasetInfo) -> Iterator[Picture]:
     if example.label is not None:
         ids = read_ids(read_bytes(example.label), example.label).astype(np.int32)
-        yield colourise(np.where(ids < len(info.classes), ids, -1), info.colours)
+        yield colourise(ids, info.palette)
 
 
 def _small(picture: Picture) -> Picture:

@@ -108,6 +108,7 @@ _CONFIG: dict[str, Rule] = {
     "channels": _optional((_are_channels, "a table of values (a type), mean and std (a number for each channel)")),
     "inference": (lambda value: isinstance(value, dict), "a table"),
     "backbone_licence": _optional(_CLASS),
+    "multilabel": _BOOLEAN,
 }
 
 

@@ -57,6 +57,7 @@ class Metadata:
         inference: how pictures are to be predicted, options of :func:`cssformer.inference.predict`.
         backbone_licence: of the pretrained weights that the backbone began with, as timm states it; a file states none.
         channels: what pictures hold, where they are no photographs (RGB of 8 bits).
+        multilabel: whether a pixel may be of several classes, each of the probability sigmoid(logit).
     """
 
     classes: tuple[str, ...] | None = None
@@ -65,6 +66,7 @@ class Metadata:
     inference: dict[str, Any] = field(default_factory=dict)
     backbone_licence: str | None = None
     channels: Channels | None = None
+    multilabel: bool = False
 
 
 class HubModel(ModelHubMixin):
@@ -366,4 +368,5 @@ def metadata_of(config: dict[str, Any]) -> Metadata:
         inference=config.get("inference", {}),
         backbone_licence=config.get("backbone_licence"),
         channels=None if channels is None else Channels.read(channels),
+        multilabel=config.get("multilabel", False),
     )

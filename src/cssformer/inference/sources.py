@@ -1,0 +1,76 @@
+"""The pictures and videos to predict, and where what is found of each is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, require_file
+from cssformer.utils.errors import UserError
+
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+LABELS, OVERLAY, CONFIDENCE, PROBABILITIES = "labels", "overlay", "confidence", "probabilities"
+LEGEND = "legend.png"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to predict, and its place below the output folder, without suffix."""
+
+    path: Path
+    place: Path
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEOS
+
+
+def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
+    """All files to predict, in order, none of them written by an earlier prediction, and how many others there are."""
+    if not inputs:
+        raise UserError("No picture, folder or video is named; give one at least.")
+    # A split, or its pictures or labels.
+    if any((folder / "dataset.yaml").is_file() for folder in list(output.resolve().parents)[:2]):
+        raise UserError(f"{output} lies in prepared data, whose labels would be overwritten; give another output.")
+    written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
+    sources: list[Source] = []
+    left_out = 0
+    for given in inputs:
+        if given.is_dir():
+            roots = [root for root in (given.resolve(), given.resolve().parent) if (root / "dataset.yaml").is_file()]
+            masks = {folder.resolve() for root in roots for folder in root.glob("*/labels")} - {given.resolve()}
+            present = [path for path in files_under(given) if _is_outside(path.resolve(), written | masks)]
+            files = [path for path in present if is_picture(path) or path.suffix.lower() in VIDEOS]
+            if not files:
+                known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
+                raise UserError(f"The folder {given} holds no pictures or videos ({known}).")
+            left_out += len(present) - len(files)
+            sources += [Source(path, path.relative_to(given).with_suffix("")) for path in files]
+        elif given.exists():
+            require_file(given)
+            sources.append(Source(given, Path(given.stem)))
+        else:
+            raise UserError(f"There is no file or folder {given}.")
+    places: dict[tuple[Path, bool], Source] = {}
+    for source in sources:
+        other = places.setdefault((source.place, source.is_video), source).path
+        if other != source.path:
+            raise UserError(
+                f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
+            )
+    return list(places.values()), left_out
+
+
+def is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
+    """Whether all files of a picture or video are written; what is there is whole."""
+    kinds = [(OVERLAY, ".mp4")] if source.is_video else wanted
+    places = [(output / kind / source.place, suffix) for kind, suffix in kinds]
+    return all(any(named(place, each).exists() for each in (suffix, ".tif")) for place, suffix in places)
+
+
+def _is_outside(path: Path, places: set[Path]) -> bool:
+    return places.isdisjoint((path, *path.parents))
+
+
+def named(place: Path, suffix: str) -> Path:
+    """The place with the suffix added: ``with_suffix`` would cut names such as ``frame.001``."""
+    return place.with_name(place.name + suffix)

@@ -1,0 +1,136 @@
+"""Masks of classes of which a pixel may have several, a folder of them for each class: ``CLASS/NAME.png``."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cssformer.data.dataset import MOST_MULTILABEL
+from cssformer.data.files import read_bytes
+from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
+from cssformer.prepare.pairing import Pairing, find_pairs, read_folders
+from cssformer.prepare.writer import Drawing, Entry
+from cssformer.utils.errors import UserError
+from cssformer.utils.parallel import in_parallel
+
+IGNORED = 65535
+MasksOf = Mapping[Path, Mapping[int, Path]]
+"""The masks of each picture, by the index of their class."""
+
+
+def bits_of(count: int) -> dict[int, int | None]:
+    """The label of each value of a bit field of so many classes, which is itself, or None where it is ignored.
+
+    Raises:
+        UserError: there are more classes than bits.
+    """
+    if count > MOST_MULTILABEL:
+        raise UserError(f"There are {count} classes, but multi-label data have {MOST_MULTILABEL} at most; take fewer.")
+    return {**{value: value for value in range(1 << count)}, IGNORED: None}
+
+
+def pair_by_class(
+    images: Path, masks: Path, classes: Sequence[str] | None, image_suffix: str | None, label_suffix: str | None
+) -> tuple[tuple[str, ...], Pairing, MasksOf]:
+    """Pair pictures with the masks of each class as :func:`cssformer.prepare.pairing.find_pairs` does.
+
+    Args:
+        images: the folder of the pictures.
+        masks: that of the classes' folders.
+        classes: which of these, in order; all by default, in the order of their names.
+        image_suffix, label_suffix: of ``find_pairs``.
+
+    Returns:
+        The classes; the pictures, each with the first of its masks; and all masks.
+
+    Raises:
+        UserError: there is no folder of a class, or as ``find_pairs``.
+    """
+    found = sorted(path.name for path in masks.glob("*/") if not path.name.startswith("."))
+    if not found or (split := next((name for name in found if read_folders([name])[1]), None)):
+        what = f"the folder {split}" if found else "no folder of a class"
+        raise UserError(f"{masks} has {what}; several classes a pixel need {masks}/CLASS/NAME.png.")
+    for name in classes or ():
+        if name not in found:
+            raise UserError(f"There is no folder {masks / name} with masks of the class; there are {', '.join(found)}.")
+    names = tuple(classes or found)
+    pairings = [find_pairs(images, masks / name, image_suffix, label_suffix) for name in names]
+    masks_of: dict[Path, dict[int, Path]] = defaultdict(dict)
+    for index, pairing in enumerate(pairings):
+        for pair in pairing.pairs:
+            if pair.label is not None:
+                masks_of[pair.image][index] = pair.label
+    pairs = [replace(pair, label=next(iter(masks_of[pair.image].values()), None)) for pair in pairings[0].pairs]
+    lonely = sorted(path for pairing in pairings for path in pairing.lonely_masks)
+    suffixes = list(dict.fromkeys(ends for pairing in pairings for ends in pairing.suffixes))
+    return names, Pairing(pairs, lonely, suffixes), masks_of
+
+
+def with_bit_fields(
+    entries: Sequence[Entry],
+    masks_of: MasksOf,
+    classes: Sequence[str],
+    ignore: Sequence[str],
+    transparent: Transparent | None,
+) -> tuple[list[Entry], list[str]]:
+    """The entries with all masks of each picture as one label, and notes on how the masks were understood.
+
+    In the masks of a class 0 (or black) is where it is not, and one other value where it is; a class without a mask is
+    not in the picture. What one mask ignores is ignored.
+
+    Raises:
+        UserError: a mask cannot be read, or the masks of a class have more values.
+    """
+    notes = []
+    understood = {}
+    for index, name in enumerate(classes):
+        paths = [own[index] for entry in entries if index in (own := masks_of[Path(str(entry.image))])]
+        try:
+            understood[index] = _meaning(in_parallel(survey, paths, f"Reading {name}"), name, ignore, transparent)
+        except UserError as error:
+            raise UserError(f"Masks of the class {name}: {error}") from None
+        mapping = understood[index]
+        if ignored := [mapping.written(value) for value, target in mapping.index_of.items() if target is None]:
+            notes.append(f"What is {', '.join(ignored)} in masks of {name} is ignored.")
+    lacking = sum(len(masks_of[Path(str(entry.image))]) < len(classes) for entry in entries if entry.label is not None)
+    if lacking:
+        notes.append(f"{lacking} pictures have no mask of some class, which is taken as not there.")
+    drawn = [
+        replace(entry, label=_drawing(masks_of[Path(str(entry.image))], understood)) if entry.label else entry
+        for entry in entries
+    ]
+    return drawn, notes
+
+
+def _meaning(
+    surveys: Sequence[MaskStats], name: str, ignore: Sequence[str], transparent: Transparent | None
+) -> LabelMapping:
+    """0 or 1 for each value of a class's masks, None where it is ignored."""
+    palette = next((each.palette for each in surveys if 0 in each.palette), {})
+    # What masks of other pictures would hold: there is 0 even where all of these show the class everywhere.
+    zero = frozenset({0})
+    empty = MaskStats(surveys[0].path, zero, zero, {0: palette[0]} if palette else {})
+    see_through = transparent == "background" and any(each.transparent for each in surveys)
+    return meaning(surveys if see_through else [*surveys, empty], [], ["absent", name], ignore, transparent)
+
+
+def _drawing(masks: Mapping[int, Path], understood: Mapping[int, LabelMapping]) -> Drawing:
+    """The bit field of a picture's masks."""
+
+    def draw(size: tuple[int, int]) -> NDArray[np.uint16]:
+        fields: list[NDArray[np.uint16]] = []
+        for index, path in masks.items():
+            mapping = understood[index]
+            values = mapping.read(read_bytes(path), path)
+            ignored, there = ([value for value, is_of in mapping.index_of.items() if is_of == of] for of in (None, 1))
+            field = np.where(np.isin(values, there), np.uint16(1 << index), np.uint16(0))
+            fields.append(np.where(np.isin(values, ignored), np.uint16(IGNORED), field))
+            if fields[-1].shape != fields[0].shape:
+                raise UserError(f"The mask {path} and others of its picture differ in size; they must be alike.")
+        return np.bitwise_or.reduce(fields)
+
+    paths = tuple(masks.values())
+    return Drawing(str(paths[0]), None, draw, paths)

@@ -1,0 +1,187 @@
+"""Masks of several classes a pixel: whatever their form, the same bits arrive, and predictions are read back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.data.check import check
+from cssformer.inference.predictor import Prediction
+from cssformer.prepare.coco import read as read_coco
+from cssformer.prepare.export import prepare_export
+from cssformer.prepare.folder import prepare_folder
+from cssformer.utils.errors import UserError
+
+CLASSES = ("exudates", "haemorrhages", "optic disc")
+
+
+def write(path: Path, mask: np.ndarray, form: str = "255") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grey = np.where(mask, 255, 0).astype(np.uint8)
+    if form == "palette":
+        picture = Image.fromarray(mask.astype(np.uint8), mode="P")
+        picture.putpalette([0, 0, 0, 200, 30, 30])
+    elif form == "red":
+        picture = Image.fromarray(np.dstack([grey, grey * 0, grey * 0]))
+    elif form == "see-through":
+        picture = Image.fromarray(np.dstack([grey, grey, grey, grey]))
+    else:
+        picture = Image.fromarray(np.minimum(grey, int(form)), mode="L")
+    picture.save(path)
+
+
+def source(root: Path, masks: np.ndarray, form: str = "255", names: tuple[str, ...] = CLASSES) -> list[Path]:
+    """Pictures and masks (n, C, H, W) bool; a class that is not in a picture has no mask there, but in the first."""
+    for number, of_picture in enumerate(masks):
+        write(root / "pictures" / f"{number}.png", np.random.default_rng(number).random(of_picture.shape[1:]) < 0.5)
+        for name, mask in zip(names, of_picture, strict=True):
+            if mask.any() or number == 0:
+                write(root / "masks" / name / f"{number}.png", mask, form)
+    return [root / "pictures", root / "masks"]
+
+
+def labels_of(folder: Path) -> dict[str, np.ndarray]:
+    return {sample.name: sample.label for split in ("train", "val") for sample in SegmentationFolder(folder, split)}
+
+
+def drawn(seed: int, count: int = 3, classes: int = 3) -> np.ndarray:
+    masks = np.random.default_rng(seed).random((count, classes, 7, 9)) < 0.3
+    masks[:, 0] |= ~masks.any(axis=(1, 2, 3))[:, None, None]
+    return masks
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 999), st.integers(1, 15), st.sampled_from(["255", "1", "76", "palette", "red", "see-through"]))
+def test_every_form_of_masks_arrives_as_the_same_bits(tmp_path_factory, seed: int, classes: int, form: str) -> None:
+    root = tmp_path_factory.mktemp("data")
+    masks, names = drawn(seed, classes=classes), tuple(f"{number:02d}" for number in range(classes))
+    behind = "background" if form == "see-through" else None
+    found = prepare_folder(source(root, masks, form, names), root / "out", multilabel=True, transparent=behind)
+    assert found.info == DatasetInfo.load(root / "out")
+    assert found.info.multilabel and found.info.classes == names
+    for name, label in labels_of(root / "out").items():
+        np.testing.assert_array_equal(label, (masks[int(name)] * (1 << np.arange(classes))[:, None, None]).sum(0))
+
+
+def test_predictions_are_read_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    fields = rng.integers(0, 8, (3, 12, 15)).astype(np.int32)
+    fields[0, :3], fields[1] = IGNORE, 0
+    colours = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    for number, field in enumerate(fields):
+        write(tmp_path / "pictures" / f"{number}.png", rng.random(field.shape) < 0.5)
+        picture = np.zeros((*field.shape, 3), np.uint8)
+        Prediction(picture, field, None, CLASSES, colours, multilabel=True).save_masks(tmp_path / "out", str(number))
+    sources = [tmp_path / "pictures", tmp_path / "out"]
+    with pytest.raises(UserError, match="Masks of the class exudates: .*0.png is transparent in places"):
+        prepare_folder(sources, tmp_path / "data", multilabel=True)
+    found = prepare_folder(sources, tmp_path / "data", multilabel=True, transparent="ignore")
+    assert "What is transparent in masks of exudates is ignored." in found.notes
+    labels = labels_of(tmp_path / "data")
+    assert all((labels[str(number)] == field).all() for number, field in enumerate(fields))
+    assert check(tmp_path / "data").errors == []
+
+
+def test_suffixes_lists_order_and_checksums(tmp_path: Path) -> None:
+    masks = drawn(1)
+    for number, of_picture in enumerate(masks):
+        write(tmp_path / "pictures" / f"IDRiD_0{number}.png", of_picture[0])
+        for name, suffix, mask in zip(CLASSES, ("EX", "HE", "OD"), of_picture, strict=True):
+            write(tmp_path / "masks" / name / f"IDRiD_0{number}_{suffix}.png", mask)
+    sources = [tmp_path / "pictures", tmp_path / "masks"]
+    found = prepare_folder(sources, tmp_path / "out", multilabel=True, classes=["optic disc", "exudates"])
+    assert found.info.classes == ("optic disc", "exudates")
+    assert len((tmp_path / "out" / "sources.sha256").read_text().splitlines()) == 3 * 3
+    for name, label in labels_of(tmp_path / "out").items():
+        mask = masks[int(name[-1])]
+        np.testing.assert_array_equal(label, mask[2] * 1 + mask[0] * 2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "sentence"),
+    [
+        (
+            lambda root: None,
+            {"classes": ["exudate"]},
+            "no folder .*exudate with masks of the class; there are exudates,",
+        ),
+        (lambda root: (root / "masks").rename(root / "train"), {}, "no folder"),
+        (lambda root: (root / "masks" / "optic disc").rename(root / "masks" / "train"), {}, "has the folder train"),
+        (lambda root: write(root / "masks" / CLASSES[0] / "x.png", np.eye(4)), {}, "x.png has no picture"),
+        (
+            lambda root: write(root / "masks" / CLASSES[0] / "0.png", np.eye(4)),
+            {},
+            "they must (be alike|have the same)",
+        ),
+        (
+            lambda root: Image.fromarray(np.arange(63, dtype=np.uint8).reshape(7, 9) % 3).save(
+                root / "masks" / CLASSES[1] / "0.png"
+            ),
+            {},
+            "Masks of the class haemorrhages: 2 classes are named, but the masks have",
+        ),
+        (lambda root: None, {"class_file": Path("classes.txt")}, "no class file"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, spoil, words: dict, sentence: str) -> None:
+    sources = source(tmp_path, drawn(0))
+    (tmp_path / "classes.txt").write_text("a\n")
+    spoil(tmp_path)
+    words = {key: tmp_path / value if isinstance(value, Path) else value for key, value in words.items()}
+    with pytest.raises(UserError, match=sentence):
+        prepare_folder(sources, tmp_path / "out", multilabel=True, **words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sixteen_classes_are_too_many(tmp_path: Path) -> None:
+    names = tuple(f"c{number}" for number in range(16))
+    with pytest.raises(UserError, match="16 classes, but multi-label data have 15 at most"):
+        prepare_folder(source(tmp_path, drawn(0, classes=16), names=names), tmp_path / "out", multilabel=True)
+
+
+def test_overlapping_shapes_are_kept(tmp_path: Path) -> None:
+    squares = {"car": [0, 0, 6, 0, 6, 6, 0, 6], "dirt": [3, 3, 9, 3, 9, 9, 3, 9], "frame": [0, 9, 10, 9, 10, 10, 0, 10]}
+    images = [{"id": number, "file_name": f"{number}.png", "width": 10, "height": 10} for number in range(2)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(squares, 1)]
+    annotations = [
+        {
+            "id": 10 * image + category,
+            "image_id": image,
+            "category_id": category,
+            "segmentation": [square],
+            "iscrowd": 0,
+        }
+        for image in range(2)
+        for category, square in enumerate(squares.values(), 1)
+    ]
+    for image in images:
+        write(tmp_path / str(image["file_name"]), np.eye(10))
+    told = {"images": images, "categories": categories, "annotations": annotations}
+    (tmp_path / "coco.json").write_text(json.dumps(told))
+    found = prepare_export(read_coco, [tmp_path], tmp_path / "out", overlap="keep", ignore=["frame"])
+    assert found.info.multilabel and found.info.classes == ("car", "dirt")
+    expected = np.zeros((10, 10), int)
+    expected[:6, :6], expected[9] = 1, IGNORE
+    expected[3:9, 3:9] += 2
+    assert all((label == expected).all() for label in labels_of(tmp_path / "out").values())
+    with pytest.raises(UserError, match="leave out unlabeled"):
+        prepare_export(read_coco, [tmp_path], tmp_path / "other", overlap="keep", unlabeled="ignore")
+
+
+def test_check_counts_classes_and_names_strange_values(tmp_path: Path) -> None:
+    prepare_folder(source(tmp_path, masks := drawn(2)), tmp_path / "out", multilabel=True)
+    report = check(tmp_path / "out")
+    assert report.errors == []
+    np.testing.assert_allclose(report.shares, masks.mean(axis=(0, 2, 3)))
+    (label, *_) = (tmp_path / "out" / "train" / "labels").iterdir()
+    field = np.zeros((7, 9), np.uint16)
+    field[0, 0] = 8
+    Image.fromarray(field).save(label)
+    assert any("The id 8 is outside the classes 0 to 2" in each for each in check(tmp_path / "out").errors)
+    with pytest.raises(UserError, match="has the id 8"):
+        labels_of(tmp_path / "out")
