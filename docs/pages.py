@@ -16,7 +16,10 @@ from cssformer.training.recipe import Recipe
 from cssformer.utils.options import described, make_parser, written
 
 ROOT = Path(__file__).parents[1]
-PYTHON = ("", ".inference", ".model", ".data", ".metrics", ".losses", ".export", ".ops")
+PYTHON = (
+    *("", ".inference", ".model", ".data", ".metrics", ".losses", ".export"),
+    *(".ops", ".accelerate", ".backbones"),
+)
 """Modules of the package whose ``__all__`` is the reference; what an earlier one has is not told again."""
 WIDTH = 88
 """Columns of a signature in one line."""

@@ -2,14 +2,17 @@
 
 import dataclasses
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+import cssformer
 from cssformer.commands import COMMANDS
 from cssformer.training.recipe import Recipe
 
@@ -46,7 +49,20 @@ def test_every_command_and_option_is_told(pages: ModuleType) -> None:
     text = pages.commands()
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(COMMANDS)
     assert "| `INPUTS` |" in text
+    for section, command in zip(re.split(r"^## .*$", text, flags=re.MULTILINE)[1:], COMMANDS, strict=True):
+        told = re.findall(r"^\| `(.+?)` \| (.+?) \| .* \| .* \|$", section, re.MULTILINE)
+        taken = [action for action in pages.parsed(command) if action.dest.partition(".")[0] not in pages.SECTIONS]
+        assert len(told) == len(taken), command
     assert re.search(r"^\| `--skip_existing` \| .+ \| true or false \| `false` \|$", text, re.MULTILINE)
+
+
+def test_every_public_name_is_told(pages: ModuleType) -> None:
+    text = pages.python()
+    for _, name, package in pkgutil.iter_modules(cssformer.__path__):
+        module = import_module(f"cssformer.{name}") if package else cssformer
+        for item in getattr(module, "__all__", ()):
+            if callable(getattr(module, item)):
+                assert re.search(rf"^### {item}$", text, re.MULTILINE), f"{module.__name__}.{item}"
 
 
 def test_docstrings_become_markdown(pages: ModuleType) -> None:
