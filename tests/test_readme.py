@@ -15,9 +15,11 @@ import yaml
 
 from cssformer import CSSFormer
 from cssformer.cli import EXTRAS, _find_command, _parse, main
+from cssformer.commands import COMMANDS
+from cssformer.utils.options import make_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [ROOT / "README.md", *sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("src/cssformer/bundled/*/README.md")])]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
@@ -92,6 +94,24 @@ def test_other_commands_name_what_is_there() -> None:
         assert path is None or (ROOT / path).exists(), f"{page}: {match[0]}"
         assert target is None or target in targets, f"{page}: {match[0]}"
         assert named is None or set(named.split(",")) <= extras, f"{page}: {match[0]}"
+
+
+FOREIGN = {"--shm-size", "--strict", "--seconds", "--networks", "--rounds", "--pictures", "--turn"}
+"""Options of docker, twine and benchmarks/."""
+
+
+def test_options_within_sentences_are_options_of_a_command() -> None:
+    known = {"--json", "--config", "--help", "--version", *FOREIGN}
+    for name, command in COMMANDS.items():
+        parser = make_parser(name)
+        command.add_arguments(parser)
+        known |= {option for action in parser._actions for option in action.option_strings}
+    for page, text in TEXTS.items():
+        for words in re.findall(r"`([^`\n]*)`", FENCE.sub("", text)):
+            for option in re.findall(r"(?<![\w-])--[a-zA-Z][\w.-]*", words):
+                assert option.rstrip(".") in known, f"{page}: {option}"
+            for first in re.findall(r"^cssformer ([a-z][\w-]*)", words):
+                assert first in {name.split()[0] for name in COMMANDS}, f"{page}: {words}"
 
 
 @pytest.mark.parametrize(("page", "body"), python_blocks())
