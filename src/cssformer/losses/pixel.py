@@ -32,8 +32,8 @@ def cross_entropy(
     logits = at_least_float32(logits)
     class_weights = None if class_weights is None else class_weights.to(logits)
     losses = F.cross_entropy(
-        logits,
-        labels,
+        logits.permute(0, 2, 3, 1).flatten(0, 2),  # as they lie in memory, if there are many classes
+        labels.flatten(),
         class_weights,
         ignore_index=ignore_index,
         reduction="sum" if ohem == 1 else "none",

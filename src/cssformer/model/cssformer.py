@@ -58,7 +58,7 @@ class SegmentationNetwork(nn.Module, HubModel):
         """Logits (B, h, w, classes), a cell for stride x stride pixels -> (B, classes, H, W) of the images."""
         height, width = images.shape[2:]
         full = self.resize(logits, (stride * logits.shape[1], stride * logits.shape[2]))
-        return full.permute(0, 3, 1, 2)[..., :height, :width]
+        return full[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class CSSFormer(SegmentationNetwork):

@@ -22,8 +22,9 @@ class Resize(nn.Module):
     """Bilinear interpolation of maps: (B, h, w, C) -> (B, *size, C); pixel centres as with ``align_corners=False``."""
 
     def forward(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
-        # Row-major before it is resized: PyTorch's backward pass is many times slower on a transposed view.
-        channels_first = feature.permute(0, 3, 1, 2).contiguous()
+        channels_first = feature.permute(0, 3, 1, 2)
+        if feature.shape[-1] < 16:  # PyTorch resizes few channels faster one after the other, many side by side
+            channels_first = channels_first.contiguous()
         return F.interpolate(channels_first, size, mode="bilinear").permute(0, 2, 3, 1)
 
 

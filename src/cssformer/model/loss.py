@@ -29,5 +29,6 @@ def segmentation_loss(output: Tensor | SegmentationOutput, labels: Tensor, auxil
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits (B, classes, H, W) over the labels (B, H, W) that are not ignored; 0 if all are."""
-    total = F.cross_entropy(logits.float(), labels, reduction="sum")
+    rows = logits.float().permute(0, 2, 3, 1).flatten(0, 2)  # as they lie in memory, if there are many classes
+    total = F.cross_entropy(rows, labels.flatten(), reduction="sum")
     return total / (labels != -100).sum().clamp(min=1)
