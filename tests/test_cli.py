@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
@@ -23,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 import cssformer
 from cssformer import CSSFormer
@@ -919,6 +921,16 @@ def test_prediction_and_scoring_need_the_dependencies_alone(work: Path, tmp_path
         'cssformer: This needs lightning; install it with: pip install "cssformer[train]".\n',
     )
     assert files_below(tmp_path) == ["predicted/labels/1.png", "predicted/legend.png"]
+
+
+def test_processes_that_load_pictures_are_not_told_of_on_one_core(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        DataLoader([0], num_workers=10_000)
+        assert len(told) == 1
+        assert main(["models"]) == 0
+        DataLoader([0], num_workers=10_000)
+    assert len(told) == 1 and "animals" in capsys.readouterr().out
 
 
 def test_extras_are_those_of_the_package() -> None:

@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     # Pillow's words on odd files would stand beside our sentences.
     warnings.filterwarnings("ignore", module="PIL")
+    # On one core the two processes that load pictures by default would be told of at length, again and again.
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     try:
         with Stop().listening():
             words, command = _find_command(arguments)
