@@ -1,6 +1,8 @@
 """A network of several classes a pixel: it learns overlapping discs, resumes to the bit, and serves all commands."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file
 
 from cssformer import CSSFormer, Predictor
@@ -21,6 +24,7 @@ from cssformer.metrics.evaluate import require_fitting
 from cssformer.prepare.folder import prepare_folder
 from cssformer.serve.service import Service
 from cssformer.training import train as runs
+from cssformer.training.assemble import assemble
 from cssformer.training.recipe import AugmentConfig, LossConfig, ModelConfig, Recipe, TrainingConfig
 from cssformer.utils.errors import UserError
 from tests.data.discs import CLASSES, prepared_discs
@@ -103,7 +107,7 @@ def test_resumed_weights_are_the_uninterrupted_ones(
         pass
 
     whole, broken = (
-        recipe(data, tmp_path / name, 6, focal=0.5, lovasz=0.5, boundary=0.1, class_weights="balanced")
+        recipe(data, tmp_path / name, 4, focal=0.5, lovasz=0.5, boundary=0.1, class_weights="balanced")
         for name in ("whole", "broken")
     )
     runs.train(whole)
@@ -112,7 +116,7 @@ def test_resumed_weights_are_the_uninterrupted_ones(
     def read(self: SegmentationFolder, index: int) -> Sample:
         nonlocal readings
         readings += self.split == "train"
-        if readings == 19:
+        if readings == 15:
             raise Killed
         return original(self, index)
 
@@ -124,6 +128,17 @@ def test_resumed_weights_are_the_uninterrupted_ones(
     runs.train(broken, resume=True)
     expected, found = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "broken"))
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+
+
+def test_classes_of_a_network_of_one_class_a_pixel_begin_anew(run: Path, data: Path, tmp_path: Path) -> None:
+    model = CSSFormer.from_pretrained(run)
+    for multilabel, said in ((True, "anew begin: none"), (False, "the class red, the class green, the class blue")):
+        model.metadata = replace(model.metadata, multilabel=multilabel)
+        model.save_pretrained(tmp_path / str(multilabel))
+        asked, out = recipe(data, tmp_path / "other", 2), io.StringIO()
+        asked.model.init = str(tmp_path / str(multilabel))
+        assemble(asked, Console(file=out, width=1000), verify=False)
+        assert said in out.getvalue()
 
 
 def test_crops_and_pasted_pixels_hold_the_class(data: Path) -> None:

@@ -119,7 +119,9 @@ def assemble(
     # Not only when the first network is to be saved.
     model.saved_config()
     if weights is not None:
-        taken = start_from(model, weights, saved.get("classes"))
+        # A class's score among others that exclude it is not its own probability.
+        alike = saved.get("multilabel", False) == info.multilabel
+        taken = start_from(model, weights, saved.get("classes") if alike else [])
         console.print(f"Started from {recipe.model.init}: {taken}")
     if recipe.training.lora is not None:
         add_lora(trunk(model.backbone), recipe.training.lora)
