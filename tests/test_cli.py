@@ -943,10 +943,10 @@ def test_extras_are_those_of_the_package() -> None:
 
 
 def test_a_network_beyond_the_memory_is_told(tmp_path: Path) -> None:
-    """One layer of 275 GB, where a process may have 32."""
+    """One layer of 34 GB, where a process may have 32."""
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**35, 2**35))\n"
     code += "from cssformer.cli import main\nsys.exit(main())"
-    size = ["--model.channels", "8192", "--model.heads", "1024", "--model.points", "1024"]
+    size = ["--model.channels", "1024", "--model.heads", "1024", "--model.points", "1024"]
     command = [sys.executable, "-c", code, "train", "--output", str(tmp_path / "run"), *size]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -43,6 +43,7 @@ def _add_explain(parser: "ArgumentParser") -> None:
 def _explain(options: "Namespace") -> int:
     from cssformer.data.files import require_picture_name
     from cssformer.inference import Predictor, explain
+    from cssformer.inference.explain import table
 
     given = [name for name in ("at", "box", "class") if options[name] is not None]
     if len(given) != 1:
@@ -55,7 +56,7 @@ def _explain(options: "Namespace") -> int:
         return _explain_region(options, predictor)
     explanation = explain(predictor, options.image, *options.at)
     explanation.save(options.output, options.stride)
-    heading, *rows = explanation.table()
+    heading, *rows = table(explanation.as_dict()["samples"])
     show(rows, heading)
     name, confidence = explanation.label
     print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({percentage(confidence)}): {options.output}")
@@ -67,8 +68,9 @@ def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
     import numpy as np
 
     from cssformer.data.files import files_under, is_picture
-    from cssformer.data.image_io import read_size
-    from cssformer.inference.explain_region import explain_class, explain_region, save_sheet, summary, table
+    from cssformer.data.image_io import read_size, write_image
+    from cssformer.inference.explain import table
+    from cssformer.inference.explain_region import explain_class, explain_region, heat_sheet, summary
 
     if options.box is not None:
         left, top, width, height = options.box
@@ -79,7 +81,7 @@ def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
         folder = options.image.is_dir()
         pictures = [path for path in files_under(options.image) if is_picture(path)] if folder else [options.image]
         found = explain_class(predictor, pictures, options["class"])
-    save_sheet(found[:LARGEST_SHEET], options.output, options.stride)
+    write_image(options.output, heat_sheet(found[:LARGEST_SHEET], options.stride))
     rows = summary(found)
     heading, *lines = table(rows)
     show(lines, heading)

@@ -71,7 +71,7 @@ def stripes(period: float) -> np.ndarray:
 def test_training_shows_the_network_what_prediction_does(factor):
     """Without antialiasing, stripes of 2.2 pixels kept a deviation of 12.7 in training and 0.3 in prediction."""
     torch.manual_seed(0)
-    model = CSSFormer("resnet10t", num_classes=2, channels=16, heads=2, points=1, pretrained=False).eval()
+    model = CSSFormer("test_resnet", num_classes=2, channels=16, heads=2, points=1, pretrained=False).eval()
     shown = []
     model.backbone.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
     cut = np.s_[: int(512 / factor), : int(512 / factor)]

@@ -245,7 +245,7 @@ def test_what_cannot_be_saved(tmp_path):
 
 
 def test_predict_saves_annotations(tmp_path, capsys):
-    model = CSSFormer("resnet10t", num_classes=3, channels=16, pretrained=False, cia=False, fusion=False)
+    model = CSSFormer("test_resnet", num_classes=3, channels=16, pretrained=False, cia=False, fusion=False)
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "in").mkdir()
     for name in "ab":

@@ -29,7 +29,7 @@ CLASSES, COLOURS = ("sky", "tree", "road"), ((10, 20, 230), (20, 200, 30), (90, 
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
-    tiny = {"backbone": "resnet10t", "channels": 32, "heads": 4, "points": 2, "aux": False}
+    tiny = {"backbone": "test_resnet", "channels": 32, "heads": 4, "points": 2, "aux": False}
     model = CSSFormer(num_classes=3, **tiny)
     model.metadata = Metadata(CLASSES, COLOURS)
     model.save_pretrained(folder)
@@ -206,7 +206,7 @@ def test_probabilities_are_0_without_data() -> None:
 
 
 def test_a_model_without_names_gets_some() -> None:
-    predictor = Predictor(CSSFormer("resnet10t", 4, channels=32, heads=4, points=2), "cpu")
+    predictor = Predictor(CSSFormer("test_resnet", 4, channels=32, heads=4, points=2), "cpu")
     assert predictor.classes[3] == "class 3"
     assert len(set(predictor.colours)) == 4
 

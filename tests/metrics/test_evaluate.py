@@ -242,7 +242,7 @@ def test_tall_pictures_do_not_make_tall_sheets() -> None:
 
 
 def test_a_predictor_brings_its_options() -> None:
-    network = CSSFormer("resnet10t", 3, channels=32, heads=4, points=2)
+    network = CSSFormer("test_resnet", 3, channels=32, heads=4, points=2)
     predictor = Predictor(network, "cpu", mode="slide", crop=(32, 32))
     evaluation = evaluate(predictor, Colours(2), workers=0, flip=True)
     assert evaluation.options == {"mode": "slide", "crop": (32, 32), "flip": True}

@@ -125,7 +125,7 @@ def test_raw_ids_that_are_ignored_are_no_prediction(data: SegmentationFolder, tm
 @pytest.mark.parametrize("raw", [False, True])
 def test_predictions_tell_whether_they_hold_raw_ids(data: SegmentationFolder, tmp_path: Path, raw: bool) -> None:
     """Ids of the source may all be class indices too, so that the score alone would be wrong."""
-    model = CSSFormer("resnet10t", 3, channels=16, heads=2, points=1)
+    model = CSSFormer("test_resnet", 3, channels=16, heads=2, points=1)
     model.metadata = Metadata(INFO.classes, INFO.colours, (1, 2, 0))
     model.save_pretrained(tmp_path / "model")
     pictures = [data.root / "val/images"]

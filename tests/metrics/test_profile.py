@@ -12,7 +12,7 @@ from torch import nn
 
 from cssformer import CSSFormer
 from cssformer.cli import main
-from cssformer.metrics.profile import TITLES, activations, multiply_adds, profile, untrained
+from cssformer.metrics.profile import TITLES, activations, is_papers, multiply_adds, profile, untrained
 from cssformer.ops import use_backend
 from cssformer.training.recipe import ModelConfig, Recipe
 from cssformer.utils.errors import UserError
@@ -125,12 +125,12 @@ def test_activations_are_what_autograd_keeps() -> None:
     assert whole["lateral"] == kept["lateral"] and min(whole["cia"], whole["head"]) > 4 * sum(tokens) * 32
 
 
-@pytest.mark.parametrize("changes", [{"fusion_stride": 8}, {"csf_depth": 2}, {"cia": False}])
-def test_another_decoder_is_not_set_beside_the_paper(changes: dict) -> None:
+@pytest.mark.parametrize("changes", [{"fusion_stride": 8}, {"csf_depth": 2}, {"cia": False}, {"points": 8}])
+def test_another_decoder_or_size_is_not_set_beside_the_paper(changes: dict) -> None:
     options = {"channels": 256, "heads": 8, "points": 16}
-    found = profile(untrained(ModelConfig("test_resnet", **options, **changes), 5), 480, 480, repeats=1)
-    assert found.as_dict()["paper_gflops"] is None
-    assert len(found.tables()) == 1
+    papers = untrained(ModelConfig("test_resnet", **options), 5)
+    assert is_papers(papers, (480, 480)) and not is_papers(papers, (480, 512))
+    assert not is_papers(untrained(ModelConfig("test_resnet", **{**options, **changes}), 5), (480, 480))
 
 
 def test_profile_of_a_small_network() -> None:

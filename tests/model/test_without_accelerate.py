@@ -2,18 +2,14 @@
 
 import ast
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cssformer
+from tests.model.copies import copied, run
 
 PACKAGE = Path(cssformer.__file__).parent
 PROGRAM = """
 import json
-import sys
 import numpy as np
 import torch
 from cssformer import CSSFormer, Predictor
@@ -32,7 +28,7 @@ found = {"swapped": type(predictor.model.msfe[0]).__name__, "labels": predictor(
 found["confusion"] = evaluate(predictor, scenes).scores.as_dict()
 found["maps"] = [sampled.weights.round(4).tolist() for sampled in explain(predictor, picture, 5, 60).maps]
 recipe = Recipe(
-    output=sys.argv[1],
+    output=f"{folder}/run",
     model=ModelConfig(backbone="test_resnet", channels=8, heads=2, points=1),
     scenes=ScenesConfig(count=4, val_count=2, size=(64, 64)),
     augment=AugmentConfig(crop=(64, 64)),
@@ -65,18 +61,8 @@ def test_one_file_asks_for_it() -> None:
 
 
 def test_a_package_without_it_predicts_scores_explains_and_trains_the_same(tmp_path: Path) -> None:
-    # With what Python and numba have compiled, which takes half a minute.
-    shutil.copytree(PACKAGE, tmp_path / "cssformer", ignore=shutil.ignore_patterns("accelerate"))
-    running = []
-    for name, package in (("with", PACKAGE), ("without", tmp_path / "cssformer")):
-        environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / name)]
-        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    found = []
-    for process in running:
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors.decode()
-        found.append(json.loads(output.splitlines()[-1]))
+    folders = [copied(tmp_path / "with"), copied(tmp_path / "without", without="accelerate")]
+    found = [json.loads(out.splitlines()[-1]) for out, _ in run(PROGRAM, folders)]
     assert [each.pop("swapped") for each in found] == ["FastMSFE", "MultiScaleFeatureEnhancement"]
     assert len({label for row in found[0]["labels"] for label in row}) > 1
     assert found[0] == found[1]

@@ -1,6 +1,6 @@
 """The sampling functions in distributed training: two processes on the CPU, each with half of the batch.
 
-This file is also the program that each of the processes runs.
+This file is also the program that both run.
 """
 
 import os
@@ -73,21 +73,11 @@ def work(rank: int, folder: Path) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
     """The gradients by way, of each process."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(PROCESSES)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    command = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
 
 
@@ -101,4 +91,7 @@ def test_two_processes_find_the_gradients_of_the_whole_batch(way: str, found: li
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))
+    # Forked once all is imported.
+    child = os.fork()
+    work(int(child == 0), Path(sys.argv[1]))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)

@@ -188,7 +188,7 @@ def recipe(output: Path, **training: object) -> Recipe:
     return Recipe(
         output=str(output),
         seed=3,
-        model=ModelConfig(channels=16, heads=2, points=2),
+        model=ModelConfig("test_resnet", channels=16, heads=2, points=2),
         scenes=ScenesConfig(count=10, val_count=1, size=(64, 64)),
         augment=AugmentConfig(crop=(64, 64)),
         training=TrainingConfig(steps=2, batch_size=2, warmup_steps=0, validate_every=2, workers=0, **training),

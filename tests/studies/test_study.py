@@ -34,7 +34,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Of two finished runs, trained as the workers train them."""
     recipe = Recipe(
         output=str(tmp_path_factory.mktemp("study")),
-        model=ModelConfig(channels=16, heads=2, points=2),
+        model=ModelConfig("test_resnet", channels=16, heads=2, points=2),
         scenes=ScenesConfig(count=10, val_count=2, size=(64, 64)),
         augment=AugmentConfig(crop=(64, 64)),
         training=TrainingConfig(steps=2, batch_size=2, warmup_steps=0, validate_every=2, log_every=1, workers=0),

@@ -27,7 +27,7 @@ def recipe(output: Path, **training: Any) -> Recipe:
     values = {"steps": 5, "batch_size": 2, "warmup_steps": 0, "log_every": 1, "validate_every": 1, "workers": 0}
     return Recipe(
         output=str(output),
-        model=ModelConfig(channels=16, heads=2, points=2),
+        model=ModelConfig("test_resnet", channels=16, heads=2, points=2),
         scenes=ScenesConfig(count=4, val_count=2, size=(32, 32)),
         augment=AugmentConfig(crop=(32, 32)),
         training=TrainingConfig(**{**values, **training}),

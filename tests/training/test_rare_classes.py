@@ -45,7 +45,7 @@ EVERYTHING = {
 def recipe(output: Path, augment: dict[str, Any] | None = None, **loss: Any) -> Recipe:
     return Recipe(
         output=str(output),
-        model=ModelConfig(channels=16, heads=2, points=2),
+        model=ModelConfig("test_resnet", channels=16, heads=2, points=2),
         scenes=ScenesConfig(count=10, val_count=2, size=(32, 32)),
         augment=AugmentConfig(crop=(32, 32), **(augment or {})),
         loss=LossConfig(**loss),

@@ -1,6 +1,6 @@
 """Where one pixel looks: the places that MSFE and CSF sample for it on all scales, with their weights."""
 
-import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,7 @@ class Explanation:
         Raises:
             UserError: MSFE and CSF have no tokens of this stride.
         """
-        stride = self.strides[0] if stride is None else stride
-        if stride not in self.strides:
-            own = ", ".join(map(str, self.strides))
-            raise UserError(f"MSFE and CSF of this model have no tokens of stride {stride}; choose one of {own}.")
-        return draw_places(self, self.strides.index(stride))
+        return draw_places(self, index_of(stride, self.strides))
 
     def save(self, path: str | Path, stride: int | None = None) -> None:
         """Write :meth:`picture` as PNG or JPEG, as the suffix of ``path`` says.
@@ -121,31 +117,38 @@ class Explanation:
             figures = zip(self.strides, sampled.shares().tolist(), outside, sampled.reach().tolist(), strict=True)
             for stride, shares, beyond, reach in figures:
                 by_scale = dict(zip(map(str, self.strides), shares, strict=True))
-                row = {
-                    "module": sampled.module,
-                    "stride": stride,
-                    "shares": by_scale,
-                    "outside": beyond,
-                    "reach": reach,
-                }
-                rows.append(row)
+                rows.append({"module": sampled.module, "stride": stride, "shares": by_scale})
+                rows[-1] |= {"outside": beyond, "reach": reach}
         return {"at": [self.x, self.y], "class": name, "confidence": confidence, "samples": rows}
 
-    def table(self) -> list[tuple[str, ...]]:
-        """:meth:`as_dict` as rows of text, the heading first."""
-        scales = (f"on {stride}" for stride in self.strides)
-        heading = ("module", "token of stride", *scales, "outside", "mean distance")
-        rows = [
-            (
-                row["module"],
-                str(row["stride"]),
-                *map(percentage, row["shares"].values()),
-                percentage(row["outside"]),
-                f"{row['reach']:.1f} pixels",
-            )
-            for row in self.as_dict()["samples"]
-        ]
-        return [heading, *rows]
+
+def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The samples of :meth:`Explanation.as_dict`, or of a region's summary, as rows of text, the heading first."""
+    scales = (f"on {stride}" for stride in rows[0]["shares"])
+    figures = {name: words for name, words in (("inside", "in the region"), ("outside", "outside")) if name in rows[0]}
+    heading = ("module", "token of stride", *scales, *figures.values(), "mean distance")
+    parts = [(*row["shares"].values(), *(row[name] for name in figures)) for row in rows]
+    return [
+        heading,
+        *(
+            (row["module"], str(row["stride"]), *map(percentage, part), f"{row['reach']:.1f} pixels")
+            for row, part in zip(rows, parts, strict=True)
+        ),
+    ]
+
+
+def index_of(stride: int | None, strides: Sequence[int]) -> int:
+    """The index of a stride's token, by default of the finest one's.
+
+    Raises:
+        UserError: MSFE and CSF have no tokens of this stride.
+    """
+    if stride is None:
+        return 0
+    if stride not in strides:
+        own = ", ".join(map(str, strides))
+        raise UserError(f"MSFE and CSF of this model have no tokens of stride {stride}; choose one of {own}.")
+    return strides.index(stride)
 
 
 def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> Explanation:
@@ -165,7 +168,8 @@ def explain(predictor: Predictor, image: Input | Prediction, x: int, y: int) -> 
     """
     seen = seen_of(predictor, image)
     view, samplings = record(predictor, seen.pixels, x, y)
-    tokens, centres = view.tokens(x, y)
+    here = [view.tokens_over(np.array([x]), np.array([y]), level) for level in range(len(view.strides))]
+    tokens, centres = [int(token) for (token,), *_ in here], np.concatenate([centre for _, centre, _ in here])
     maps = []
     for name, sampling in samplings:
         weights_IMLK = sampling.weights_of(tokens)[0]
@@ -260,21 +264,11 @@ class View:
         """(width, height) of each scale's cell in pixels of the picture, (L, 2)."""
         return np.array(self.strides)[:, None] / self.zoom
 
-    def tokens(self, x: int, y: int) -> tuple[list[int], Array]:
-        """The index of the token of each scale over a pixel of the picture, and these tokens' places there, (I, 2)."""
-        u, v = (np.array((x, y)) + 0.5) * self.zoom - self.corner
-        cells = [(int(u // stride), int(v // stride)) for stride in self.strides]
-        starts = [0, *itertools.accumulate(height * width for height, width in self.shapes)]
-        tokens = [
-            start + row * width + column
-            for start, (column, row), (_, width) in zip(starts, cells, self.shapes, strict=False)
-        ]
-        return tokens, self.to_picture(np.array(cells)[:, None])[:, 0]
-
-    def tokens_over(self, mask: NDArray[np.bool_], level: int) -> tuple[NDArray[np.int64], Array, NDArray[np.int64]]:
-        """The indices of a scale's tokens over a region (H, W) of the picture, their places (T, 2), and how many of the
-        region's pixels each covers."""
-        y, x = np.nonzero(mask)
+    def tokens_over(
+        self, x: NDArray[np.integer], y: NDArray[np.integer], level: int
+    ) -> tuple[NDArray[np.int64], Array, NDArray[np.int64]]:
+        """The indices of a scale's tokens over pixels (n,) of the picture, their places there (T, 2), and how many of
+        the pixels each covers."""
         columns, rows = (
             ((along + 0.5) * zoom - corner) // self.strides[level]
             for along, zoom, corner in zip((x, y), self.zoom, self.corner, strict=True)

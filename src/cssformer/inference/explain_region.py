@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.image_io import write_image
-from cssformer.inference.explain import Array, SamplingMap, record, seen_of
+from cssformer.inference.explain import Array, SamplingMap, index_of, record, seen_of
 from cssformer.inference.predictor import Input, Picture, Prediction, Predictor
-from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_regions
 
@@ -86,7 +84,8 @@ def explain_region(
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     middle = int(columns[0] + columns[-1]) // 2, int(rows[0] + rows[-1]) // 2
     view, samplings = record(predictor, seen.pixels, *middle)
-    tokens = [view.tokens_over(mask, level) for level in range(len(view.strides))]
+    y, x = np.nonzero(mask)
+    tokens = [view.tokens_over(x, y, level) for level in range(len(view.strides))]
     maps = []
     for module, sampling in samplings:
         found = []
@@ -140,42 +139,17 @@ def summary(explanations: Sequence[RegionExplanation]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """:func:`summary` as rows of text, the heading first."""
-    scales = (f"on {stride}" for stride in rows[0]["shares"])
-    heading = ("module", "token of stride", *scales, "in the region", "outside", "mean distance")
-    parts = [(*row["shares"].values(), row["inside"], row["outside"]) for row in rows]
-    return [
-        heading,
-        *(
-            (row["module"], str(row["stride"]), *map(percentage, part), f"{row['reach']:.1f} pixels")
-            for row, part in zip(rows, parts, strict=True)
-        ),
-    ]
-
-
-def save_sheet(explanations: Sequence[RegionExplanation], path: Path, stride: int | None = None) -> None:
-    """Write heat maps as PNG or JPEG: of one region on each scale, of several a row each.
+def heat_sheet(explanations: Sequence[RegionExplanation], stride: int | None = None) -> Picture:
+    """Heat maps, RGB uint8 (height, width, 3): of one region on each scale, of several a row each.
 
     Args:
         explanations: of regions under one network.
-        path: the file.
         stride: of the tokens; the finest by default.
 
     Raises:
-        UserError: there are no tokens of this stride, or the file cannot be written.
+        UserError: there are no tokens of this stride.
     """
-    write_image(path, heat_sheet(explanations, stride))
-
-
-def heat_sheet(explanations: Sequence[RegionExplanation], stride: int | None = None) -> Picture:
-    """The sheet of :func:`save_sheet`, RGB uint8 (height, width, 3)."""
-    strides = explanations[0].strides
-    stride = strides[0] if stride is None else stride
-    if stride not in strides:
-        own = ", ".join(map(str, strides))
-        raise UserError(f"MSFE and CSF of this model have no tokens of stride {stride}; choose one of {own}.")
-    return draw_regions(explanations, strides.index(stride))
+    return draw_regions(explanations, index_of(stride, explanations[0].strides))
 
 
 class _Totals:

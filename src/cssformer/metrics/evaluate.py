@@ -15,7 +15,7 @@ from cssformer.data.dataset import Samples
 from cssformer.inference import Predictor, predict
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
-from cssformer.metrics.label_files import Labelled
+from cssformer.metrics.label_files import Truth
 from cssformer.metrics.predictions import Predictions, Submission
 from cssformer.metrics.report import Examples, thinned
 from cssformer.metrics.scoring import Counts, Evaluation, Scorer
@@ -120,7 +120,7 @@ def submit(
 
 def evaluate_predictions(
     predictions: Predictions,
-    truth: Labelled,
+    truth: Truth,
     *,
     workers: int | None = None,
     dilation_ratio: float = DILATION_RATIO,

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -225,20 +225,7 @@ class LabelSet:
 
 
 Truth = SegmentationFolder | LabelSet
-
-
-class Labelled(Protocol):
-    """The face that ``SegmentationFolder`` and ``LabelSet`` share: labels without pictures."""
-
-    @property
-    def info(self) -> DatasetInfo: ...
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def label(self, index: int) -> NDArray[np.int32] | None: ...
+"""They share ``info``, ``names``, ``len()`` and ``label(index)``."""
 
 
 def open_truth(

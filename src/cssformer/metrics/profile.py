@@ -42,7 +42,6 @@ PAPER = {"CIA": 2.4, "MSFE + CSF": 39.9, "all": 42.3}
 PAPERS = {"channels": 256, "heads": 8, "points": 16}
 """C, M and K of the paper's decoder."""
 
-
 CORNERS = 4
 """Values that one bilinear sample is made of."""
 
@@ -168,6 +167,11 @@ def untrained(options: ModelConfig, num_classes: int) -> CSSFormer:
         raise UserError(f"The network cannot be built: {error}.") from error
 
 
+def is_papers(model: SegmentationNetwork, size: tuple[int, int]) -> bool:
+    """Whether decoder and size (height, width) are those whose cost is :data:`PAPER`."""
+    return size == (480, 480) and decoder_of("base").items() <= model.hparams.items()
+
+
 def profile(model: SegmentationNetwork, height: int, width: int, device: str = "cpu", repeats: int = 5) -> Profile:
     """Count and time a network on one picture; the auxiliary head, which is there in training only, is left out.
 
@@ -203,7 +207,7 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
         interpolation=counts["interpolation"],
         milliseconds=1e3 * whole,
         device=device_name(device),
-        comparable=size == (480, 480) and decoder_of("base").items() <= model.hparams.items(),
+        comparable=is_papers(model, size),
     )
 
 
@@ -254,10 +258,9 @@ def _deformable_flops(image: torch.Size, weight: torch.Size, *_: Any, out_shape:
 
 def activations(model: SegmentationNetwork, images: Tensor) -> dict[str, int]:
     """Bytes that the forward pass keeps for the backward pass, by part; without parameters and masks of dropout."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = dict.fromkeys(TITLES, 0)
     # The graph is alive while this runs, so that no storage is used twice.
-    seen = set(own)
+    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = dict.fromkeys(TITLES, 0)
     current = [""]
 
     def keep(tensor: Tensor) -> Tensor:

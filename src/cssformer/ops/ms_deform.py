@@ -314,18 +314,17 @@ def _sum_context(ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor],
     ctx.save_for_backward(value, positions, weights)
 
 
-def _sum_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+def _asked(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(grad if asked else None for grad, asked in zip(grads, ctx.needs_input_grad, strict=True))
+
+
+def _sum_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     value, positions, weights = ctx.saved_tensors
     to_value, _, to_positions, to_weights = ctx.needs_input_grad
     of_value, of_positions, of_weights = _ms_deform_sample_backward(
         grad, value, ctx.shapes, positions, weights, to_value, to_positions or to_weights
     )
-    return (
-        of_value if to_value else None,
-        None,
-        of_positions if to_positions else None,
-        of_weights if to_weights else None,
-    )
+    return _asked(ctx, of_value, None, of_positions, of_weights)
 
 
 _ms_deform_sample.register_autograd(_sum_gradient, setup_context=_sum_context)
@@ -369,19 +368,13 @@ def _attend_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Sequence[int
     ctx.save_for_backward(query, key, value, positions)
 
 
-def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, Tensor | None]:
+def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     query, key, value, positions = ctx.saved_tensors
-    to_query, to_key, to_value, _, to_positions = ctx.needs_input_grad
+    _, to_key, to_value, *_ = ctx.needs_input_grad
     of_query, of_key, of_value, of_positions = _ms_deform_attend_backward(
         grad, query, key, value, ctx.shapes, positions, to_key or to_value
     )
-    return (
-        of_query if to_query else None,
-        of_key if to_key else None,
-        of_value if to_value else None,
-        None,
-        of_positions if to_positions else None,
-    )
+    return _asked(ctx, of_query, of_key, of_value, None, of_positions)
 
 
 _ms_deform_attend.register_autograd(_attend_gradient, setup_context=_attend_context)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cssformer.ops.numba_backward import kernels
 from cssformer.ops.numba_forward import forward
-from cssformer.ops.numba_parts import QUERIES, Floats, Ints, Rows
+from cssformer.ops.numba_parts import QUERIES, Floats, Grid, Ints, Rows
 from cssformer.ops.simd import elements
 from cssformer.ops.threads import run
 from cssformer.utils.memory import empty
@@ -107,8 +107,8 @@ def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | Non
     """Samples at the offsets from the reference points, or from 0."""
     B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = _result(maps, B, N, M)
-    layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (maps.rows, *layout, elements(weights_BNMLK, weights_BNMLK.dtype), elements(out, out.dtype), N, M)
+    grid, placed = Grid(maps.levels, maps.padded, N, M, K), _placed(offsets_BNMLK2, reference_NL2)
+    arguments = (maps.rows, grid, *placed, elements(weights_BNMLK, weights_BNMLK.dtype), elements(out, out.dtype))
     run(forward(maps.D, K).sum, B * M * -(-N // QUERIES), out.numel() * L * K, *arguments)
     return out.to(maps.dtype)
 
@@ -135,8 +135,8 @@ def sum_backward(
         kernels(D).sum_backward,
         B * M * L,
         grad_BNMD.numel() * L * K,
-        *(_flat(grad_BNMD), value, levels, padded, positions, weights),
-        *(grad_value, _flat(grad_positions), _flat(grad_weights), to_value, to_points, N, M, K),
+        *(_flat(grad_BNMD), value, Grid(levels, padded, N, M, K), positions, weights),
+        *(grad_value, _flat(grad_positions), _flat(grad_weights), to_value, to_points),
     )
     grad_value_BSMD = _unpacked(grad_value, 0, value_BSMD, levels, padded) if to_value else value_BSMD.new_empty(0)
     return grad_value_BSMD, grad_positions, grad_weights.to(weights_BNMLK.dtype)
@@ -152,9 +152,9 @@ def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, refe
     """See :func:`sum_packed`."""
     B, N, M, L, K, _ = offsets_BNMLK2.shape
     out = _result(maps, B, N, M)
-    layout = (maps.levels, maps.padded, *_placed(offsets_BNMLK2, reference_NL2))
-    arguments = (_flat(query_BNMD), maps.rows, *layout, np.float32(maps.D**-0.5), elements(out, out.dtype))
-    run(forward(maps.D, K).attend, B * M * -(-N // QUERIES), out.numel() * L * K * 2, *arguments, N, M)
+    grid, placed = Grid(maps.levels, maps.padded, N, M, K), _placed(offsets_BNMLK2, reference_NL2)
+    arguments = (_flat(query_BNMD), maps.rows, grid, *placed, np.float32(maps.D**-0.5), elements(out, out.dtype))
+    run(forward(maps.D, K).attend, B * M * -(-N // QUERIES), out.numel() * L * K * 2, *arguments)
     return out.to(maps.dtype)
 
 
@@ -171,6 +171,7 @@ def attend_backward(
     B, N, M, L, K, _ = positions_BNMLK2.shape
     D = value_BSMD.shape[-1]
     levels, padded = _levels(shapes)
+    grid = Grid(levels, padded, N, M, K)
     grad, queries, positions = _flat(grad_BNMD), _flat(query_BNMD), _flat(positions_BNMLK2)
     maps = pack([key_BSMD, value_BSMD], shapes).rows
     grad_query = empty(query_BNMD.shape)
@@ -182,13 +183,13 @@ def attend_backward(
         kernels(D).attend_queries,
         B * M * -(-N // QUERIES),
         work,
-        *(grad, queries, maps, levels, padded, positions, np.float32(D**-0.5)),
-        *(_flat(grad_query), _flat(grad_positions), weights, grad_logits, N, M, K),
+        *(grad, queries, maps, grid, positions, np.float32(D**-0.5)),
+        *(_flat(grad_query), _flat(grad_positions), weights, grad_logits),
     )
     grad_key, grad_value = key_BSMD.new_empty(0), value_BSMD.new_empty(0)
     if to_maps:
         grad_maps = np.zeros(maps.size, np.float32)
-        arguments = (grad, queries, levels, padded, positions, weights, grad_logits, grad_maps, N, M, K)
+        arguments = (grad, queries, grid, positions, weights, grad_logits, grad_maps)
         run(kernels(D).attend_maps, B * M * L, work, *arguments)
         grad_key = _unpacked(grad_maps, 0, key_BSMD, levels, padded)
         grad_value = _unpacked(grad_maps, 1, value_BSMD, levels, padded)

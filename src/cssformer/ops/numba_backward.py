@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Ints, Rows, announce, scratch, softmax
+from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Grid, Ints, Rows, announce, scratch, softmax
 from cssformer.ops.simd import LANES, accumulate, lay, load, store, zero
 from cssformer.ops.simd_sums import dots
 from cssformer.utils.jit import jit
@@ -84,8 +84,7 @@ def kernels(D: int) -> Kernels:
     def sum_backward(
         grad: Floats,
         value: Floats,
-        levels: Ints,
-        padded: int,
+        grid: Grid,
         positions: Floats,
         weights: Floats,
         grad_value: Floats,
@@ -93,13 +92,11 @@ def kernels(D: int) -> Kernels:
         grad_weights: Floats,
         to_value: bool,
         to_points: bool,
-        N: int,
-        M: int,
-        K: int,
         first: int,
         last: int,
     ) -> None:
         """Task = one level of one head: it alone writes that level's gradient and the gradients of its points."""
+        levels, padded, N, M, K = grid
         L = levels.shape[0]
         for task in range(first, last):
             head = task // L
@@ -149,21 +146,18 @@ def kernels(D: int) -> Kernels:
         grad: Floats,
         queries: Floats,
         maps: Floats,
-        levels: Ints,
-        padded: int,
+        grid: Grid,
         positions: Floats,
         scale: np.float32,
         grad_queries: Floats,
         grad_positions: Floats,
         weights: Floats,
         grad_logits: Floats,
-        N: int,
-        M: int,
-        K: int,
         first: int,
         last: int,
     ) -> None:
         """Gradients of queries and positions; leaves the attention and the logits' gradients for ``attend_maps``."""
+        levels, padded, N, M, K = grid
         L = levels.shape[0]
         keys = np.empty((2, L * K), np.float32)  # slopes along x and y of q · key
         values = np.empty((3, L * K), np.float32)  # g · value and its slopes
@@ -234,19 +228,16 @@ def kernels(D: int) -> Kernels:
     def attend_maps(
         grad: Floats,
         queries: Floats,
-        levels: Ints,
-        padded: int,
+        grid: Grid,
         positions: Floats,
         weights: Floats,
         grad_logits: Floats,
         grad_maps: Floats,
-        N: int,
-        M: int,
-        K: int,
         first: int,
         last: int,
     ) -> None:
         """Gradients of keys and values. Task = one level of one head, which it alone writes."""
+        levels, padded, N, M, K = grid
         L = levels.shape[0]
         for task in range(first, last):
             head = task // L

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Ints, Rows, announce, scratch, softmax
+from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Grid, Ints, Rows, announce, scratch, softmax
 from cssformer.ops.simd import LANES, floor, integers, load, number, numbers, pairs, store, where, zero
 from cssformer.ops.simd_sums import narrow, totals
 from cssformer.utils.jit import jit
@@ -59,18 +59,16 @@ def forward(D: int, K: int) -> Forward:
     @jit
     def sum_forward(
         value: Rows,
-        levels: Ints,
-        padded: int,
+        grid: Grid,
         offsets: Rows,
         places: Floats,
         stride: int,
         weights: Rows,
         out: Rows,
-        N: int,
-        M: int,
         first: int,
         last: int,
     ) -> None:
+        levels, padded, N, M, _ = grid
         L = levels.shape[0]
         pixels = scratch(L * K).view(np.int32)
         corners = scratch(4 * L * K)
@@ -104,18 +102,16 @@ def forward(D: int, K: int) -> Forward:
     def attend_forward(
         queries: Floats,
         maps: Rows,
-        levels: Ints,
-        padded: int,
+        grid: Grid,
         offsets: Rows,
         places: Floats,
         stride: int,
         scale: np.float32,
         out: Rows,
-        N: int,
-        M: int,
         first: int,
         last: int,
     ) -> None:
+        levels, padded, N, M, _ = grid
         L = levels.shape[0]
         ones = zero(K) + ONE
         pixels = scratch(L * K).view(np.int32)

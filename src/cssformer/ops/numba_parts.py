@@ -1,6 +1,6 @@
 """What the forward and the backward kernels on the CPU share: scratch memory, prefetching, softmax."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,16 @@ Rows = NDArray[np.float32] | NDArray[np.uint16]  # uint16: the bits of bfloat16
 
 QUERIES = 64  # in one task
 ONE = np.float32(1)
+
+
+class Grid(NamedTuple):
+    """Of a call: rows (H, W, pixel (0, 0)) of the L levels, a padded map's pixels, N queries, M heads, K points."""
+
+    levels: Ints
+    padded: int
+    N: int
+    M: int
+    K: int
 
 
 @jit

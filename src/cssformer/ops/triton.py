@@ -32,16 +32,6 @@ def _levels(shapes: Shapes, device: torch.device) -> Tensor:
     return torch.cat([torch.full((1,), size, dtype=torch.int32, device=device) for row in rows for size in row])
 
 
-def _sizes(positions_BNMLK2: Tensor, maps_BSMD: Tensor) -> tuple[tuple[int], tuple[int, ...], dict[str, Any]]:
-    """Grid, sizes and constants of a launch."""
-    B, N, M, L, K, _ = positions_BNMLK2.shape
-    S, D = maps_BSMD.shape[1], maps_BSMD.shape[3]
-    channels = triton.next_power_of_2(D)
-    # Four numbers of a tile for each thread: with eight, _attend_backward takes more than the 255 registers there are.
-    block = max(1, 512 // channels)
-    return (triton.cdiv(B * N * M, block),), (B * N * M, N, S, M, D, L, K), {"BLOCK": block, "CHANNELS": channels}
-
-
 class _Gradient:
     """Where the gradient of maps is summed: float32, or fixed point when the sum must not depend on the order.
 
@@ -60,6 +50,22 @@ class _Gradient:
         return (self.sum / self.scale if self.fixed else self.sum).to(self.dtype)
 
 
+def _run(
+    kernel: Any, shapes: Shapes, positions_BNMLK2: Tensor, inputs: Sequence[Tensor], *others: Any, **constants: Any
+) -> None:
+    """Launch a kernel for all triples: inputs, of which the last are maps (B, S, M, D), levels, positions, others."""
+    B, N, M, L, K, _ = positions_BNMLK2.shape
+    S, D = inputs[-1].shape[1], inputs[-1].shape[3]
+    if B * N * M * D == 0:
+        return
+    channels = triton.next_power_of_2(D)
+    # Four numbers of a tile for each thread: with eight, attend_backward takes more than the 255 registers there are.
+    block = max(1, 512 // channels)
+    tensors = (tensor.contiguous() for tensor in (*inputs, _levels(shapes, positions_BNMLK2.device), positions_BNMLK2))
+    sizes, constants = (B * N * M, N, S, M, D, L, K), {"BLOCK": block, "CHANNELS": channels, **constants}
+    _launch(kernel, (triton.cdiv(B * N * M, block),), *tensors, *others, *sizes, **constants)
+
+
 def _launch(kernel: Any, grid: tuple[int], first: Tensor, *arguments: Any, **constants: Any) -> None:
     # Triton takes the current device, which need not be the tensors'.
     with torch.cuda.device_of(first):
@@ -72,10 +78,7 @@ def _largest(tensor: Tensor) -> Tensor:
 
 def sum_forward(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     out = value_BSMD.new_empty((*positions_BNMLK2.shape[:3], value_BSMD.shape[-1]))
-    grid, sizes, constants = _sizes(positions_BNMLK2, value_BSMD)
-    if out.numel():
-        tensors = (value_BSMD.contiguous(), _levels(shapes, out.device), positions_BNMLK2.contiguous())
-        _launch(kernels.sum_forward, grid, *tensors, weights_BNMLK.contiguous(), out, *sizes, **constants)
+    _run(kernels.sum_forward, shapes, positions_BNMLK2, [value_BSMD], weights_BNMLK.contiguous(), out)
     return out
 
 
@@ -90,53 +93,23 @@ def sum_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, positions and weights; empty tensors where they are not asked for."""
     fixed = to_value and torch.are_deterministic_algorithms_enabled()
-    grid, sizes, constants = _sizes(positions_BNMLK2, value_BSMD)
     like = value_BSMD if to_value else value_BSMD.new_empty(0)
     bound = _largest(grad_BNMD) * _largest(weights_BNMLK) if fixed else grad_BNMD.new_zeros((), dtype=torch.float32)
     grad_value = _Gradient(like, bound, 4 * weights_BNMLK.numel(), fixed)
     grad_positions = positions_BNMLK2.new_empty(positions_BNMLK2.shape if to_points else 0)
     grad_weights = weights_BNMLK.new_empty(weights_BNMLK.shape if to_points else 0)
-    if grad_BNMD.numel():
-        _launch(
-            kernels.sum_backward,
-            grid,
-            grad_BNMD.contiguous(),
-            value_BSMD.contiguous(),
-            _levels(shapes, grad_BNMD.device),
-            positions_BNMLK2.contiguous(),
-            weights_BNMLK.contiguous(),
-            grad_value.sum,
-            grad_positions,
-            grad_weights,
-            grad_value.scale,
-            *sizes,
-            TO_VALUE=to_value,
-            TO_POINTS=to_points,
-            FIXED=fixed,
-            **constants,
-        )
+    results = (grad_value.sum, grad_positions, grad_weights, grad_value.scale)
+    asked = {"TO_VALUE": to_value, "TO_POINTS": to_points, "FIXED": fixed}
+    inputs = [grad_BNMD, value_BSMD]
+    _run(kernels.sum_backward, shapes, positions_BNMLK2, inputs, weights_BNMLK.contiguous(), *results, **asked)
     return grad_value.result(), grad_positions, grad_weights
 
 
 def attend_forward(
     query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
-    out = value_BSMD.new_empty(query_BNMD.shape)
-    grid, sizes, constants = _sizes(positions_BNMLK2, value_BSMD)
-    if out.numel():
-        _launch(
-            kernels.attend_forward,
-            grid,
-            query_BNMD.contiguous(),
-            key_BSMD.contiguous(),
-            value_BSMD.contiguous(),
-            _levels(shapes, out.device),
-            positions_BNMLK2.contiguous(),
-            value_BSMD.shape[-1] ** -0.5,
-            out,
-            *sizes,
-            **constants,
-        )
+    out, temperature = value_BSMD.new_empty(query_BNMD.shape), value_BSMD.shape[-1] ** -0.5
+    _run(kernels.attend_forward, shapes, positions_BNMLK2, [query_BNMD, key_BSMD, value_BSMD], temperature, out)
     return out
 
 
@@ -151,39 +124,20 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and positions; those of key and value are empty where not asked for."""
     fixed = to_maps and torch.are_deterministic_algorithms_enabled()
-    grid, sizes, constants = _sizes(positions_BNMLK2, value_BSMD)
     D = value_BSMD.shape[-1]
     value_bound = key_bound = grad_BNMD.new_zeros((), dtype=torch.float32)
     if fixed:
         value_bound = _largest(grad_BNMD)
         # A logit's gradient is a share of the difference of two g · value, each at most D · max|g| · max|value|.
         key_bound = 2 * D**0.5 * value_bound * _largest(value_BSMD) * _largest(query_BNMD)
-    empty = value_BSMD.new_empty(0)
     contributions = 4 * positions_BNMLK2[..., 0].numel()
-    grad_key = _Gradient(key_BSMD if to_maps else empty.to(key_BSMD.dtype), key_bound, contributions, fixed)
-    grad_value = _Gradient(value_BSMD if to_maps else empty, value_bound, contributions, fixed)
+    grad_key, grad_value = (
+        _Gradient(maps if to_maps else maps.new_empty(0), bound, contributions, fixed)
+        for maps, bound in ((key_BSMD, key_bound), (value_BSMD, value_bound))
+    )
     grad_query = torch.zeros_like(query_BNMD, memory_format=torch.contiguous_format)
     grad_positions = positions_BNMLK2.new_empty(positions_BNMLK2.shape)
-    if grad_BNMD.numel():
-        _launch(
-            kernels.attend_backward,
-            grid,
-            grad_BNMD.contiguous(),
-            query_BNMD.contiguous(),
-            key_BSMD.contiguous(),
-            value_BSMD.contiguous(),
-            _levels(shapes, grad_BNMD.device),
-            positions_BNMLK2.contiguous(),
-            D**-0.5,
-            grad_query,
-            grad_key.sum,
-            grad_value.sum,
-            grad_positions,
-            grad_key.scale,
-            grad_value.scale,
-            *sizes,
-            TO_MAPS=to_maps,
-            FIXED=fixed,
-            **constants,
-        )
+    results = (grad_query, grad_key.sum, grad_value.sum, grad_positions, grad_key.scale, grad_value.scale)
+    inputs = [grad_BNMD, query_BNMD, key_BSMD, value_BSMD]
+    _run(kernels.attend_backward, shapes, positions_BNMLK2, inputs, D**-0.5, *results, TO_MAPS=to_maps, FIXED=fixed)
     return grad_query, grad_key.result(), grad_value.result(), grad_positions
