@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
+from rasterio import Affine
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -178,7 +180,11 @@ def test_an_exported_file_predicts_the_same(run: Path, data: Path, tmp_path: Pat
 
 def test_what_is_for_one_class_a_pixel_refuses(run: Path, data: Path, tmp_path: Path, capsys) -> None:
     picture = str(data / "val" / "images" / "0.png")
+    placed = tmp_path / "placed.tif"
+    with rasterio.open(placed, "w", "GTiff", 32, 32, 3, "EPSG:4326", Affine(1, 0, 5, 0, -1, 50), "uint8") as raster:
+        raster.write(np.full((3, 32, 32), 90, np.uint8))
     refusals = {
+        ("predict", str(run), str(placed), "--output", str(tmp_path / "p")): "is a GeoTIFF, whose place",
         ("check", str(data), "--model", str(run)): "needs one class a pixel",
         ("score", str(tmp_path), str(data)): "A score of label files needs one class a pixel",
         ("evaluate", str(run), "--submission", str(tmp_path / "s")): "A submission needs one class a pixel",

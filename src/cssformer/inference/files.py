@@ -238,9 +238,11 @@ def predict_files(
                     if source.is_video:
                         overlaid = named(output / OVERLAY / source.place, ".mp4")
                         rows[source] = predict_video(predictor, source.path, overlaid, uncoloured)
-                    elif save or probabilities or predictor.multilabel:
-                        kind = "annotations" if save else "probabilities" if probabilities else "a multi-label model"
-                        raise UserError(f"{source.path} is too large for {kind}; leave that out, or cut it.")
+                    elif save or probabilities:
+                        kind = "annotations" if save else "probabilities"
+                        raise UserError(f"{source.path} is too large for {kind}; leave them out, or cut it.")
+                    elif predictor.multilabel:
+                        raise UserError(f"{source.path} is too large for masks of several classes a pixel; cut it.")
                     else:
                         parts = output / PARTS / source.place
                         rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)

@@ -31,7 +31,8 @@ class Segmentation(NamedTuple):
             :mod:`cssformer.data.multilabel`.
         confidence: their probabilities, (B, H, W) float32; of a multi-label network the probability of the least
             certain of its answers, which class is there and which is not.
-        top_labels: the k most probable classes of each pixel, the first of them the label, (B, k, H, W) int32.
+        top_labels: the k most probable classes of each pixel, the first of them the label (not of a multi-label
+            network), (B, k, H, W) int32.
         top_probabilities: of these, (B, k, H, W) float32.
         entropy: -Σ p ln p over all classes, (B, H, W) float32, from 0 to ln C; of a multi-label network the sum over
             its classes of -p ln p - (1 - p) ln (1 - p), up to C ln 2.

@@ -50,8 +50,8 @@ class Prediction:
             multi-label network that of its least certain answer, which class is there and which is not.
         classes: a name per class.
         colours: an RGB colour per class.
-        top_labels: the k most probable classes of each pixel, the first of them the label, (k, H, W) int32; None
-            without ``top_k``.
+        top_labels: the k most probable classes of each pixel, the first of them the label (not of a multi-label
+            network), (k, H, W) int32; None without ``top_k``.
         top_probabilities: of these, (k, H, W) float32 from 0 to 1.
         entropy: -Σ p ln p over all classes, (H, W) float32 from 0 to ln(number of classes); None if not asked for. Of a
             multi-label network the sum of the entropies of its classes, there or not.
