@@ -97,7 +97,17 @@ def test_suffixes_lists_order_and_checksums(tmp_path: Path) -> None:
     found = prepare_folder(sources, tmp_path / "out", multilabel=True, classes=["optic disc", "exudates"])
     assert found.info.classes == ("optic disc", "exudates")
     assert len((tmp_path / "out" / "sources.sha256").read_text().splitlines()) == 3 * 3
-    for name, label in labels_of(tmp_path / "out").items():
+    labels = labels_of(tmp_path / "out")
+    # Of the pictures listed none has this class.
+    (tmp_path / "masks" / "exudates" / "IDRiD_00_EX.png").unlink()
+    (tmp_path / "masks" / "exudates" / "IDRiD_01_EX.png").unlink()
+    for split, name in (("train", "IDRiD_00"), ("val", "IDRiD_01")):
+        (tmp_path / split).write_text(name)
+    lists = {"train_list": tmp_path / "train", "val_list": tmp_path / "val"}
+    fewer = prepare_folder(sources, tmp_path / "fewer", multilabel=True, **lists)
+    assert "2 pictures have no mask of some class, which is taken as not there." in fewer.notes
+    assert all((label & 1 == 0).all() for label in labels_of(tmp_path / "fewer").values())
+    for name, label in labels.items():
         mask = masks[int(name[-1])]
         np.testing.assert_array_equal(label, mask[2] * 1 + mask[0] * 2)
 

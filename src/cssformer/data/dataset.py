@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -46,14 +47,12 @@ def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((int(r), int(g), int(b)) for r, g, b in rgb)
 
 
-def combined_colours(colours: Sequence[tuple[int, int, int]]) -> tuple[tuple[int, int, int], ...]:
+@cache
+def combined_colours(colours: tuple[tuple[int, int, int], ...]) -> tuple[tuple[int, int, int], ...]:
     """The colour of every bit field, the mean of its classes' colours; black of the one without a class."""
-    table = [(0, 0, 0)]
-    for field_of_bits in range(1, 1 << len(colours)):
-        own = [colour for index, colour in enumerate(colours) if field_of_bits >> index & 1]
-        red, green, blue = (round(sum(parts) / len(own)) for parts in zip(*own, strict=True))
-        table.append((red, green, blue))
-    return tuple(table)
+    bits = np.arange(1 << len(colours))[:, None] >> np.arange(len(colours)) & 1
+    mean = bits @ np.array(colours) / bits.sum(axis=1, keepdims=True).clip(min=1)
+    return tuple((red, green, blue) for red, green, blue in np.rint(mean).astype(int).tolist())
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ def with_bit_fields(
     understood = {}
     for index, name in enumerate(classes):
         paths = [own[index] for entry in entries if index in (own := masks_of[Path(str(entry.image))])]
+        if not paths:
+            continue
         try:
             understood[index] = _meaning(in_parallel(survey, paths, f"Reading {name}"), name, ignore, transparent)
         except UserError as error:
