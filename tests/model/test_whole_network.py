@@ -364,3 +364,19 @@ def test_an_edited_line_changes_training_evaluation_and_explanation_alike(
     else:
         # Pixel 1 of the coarsest scale is pixel 47.5 of the picture.
         assert plain["largest"] > 47.5 >= changed["largest"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_computes_the_same_logits_and_gradients() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.rand(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
+    here = CSSFormer("test_resnet", 5, channels=32, heads=4, points=2, dropout=0.0).train()
+    there = copy.deepcopy(here).cuda()
+    losses = [segmentation_loss(here(images), labels), segmentation_loss(there(images.cuda()), labels.cuda())]
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[1].cpu(), losses[0], rtol=1e-4, atol=1e-4)
+    for expected, found in zip(here.parameters(), there.parameters(), strict=True):
+        bound = 1e-2 * float(expected.grad.abs().max()) + 1e-5
+        torch.testing.assert_close(found.grad.cpu(), expected.grad, rtol=1e-2, atol=bound)
