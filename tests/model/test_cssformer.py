@@ -20,7 +20,7 @@ from cssformer.model.cssformer import pad
 from cssformer.utils.errors import UserError
 from cssformer.weights import hub
 
-SMALL = {"backbone": "resnet10t", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
+SMALL = {"backbone": "test_resnet", "num_classes": 5, "channels": 32, "heads": 4, "points": 2}
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
 
 
@@ -230,7 +230,7 @@ def test_save_and_load_give_the_same_network(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["format"] == 2 and config["architecture"] == "CSSFormer"
-    assert config["network"]["backbone"] == "resnet10t" and config["classes"] == list("abcde")
+    assert config["network"]["backbone"] == "test_resnet" and config["classes"] == list("abcde")
     assert config["network"]["mean"] == [0.1, 0.2, 0.3] and "pretrained" not in config["network"]
     modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
     assert len(modes) == 1

@@ -144,7 +144,7 @@ def test_gradcheck_of_the_definition(name: str) -> None:
     N=st.integers(0, 70),
     M=st.integers(1, 3),
     D=st.sampled_from([1, 8, 24]),
-    K=st.integers(1, 5),
+    K=st.sampled_from([1, 2, 5]),
     seed=st.integers(0, 1000),
 )
 def test_cpu_agrees_with_the_definition(
