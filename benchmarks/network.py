@@ -132,12 +132,13 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         for child, memory, count in in_turns(children, options.rounds):
             first = first or child
             clock, processor, pixels = min(child.clock), min(child.processor), batch * size**2 / 1e6
-            # One thread is judged by the processor's time, which other programs do not lengthen as much.
-            bounds = (processor if options.threads == 1 else clock) * rate / count
+            there = options.against and child in children[1::2]
+            # An older version's products may not be seen; one thread is judged by the processor's time, which other programs do not lengthen as much.
+            bounds = float("nan") if there else (processor if options.threads == 1 else clock) * rate / count
             numbers = (clock, clock / min(first.clock), processor, processor / min(first.processor))
             numbers += (memory, clock / pixels, memory / pixels, bounds)
             title = f"{NETWORKS[child.contender['name']]}, {child.contender['engine']}"
-            title += ", there" if options.against and child in children[1::2] else ""
+            title += ", there" if there else ""
             print(f"{title:34}" + "".join(f"{number:11.3f}" for number in numbers), flush=True)
             rows.append({**child.contender, "title": title, **dict(zip(("clock", "times"), numbers, strict=False))})
             rows[-1] |= {"processor": processor, "mebibytes": memory, "bounds": numbers[-1]}
