@@ -133,7 +133,8 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             first = first or child
             clock, processor, pixels = min(child.clock), min(child.processor), batch * size**2 / 1e6
             there = options.against and child in children[1::2]
-            # An older version's products may not be seen; one thread is judged by the processor's time, which other programs do not lengthen as much.
+            # An older version's products may not be seen. One thread is judged by the processor's time, which other
+            # programs do not lengthen as much.
             bounds = float("nan") if there else (processor if options.threads == 1 else clock) * rate / count
             numbers = (clock, clock / min(first.clock), processor, processor / min(first.processor))
             numbers += (memory, clock / pixels, memory / pixels, bounds)
