@@ -96,12 +96,14 @@ def test_other_commands_name_what_is_there() -> None:
         assert named is None or set(named.split(",")) <= extras, f"{page}: {match[0]}"
 
 
-FOREIGN = {"--shm-size", "--strict", "--seconds", "--networks", "--rounds", "--pictures", "--turn"}
-"""Options of docker, twine and benchmarks/."""
+FOREIGN = {"--shm-size", "--strict"}
+"""Options of docker and twine."""
 
 
 def test_options_within_sentences_are_options_of_a_command() -> None:
     known = {"--json", "--config", "--help", "--version", *FOREIGN}
+    for program in [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("scripts/*.py")]:
+        known |= {*re.findall(r"\"(--[\w-]+)\"", program.read_text(encoding="utf-8"))}
     for name, command in COMMANDS.items():
         parser = make_parser(name)
         command.add_arguments(parser)
