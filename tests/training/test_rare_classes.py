@@ -96,7 +96,7 @@ def test_a_recipe_names_its_losses(tmp_path: Path) -> None:
         ("cross_entropy: 0", "nothing to minimise"),
         ("ohem: 0", "above 0 and at most 1"),
         ("dice: -1", "from 0 to"),
-        ("class_weights: inverse", "balanced, sqrt or effective or one or more values"),
+        ("class_weights: inverse", "balanced or sqrt or effective or one or more values"),
         ("jaccard: 1", "no option 'loss.jaccard'"),
     ):
         path.write_text(f"loss: {{{wrong}}}")
