@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -370,6 +371,33 @@ def test_label_studios_export_of_brushes_names_no_pictures(tmp_path, capsys):
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "task-3-annotation-5-by-1-tag-car-0.png")
     assert main(["prepare", "label-studio", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert "names no pictures; export the project as JSON" in capsys.readouterr().err
+
+
+def test_label_studios_brushes_of_tasks_without_annotations(tmp_path, capsys):
+    """The first annotation counts; labels have dashes; a task that is not listed and another size are told."""
+    tasks = [{"id": number, "data": {"photo": f"/data/upload/1/{number}.png"}} for number in (3, 4)]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    for number in (3, 4):
+        picture(tmp_path / f"pictures/{number}.png")
+    painted = np.zeros(SIZE, np.uint8)
+    painted[2:4, 5:9] = 7
+    Image.fromarray(painted).save(tmp_path / "task-3-annotation-9-by-a@b.c-brush-sky-clear-0.png")
+    Image.fromarray(painted.T[:20, :20]).save(tmp_path / "task-3-annotation-10-by-1-brush-car-0.png")
+    Image.fromarray(painted[::-1]).save(tmp_path / "task-4-annotation-11-by--brush-sky-clear-0.png")
+    found, classes, notes = prepared("label_studio", tmp_path)
+    assert classes == ["background", "sky-clear"] and "1 tasks have several annotations" in notes
+    assert np.array_equal(found["3"], painted > 0) and np.array_equal(found["4"], painted[::-1] > 0)
+    shutil.rmtree(tmp_path / "out")
+    words = ["prepare", "label-studio", "--source", str(tmp_path), "--output", str(tmp_path / "again")]
+    strange = tmp_path / "task-5-annotation-12-by-1-brush-car-0.png"
+    Image.fromarray(painted).save(strange)
+    assert main(words) == 2
+    assert f"{strange} is of Label Studio's export of brushes, which" in (told := capsys.readouterr().err)
+    assert "no JSON file lists its task." in told
+    strange.rename(tmp_path / "task-4-annotation-2-by-1-brush-car-0.png")
+    Image.fromarray(painted.T).save(tmp_path / "task-4-annotation-2-by-1-brush-car-0.png")
+    assert main(words) == 2
+    assert "is 20x30, but its picture is 30x20." in capsys.readouterr().err
 
 
 def test_one_picture_annotated_twice(tmp_path, capsys):

@@ -3,17 +3,23 @@
 The export has no pictures: give their folder too. They are found by what the task calls them:
 ``/data/upload/1/ab12cd34-a.jpg`` also as ``a.jpg``, ``/data/local-files/?d=folder/a.jpg`` and addresses by their ends.
 Of several annotations of a picture the first that is not cancelled counts.
+
+The export of brushes as PNG, ``task-ID-annotation-ID-by-WHO-TAG-LABEL-N.png``, names no pictures: they are those of the
+project's JSON or JSON-MIN, whose tasks may be without annotations.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.image_io import decode_mask
 from cssformer.prepare.archives import Member
 from cssformer.prepare.cvat import turned_box
 from cssformer.prepare.export import Annotated, Export, Pictures, read_json, within
@@ -22,7 +28,8 @@ from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
 _AREAS = {f"{kind}{labels}" for kind in ("polygon", "rectangle", "ellipse", "brush") for labels in ("", "labels")}
-_BRUSHES = re.compile(r"^task-\d+-annotation-\d+-by-.*\.(png|npy)$")
+# Labels may hold dashes, the names of annotators none.
+_BRUSHES = re.compile(r"(?:^|/)task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-\d+\.(png|npy)$")
 # What Label Studio puts before the names of uploaded files.
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 
@@ -33,19 +40,33 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     Raises:
         UserError: no file is of Label Studio's form, or one is broken.
     """
-    pictures = Pictures(members)
+    pictures, painted = Pictures(members), _painted(members)
     found, sources, labels = [], [], set[str]()
     several = without = 0
     for member in members:
         if not member.name.lower().endswith(".json"):
             continue
         tasks = read_json(member)
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) and "data" in task for task in tasks):
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            continue
+        if painted and all("id" in task for task in tasks):
+            # JSON-MIN has the data beside the id.
+            tasks = [task if "data" in task else {"id": task["id"], "data": task, "annotations": []} for task in tasks]
+        if not all("data" in task for task in tasks):
             continue
         sources.append(member)
         for number, task in enumerate(tasks):
             place = f"{member}, task {task.get('id', number)}"
+            brushes = painted.pop(task.get("id"), {})
             with faults.caught(), within(place):
+                if brushes and not task.get("annotations"):
+                    several += len(brushes) > 1
+                    layers = brushes[min(brushes)]
+                    labels |= {name for name, _ in layers}
+                    sources += [brush for _, brush in layers]
+                    picture = _picture(task["data"], member, pictures)
+                    found.append(Annotated(picture, picture.name, place, None, partial(_brushes, layers), None))
+                    continue
                 if "annotations" not in task and "predictions" in task:
                     raise UserError(f"{place} has predictions alone; accept them in Label Studio and export that.")
                 given = [each for each in task["annotations"] if not each.get("was_cancelled")]
@@ -62,17 +83,35 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                     shapes = partial(_shapes, drawn, place)
                     labels |= {name for name, _ in drawn}
                     found.append(Annotated(picture, picture.name, place, next(iter(sizes), None), shapes, None))
-    if brushes := [each for each in members if _BRUSHES.match(each.name.rpartition("/")[2])] if not sources else []:
-        raise UserError(
-            f"{brushes[0]} is of Label Studio's export of brushes, which names no pictures; export the project as "
-            "JSON, which holds the brushes too."
-        )
+    for annotations in painted.values():
+        ((_, brush), *_), *_ = annotations.values()
+        reason = "no JSON file lists its task" if sources else "export the project as JSON, which holds the brushes too"
+        with faults.caught():
+            raise UserError(f"{brush} is of Label Studio's export of brushes, which names no pictures; {reason}.")
     if not sources:
         raise UserError("No JSON file of the source is a list of Label Studio's tasks; export the project as JSON.")
     notes = [f"{several} tasks have several annotations; the first not cancelled counts."] if several else []
     notes += [f"{without} tasks without annotation were left out."] if without else []
     # By name, because the export knows no order and more tasks must not change it.
     return Export(found, sorted(labels), sources, notes=notes)
+
+
+def _painted(members: Sequence[Member]) -> dict[int, dict[int, list[tuple[str, Member]]]]:
+    """The brushes of each annotation of each task, and their labels, of the export as PNG."""
+    found: dict[int, dict[int, list[tuple[str, Member]]]] = defaultdict(lambda: defaultdict(list))
+    for member in members:
+        if match := _BRUSHES.search(member.name):
+            found[int(match[1])][int(match[2])].append((match[3], member))
+    return found
+
+
+def _brushes(painted: Sequence[tuple[str, Member]], size: Size) -> Iterable[Shape]:
+    for name, member in painted:
+        place = Path(str(member))
+        pixels = decode_mask(member.read_bytes(), place).ids(place)
+        if pixels.shape != size:
+            raise UserError(f"{place} is {pixels.shape[1]}x{pixels.shape[0]}, but its picture is {size[1]}x{size[0]}.")
+        yield Shape(name, Bitmap(pixels > 0), str(member))
 
 
 def _picture(data: dict[str, Any], member: Member, pictures: Pictures) -> Member:

@@ -253,6 +253,34 @@ def by_label_studio() -> None:
     shutil.rmtree(work)
 
 
+def by_label_studio_brushes() -> None:
+    """Its export of brushes as PNG, and as JSON-MIN, which names the pictures of the tasks."""
+    folder, tasks = HERE / "label_studio_png", []
+    for number, name in enumerate(NAMES, 11):
+        save_picture(folder / f"upload/0123abc{number}-{name}.png", name)
+        mask, _, _ = SCENES[name]["mask"]
+        results, label = [], np.zeros((HEIGHT, WIDTH), int)
+        # The second is the smaller one, which lies on top.
+        for index, pixels in enumerate((mask, np.roll(mask, 3, 1) & (mask.cumsum(0) > 2))):
+            value = {"format": "rle", "rle": brush.mask2rle(pixels.astype(np.uint8) * 255)}
+            value["brushlabels"] = [CLASSES[index]]
+            own = {"type": "brushlabels", "from_name": "brush", "to_name": "image", "id": str(index), "value": value}
+            results.append({"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0, **own})
+            label[pixels] = 1 + index
+        path = f"/data/upload/1/0123abc{number}-{name}.png"
+        annotation = {"id": 70 + number, "completed_by": {"email": "ann-b@mail.org"}, "result": results}
+        tasks.append({"id": number, "data": {"image": path}, "annotations": [annotation]})
+        save("label_studio_png", name, label)
+    labels = "".join(f'<Label value="{name}"/>' for name in CLASSES)
+    config = '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
+    (work := HERE / "work").mkdir()
+    (work / "tasks.json").write_text(json.dumps(tasks))
+    converter = Converter(f"{config}{labels}</BrushLabels></View>", str(work))
+    converter.convert(str(work / "tasks.json"), str(folder), "BRUSH_TO_PNG", is_dir=False)
+    converter.convert(str(work / "tasks.json"), str(folder), "JSON_MIN", is_dir=False)
+    shutil.rmtree(work)
+
+
 def by_datasets() -> None:
     """Both forms of a data set on disk: the parquet files of the hub, and ``save_to_disk``."""
     splits = {}
@@ -282,4 +310,5 @@ if __name__ == "__main__":
     by_supervision()
     by_labelme()
     by_label_studio()
+    by_label_studio_brushes()
     by_datasets()
