@@ -56,8 +56,9 @@ def accelerate_cpu(model: Network) -> Network:
 def _merge(network: CSSFormer) -> None:
     """Lateral layers whose maps nothing changes before the head's layers, 1x1 convolutions both, become one product."""
     untouched = len(STRIDES) - len(network.fusion_strides)
-    layers = [(lateral[1], after) for lateral, after in zip(network.lateral, network.head.fuse, strict=True)]
-    merged = [pair for pair in layers[:untouched] if all(type(layer) is OneDNNLinear for layer in pair)]
+    layers = zip(network.lateral, network.head.fuse, strict=True)
+    pairs = [(list(lateral.children())[1], after) for lateral, after in layers][:untouched]
+    merged = [(layer, after) for layer, after in pairs if type(layer) is OneDNNLinear and type(after) is OneDNNLinear]
     if not merged or any(_own(each) for each in (network.lateral, network.head)):
         return
     sides = [2 * STRIDES[-1] // stride for stride in STRIDES]
@@ -66,7 +67,7 @@ def _merge(network: CSSFormer) -> None:
     ]
     expected = network.decode(features)
     for layer, after in merged:
-        layer.__class__, layer.following, after.__class__ = MergedLinear, (after,), Done
+        layer.__class__, layer.__dict__["following"], after.__class__ = MergedLinear, (after,), Done
     found = network.decode(features)
     if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
         log.warning("The lateral layers are not merged with the head's: the network's formula is another one.")
