@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -26,9 +27,11 @@ def bundle(run: Path, name: str, licence: str, folder: Path) -> None:
     """Write weights, config, scores and the card's scores into a folder that holds the card."""
     model = CSSFormer.from_pretrained(run)
     model.metadata = replace(model.metadata, backbone_licence=licence)
-    model.save_pretrained(folder, half=True)
     scores = json.loads((run / SCORES).read_text(encoding="utf-8"))
-    require_same_labels(run, folder, Path(scores["data"]) / scores["split"] / "images")
+    with TemporaryDirectory() as tried:
+        model.save_pretrained(tried, half=True)
+        require_same_labels(run, Path(tried), Path(scores["data"]) / scores["split"] / "images")
+    model.save_pretrained(folder, half=True)
     scores |= {"model": name, "data": f"data/{Path(scores['data']).name}"}
     (folder / SCORES).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     card = folder / "README.md"

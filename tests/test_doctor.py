@@ -23,6 +23,7 @@ def test_a_sound_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         f"torch {torch.__version__}"[:12] in found["facts"]["packages"] and "missing" not in found["facts"]["packages"]
     )
     assert "8.0 GiB free" in said
+    assert torch.cuda.is_available() or "--model.init animals" in said
     assert [f"`{extra}`" in "".join(found["advice"]) for extra in found["extras"]] == list(
         map(bool, found["extras"].values())
     )

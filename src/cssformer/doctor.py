@@ -45,7 +45,10 @@ def examine() -> dict[str, Any]:
         "memory": _gigabytes(total_memory(torch.device("cpu"))),
     }
     if device == "cpu":
-        advice.append("Without a GPU, photographs train for hours: take --config cpu, small pictures and few steps.")
+        advice.append(
+            "Without a GPU, photographs train for hours: take --config cpu, small pictures and few steps, or start "
+            "from a network that has seen many: --model.init animals."
+        )
         if torch.version.cuda and shutil.which("nvidia-smi"):
             problems.append(f"PyTorch {torch.__version__} cannot use the GPU; update the driver or install its build.")
         elif torch.version.cuda:

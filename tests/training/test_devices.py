@@ -1,5 +1,6 @@
 """Several devices share the declared batch, score the whole validation split, and write one run folder."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from cssformer import CSSFormer
@@ -14,38 +16,81 @@ from cssformer.training import train as runs
 from cssformer.training.fit import synchronise_batch_norm
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
+from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
+
+OPTIONS = {
+    "training.devices": 2,
+    "training.steps": 2,
+    "training.batch_size": 4,
+    "training.validate_every": 2,
+    "training.workers": 0,
+    "model.backbone": "test_resnet",
+    "model.channels": 16,
+    "model.heads": 2,
+    "scenes.val_count": 3,
+    "scenes.size": "[64,64]",
+    "augment.crop": "[64,64]",
+}
+
+
+def train_by_words(output: Path, *switches: str, **options: object) -> str:
+    """Lightning starts the second process by the words of the first."""
+    options = {"output": output, **OPTIONS, **options}
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("cssformer"),
+            "train",
+            *switches,
+            *(f"--{name}={value}" for name, value in options.items()),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
 def test_two_processes_on_the_cpu_make_one_run(tmp_path: Path) -> None:
-    options = {
-        "output": tmp_path / "run",
-        "training.devices": 2,
-        "training.steps": 2,
-        "training.batch_size": 4,
-        "training.validate_every": 2,
-        "training.workers": 0,
-        "model.backbone": "test_resnet",
-        "model.channels": 16,
-        "model.heads": 2,
-        "scenes.val_count": 3,
-        "scenes.size": "[64,64]",
-        "augment.crop": "[64,64]",
-    }
-    # Lightning starts the second process by the words of the first.
-    command = [Path(sys.executable).with_name("cssformer"), "train"]
-    done = subprocess.run(
-        [*command, *(f"--{name}={value}" for name, value in options.items())],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Run folder:") == 1
+    assert train_by_words(tmp_path / "run").count("Run folder:") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
     assert '"pictures": 3' in (tmp_path / "run" / "scores.json").read_text()
+
+
+@pytest.mark.slow
+def test_weights_that_are_shared_out_train_as_whole_ones_and_resume_to_the_bit(tmp_path: Path) -> None:
+    vit = "{depth: 4, embed_dim: 48, num_heads: 2, pyramid: adapter}"
+    # At one rate, whatever the number of steps.
+    options = {"model.backbone": "vit_tiny_patch16_224", "model.backbone_args": vit, "training.warmup_steps": 0}
+    options |= {"training.power": 0, "training.log_every": 1}
+    fsdp = {**options, "training.strategy": "fsdp"}
+    train_by_words(tmp_path / "fsdp", **fsdp, **{"training.steps": 4})
+    train_by_words(tmp_path / "part", **fsdp)
+    train_by_words(tmp_path / "part", "--resume", **fsdp, **{"training.steps": 4})
+    train_by_words(tmp_path / "ddp", **options, **{"training.steps": 4})
+    losses = []
+    for name in ("fsdp", "part", "ddp"):
+        rows = csv.DictReader((tmp_path / name / "metrics.csv").open())
+        losses.append([float(row["loss"]) for row in rows if row["loss"]])
+    assert losses[0] == losses[1] == pytest.approx(losses[2], rel=1e-2)
+    found, resumed = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("fsdp", "part")
+    )
+    for key in ("state_dict", "optimizer_states"):
+        assert digest(found[key]) == digest(resumed[key])
+    saved = load_file(tmp_path / "fsdp/model/model.safetensors")
+    assert saved.keys() == {name.removeprefix("model.") for name in found["state_dict"]}
+    assert digest(saved) == digest(load_file(tmp_path / "part/model/model.safetensors"))
+
+
+@pytest.mark.parametrize(("other", "value"), [("ema", 0.9), ("compile", True), ("lora", 4), ("optimizer", "muon")])
+def test_weights_that_are_shared_out_go_not_with_everything(other: str, value: object) -> None:
+    asked = Recipe(training=TrainingConfig(strategy="fsdp", **{other: value}))
+    with pytest.raises(UserError, match=rf"strategy fsdp takes no training\.{other}.*; leave one of them out"):
+        asked.require_sound()
 
 
 def recipe(output: Path) -> Recipe:

@@ -16,7 +16,7 @@ from cssformer.metrics.profile import untrained
 from cssformer.training.finetune import starting_point
 from cssformer.training.presets import DataFacts, choose_preset
 from cssformer.training.recipe import Recipe
-from cssformer.training.suggest import cost_of
+from cssformer.training.suggest import Cost, Suggestion, cost_of
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import PRESETS
 from cssformer.weights.family import decoder_of
@@ -60,10 +60,16 @@ def test_by_data_and_machine(changes: dict, device: str, name: str, reason: str)
     Recipe.load(name)
 
 
-def test_some_pictures_tell_what_all_do(tmp_path: Path) -> None:
+def test_the_facts_are_of_all_training_labels_as_check_counts_them(tmp_path: Path) -> None:
     root = folder(tmp_path, 40, 60)
-    facts = DataFacts.looked_at(root)
-    assert facts == DataFacts(3, 60, 40, 3, ("car", 6 / 2400)) == DataFacts.checked(check(root))
+    # A class of a single picture, and a validation that is nothing else.
+    cv2.imwrite(str(root / "train" / "labels" / "0.png"), np.zeros((40, 60), np.uint8))
+    cv2.imwrite(str(root / "train" / "labels" / "1.png"), np.zeros((40, 60), np.uint8))
+    cv2.imwrite(str(root / "val" / "labels" / "0.png"), np.full((40, 60), 2, np.uint8))
+    facts = DataFacts.of(root)
+    assert facts == DataFacts(3, 60, 40, 3, ("car", 6 / 7200))
+    assert check(root).shares[2] == 6 / 7200
+    facts = dataclasses.replace(facts, rarest=("car", 6 / 2400))
     assert str(facts) == "3 pictures of about 60x40, 3 classes, the rarest, car, with 0.25% of the pixels"
 
 
@@ -139,15 +145,21 @@ def test_what_a_suggestion_says_is_counted(
     fitting = told["cost"]["fitting"]
     assert said.endswith(f"cssformer train --data '{root}' --config demo --training.device_batch {fitting}\n")
     assert f"{demo.training.steps} steps see each picture {demo.training.steps * 12 / 3:,.0f} times" in said
-    (root / "train" / "labels" / "0.png").unlink()
-    assert main(["train", "--data", str(root), "--suggest"]) == 1
-    assert "error: " in capsys.readouterr().out
     assert main(["train", "--suggest"]) == 2
-    for picture in root.rglob("images/*"):
-        picture.unlink()
-    capsys.readouterr()
-    assert main(["train", "--data", str(root), "--suggest"]) == 2
-    assert f"{root} holds no picture that can be read" in capsys.readouterr().err
+    for wrong in ("labels/0.png", "images/*"):
+        for path in (root / "train").glob(wrong):
+            path.unlink()
+        capsys.readouterr()
+        assert main(["train", "--data", str(root), "--suggest"]) == 2
+        assert str(root / "train") in capsys.readouterr().err
+
+
+def test_the_batch_is_named_where_it_does_not_fit_alone() -> None:
+    facts, recipe = DataFacts(500, 640, 480, 7, None), Recipe.load("photos")
+    for asked, fitting, named in ((16, 8, False), (16, 7, True), (4, 4, False), (4, 3, True), ("auto", 1, False)):
+        recipe.training.batch_size, recipe.training.device_batch = 8, asked
+        found = Suggestion(Path("data"), facts, "cuda", "photos", "photographs", recipe, Cost(1, 1.0, 1, fitting))
+        assert ("--training.device_batch" in found.command) == named
 
 
 @pytest.mark.slow

@@ -22,14 +22,16 @@ from safetensors.torch import load_file
 from cssformer import CSSFormer
 from cssformer.cli import main
 from cssformer.data import Sample, SyntheticScenes
+from cssformer.data.stream import TrainingStream
 from cssformer.model import Metadata
 from cssformer.training import train as runs
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run_folder import LAST, LOCK, alone, read_checkpoint
+from cssformer.training.run_folder import LAST, LOCK, AtomicCheckpointIO, alone, read_checkpoint
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted
 
 STEPS, BATCH = 7, 4
+drawn = TrainingStream.__getitem__
 
 
 VIT = {"backbone": "vit_tiny_patch16_224", "backbone_args": {"depth": 4, "embed_dim": 48, "num_heads": 2}}
@@ -131,16 +133,20 @@ def test_the_licence_outlives_a_stop_before_the_first_network_is_whole(
     assert CSSFormer.from_pretrained(tmp_path / "run").metadata.backbone_licence == "cc-by-nc-4.0"
 
 
-def test_the_words_that_started_from_a_network_may_be_repeated(tmp_path: Path) -> None:
+def test_the_words_that_started_from_a_network_may_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     CSSFormer("test_resnet", 17, channels=16, heads=2, points=2).save_pretrained(tmp_path / "first")
     asked = recipe(tmp_path / "run")
     asked.training.steps = 1
     asked.save(tmp_path / "asked.yaml")
-    options = {"init": tmp_path / "first", "backbone": "test_resnet", "pretrained": "true", "weights": "none.pth"}
+    options = {"init": "first", "backbone": "test_resnet", "pretrained": "true", "weights": "none.pth"}
     words = [f"--model.{name}={value}" for name, value in options.items()]
     begun = ["train", "--config", str(tmp_path / "asked.yaml"), *words]
     assert main(begun) == 0
     assert main(["train", "--output", str(tmp_path / "run"), *words, "--resume"]) == 0
+    # The run's own recipe finds it from any folder; what is no folder is a hub id.
+    assert Recipe.load(tmp_path / "run" / "recipe.yaml").model.init == str(tmp_path / "first")
+    assert Recipe(model=ModelConfig(init="you/yours")).located().model.init == "you/yours"
 
 
 def test_maps_that_are_computed_again_count_once_in_the_statistics(tmp_path: Path) -> None:
@@ -240,6 +246,19 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return finished
 
 
+def test_a_run_whose_weights_were_grouped_otherwise_is_told(done: Recipe, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done.output, tmp_path / "run"))
+    checkpoint = torch.load(run / LAST, weights_only=True)
+    first, second, *others = checkpoint["optimizer_states"][0]["param_groups"]
+    first["params"] += second["params"]
+    checkpoint["optimizer_states"][0]["param_groups"] = [first, *others]
+    del checkpoint["sha256"]
+    AtomicCheckpointIO().save_checkpoint(checkpoint, run / LAST)
+    further = dataclasses.replace(done, output=str(run), training=dataclasses.replace(done.training, steps=2))
+    with pytest.raises(UserError, match=r"grouped the weights otherwise; .* --model\.init .*run and another --output"):
+        runs.train(further, resume=True)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_checkpoint_is_refused(done: Recipe, tmp_path: Path, change: str) -> None:
     run = Path(shutil.copytree(done.output, tmp_path / "run"))
@@ -314,6 +333,31 @@ def test_the_rate_follows_the_number_of_steps_from_the_first_one_on(tmp_path: Pa
     assert rates[3:] == pytest.approx([short.training.lr * (1 - step / 6) for step in (4, 5, 6)])
 
 
+@pytest.mark.parametrize(("batch_size", "device_batch"), [(2, 1), (8, 4)])
+def test_a_run_goes_on_by_another_schedule_and_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int, device_batch: int
+) -> None:
+    begun, said = recipe(tmp_path), io.StringIO()
+    begun.training.steps, begun.training.log_every, begun.training.device_batch = 2, 1, 2
+    runs.train(begun)
+    # As recipes are read: nothing is changed in the one that is given.
+    training = {"lr": 0.5e-3, "power": 2.0, "warmup_steps": 0, "steps": 5, "validate_every": 3}
+    changed = dataclasses.replace(begun.training, batch_size=batch_size, device_batch=device_batch, **training)
+    seen: list[int] = []
+    monkeypatch.setattr(TrainingStream, "__getitem__", lambda stream, index: seen.append(index) or drawn(stream, index))
+    runs.train(dataclasses.replace(begun, training=changed), resume=True, console=Console(file=said, width=500))
+    assert seen == list(range(2 * batch_size, 5 * batch_size))
+    assert (
+        f"training.batch_size 4 -> {batch_size}." in said.getvalue() and "training.power 1.0 -> 2.0." in said.getvalue()
+    )
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["lr"]] == list("12345")
+    assert [row["step"] for row in rows if row["mIoU"]] == list("235")
+    rates = [float(row["lr"]) for row in rows if row["lr"]]
+    assert rates[2:] == pytest.approx([0.5e-3 * (1 - step / 5) ** 2 for step in (3, 4, 5)])
+
+
 def test_a_run_that_is_not_finished_can_be_used_and_given_more_steps(
     done: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,8 +378,8 @@ def test_a_run_that_is_not_finished_can_be_used_and_given_more_steps(
     # The words that it was begun with may be repeated.
     assert main(["train", "--output", str(run), "--resume", f"--training.lr={done.training.lr}"]) == 0
     assert "is finished, with 2 steps" in capsys.readouterr().out
-    assert main(["train", "--output", str(run), "--resume", "--training.lr", "2"]) == 2
-    assert f"whose training.lr is {done.training.lr}; " in capsys.readouterr().err
+    assert main(["train", "--output", str(run), "--resume", "--seed", "2"]) == 2
+    assert "whose seed is 0; of a run's options only --data and --training.steps, patience" in capsys.readouterr().err
     # Stopped before its first validation.
     (run / "scores.json").unlink()
     shutil.rmtree(run / "model")

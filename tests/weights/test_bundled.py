@@ -30,12 +30,13 @@ def network() -> CSSFormer:
     return model
 
 
-def bundle(run: Path, folder: Path) -> None:
+def bundle(run: Path, folder: Path, **replaced: object) -> None:
     """As ``scripts/bundle.py`` does."""
     spec = spec_from_file_location("bundle", ROOT / "scripts" / "bundle.py")
     assert spec is not None and spec.loader is not None
     script = module_from_spec(spec)
     spec.loader.exec_module(script)
+    vars(script).update(replaced)
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("# zoo\n<!-- scores -->\nold\n<!-- end -->\nlimits\n")
     script.bundle(run, "zoo", "apache-2.0", folder)
@@ -54,6 +55,15 @@ def zoo(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.chdir(tmp_path / "here")
     cv2.imwrite("photo.png", np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8))
     return tmp_path / "bundled" / "zoo"
+
+
+def test_what_changes_labels_is_not_written(zoo: Path, tmp_path: Path) -> None:
+    def differ(*_: object) -> None:
+        raise AssertionError("float16 changes the labels")
+
+    with pytest.raises(AssertionError, match="changes the labels"):
+        bundle(tmp_path / "run", tmp_path / "other", require_same_labels=differ)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["README.md"]
 
 
 def test_what_is_bundled(zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

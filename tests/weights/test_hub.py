@@ -87,6 +87,12 @@ def test_the_card_tells_recipe_and_scores_but_not_where_they_lie(tmp_path: Path)
     for word in ("data: streets", "weights: w.safetensors", "training: CC BY 4.0", "random numbers", "road, tree"):
         assert word in text
     assert "/home" not in text and str(tmp_path) not in text
+    (run / "scores.json").write_text(json.dumps({**scores, "miou": None, "miou_interval": [None, None]}))
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "model": {"init": "you/yours"}}))
+    text = str(model_card(model, "me/mine", run))
+    assert "**none mIoU**" in text and "init: you/yours" in text
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "model": {"init": "/home/me/runs/first"}}))
+    assert "init: first\n" in str(model_card(model, "me/mine", run))
     with pytest.raises(UserError, match="cannot be read; give the folder of a training"):
         model_card(model, "me/mine", tmp_path)
 

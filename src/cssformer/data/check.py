@@ -26,7 +26,7 @@ class CheckReport:
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     #: Share of the pixels of labels that are ignored.
     ignored: float = 0.0
-    #: Share of each class in the labelled pixels, and the number of pictures it is in, per split.
+    #: Share of each class in the labelled pixels of the training split, and the pictures it is in, per split.
     shares: list[float] = field(default_factory=list)
     present: list[dict[str, int]] = field(default_factory=list)
     #: Connected regions of each class, and their mean area in pixels.
@@ -152,13 +152,19 @@ def _count_classes(facts: list[PairFacts], report: CheckReport) -> None:
     classes, labelled = range(len(report.info.classes)), [each for each in facts if each.pixels]
     totals = [sum(each.pixels.get(index, 0) for each in labelled) for index in classes]
     ignored = sum(each.pixels.get(report.info.ignore, 0) for each in labelled)
-    pixels = sum(width * height for each in labelled for width, height in [each.label_size or (0, 0)])
-    known = pixels - ignored if report.info.multilabel else sum(totals)
-    report.shares = [total / max(1, known) for total in totals]
-    report.ignored = ignored / max(1, pixels)
+    report.ignored = ignored / max(1, _area(labelled))
+    training = [each for each in labelled if each.split == "train"]
+    learnt = [sum(each.pixels.get(index, 0) for each in training) for index in classes]
+    unknown = sum(each.pixels.get(report.info.ignore, 0) for each in training)
+    known = _area(training) - unknown if report.info.multilabel else sum(learnt)
+    report.shares = [count / max(1, known) for count in learnt]
     report.regions = [sum(each.regions.get(index, 0) for each in labelled) for index in classes]
     report.areas = [total / max(1, count) for total, count in zip(totals, report.regions, strict=True)]
     report.present = [
         {split: sum(index in each.pixels for each in labelled if each.split == split) for split in report.pictures}
         for index in classes
     ]
+
+
+def _area(labelled: list[PairFacts]) -> int:
+    return sum(width * height for each in labelled for width, height in [each.label_size or (0, 0)])

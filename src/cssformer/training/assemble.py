@@ -31,6 +31,7 @@ from cssformer.training.rare_classes import (
     wants_draws,
 )
 from cssformer.training.recipe import ModelConfig, Recipe
+from cssformer.training.sharded import ShardedTask
 from cssformer.utils.errors import UserError
 
 LARGE = 1024
@@ -133,7 +134,8 @@ def assemble(
             f"warning: training.thaw_after {training.thaw_after} is not below training.steps {training.steps}, so the "
             "backbone learns nothing."
         )
-    return Assembly(SegmentationTask(model, recipe, loss), stream, val_data)
+    task = ShardedTask if training.strategy == "fsdp" else SegmentationTask
+    return Assembly(task(model, recipe, loss), stream, val_data)
 
 
 def _tell_size(recipe: Recipe, classes: int, console: Console) -> None:

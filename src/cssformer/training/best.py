@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from cssformer.backbones import merged
 from cssformer.data import DatasetInfo
 from cssformer.data.channels import rgb_view
 from cssformer.metrics.confusion import Scores, intersection_over_union, mean_of_present, percent
@@ -85,7 +84,7 @@ class BestModel(Callback):
         if score > self.best:
             self.best, self.since_best = score, 0
             if trainer.is_global_zero:
-                merged(pl_module.model).save_pretrained(self.folder)
+                pl_module.scored[0].save_pretrained(self.folder)
         self.table = [f"{name} {percent(iou)}" for name, iou in zip(self.info.classes, scores.iou, strict=True)]
         self.told = f"{self.score} {percent(value)} %, " + (
             f"the best is {percent(self.best if self.best >= 0 else math.nan)} %, {self._validations()} ago"

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from rich.console import Console
+from torch.distributed.tensor import DTensor
 
 from cssformer.metrics.confusion import percent
 from cssformer.training.loggers import run_ids
@@ -58,8 +59,13 @@ class ResumePoint(Checkpoint):
         checkpoint["backbone_licence"] = pl_module.model.metadata.backbone_licence
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Of a run that was finished and is to take more steps.
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        # Of a run that was finished and is to take more steps, or has taken its steps in other passes.
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress["is_last_batch"] = False
+        passes = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counts in (progress["total"], progress["current"]):
+            more = passes - counts["ready"]
+            counts.update({name: count + more for name, count in counts.items()})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.ready()
@@ -178,10 +184,12 @@ class Progress(Callback):
         if self.losses:
             self._mean_loss(trainer)
         optimizer = trainer.optimizers[0].state.values()
-        for state in (trainer.lightning_module.state_dict(), *optimizer):
-            for value in state.values():
-                if isinstance(value, torch.Tensor) and not value.isfinite().all():
-                    raise not_finite(f"The weights after step {trainer.global_step} are not finite", trainer)
+        values = [value for state in (trainer.lightning_module.state_dict(), *optimizer) for value in state.values()]
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        # Of weights that are shared out each device sees its part.
+        own = [value.to_local() if isinstance(value, DTensor) else value for value in tensors]
+        if not trainer.strategy.reduce_boolean_decision(all(bool(value.isfinite().all()) for value in own)):
+            raise not_finite(f"The weights after step {trainer.global_step} are not finite", trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         miou = trainer.callback_metrics["mIoU"].item()

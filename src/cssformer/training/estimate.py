@@ -75,13 +75,14 @@ def fitting_batch(task: SegmentationTask, device: torch.device) -> int:
     return fitting(needs(task), device, task.recipe.training.batch_size)
 
 
-def require_memory(task: SegmentationTask, device: torch.device, device_batch: int) -> None:
+def require_memory(task: SegmentationTask, device: torch.device, device_batch: int, parts: int = 1) -> None:
     """Refuse a pass that cannot fit.
 
     Args:
         task: what is trained, on the CPU.
         device: to train on.
         device_batch: crops of a pass.
+        parts: into how many the network is cut, of which the device holds one.
 
     Raises:
         UserError: the tensors of a pass alone are larger than the device's memory; what to lower is named.
@@ -90,6 +91,7 @@ def require_memory(task: SegmentationTask, device: torch.device, device_batch: i
     if device_batch * height * width <= SMALL_PASS:
         return
     fixed, each = needs(task)
+    fixed //= parts
     memory = total_memory(device)
     if fixed + device_batch * each <= memory:
         return

@@ -16,6 +16,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from timm.layers import convert_sync_batchnorm
@@ -74,6 +75,7 @@ def fit(
         trainer = L.Trainer(
             accelerator=accelerator(),
             devices=training.devices,
+            strategy=strategy(training.strategy),
             num_nodes=training.nodes,
             precision=PRECISIONS[training.precision],
             max_steps=training.steps,
@@ -125,7 +127,8 @@ def fit(
             f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
             f"{training.validate_every}"
         )
-        require_memory(task, trainer.strategy.root_device, device_batch)
+        parts = trainer.num_devices if training.strategy == "fsdp" else 1
+        require_memory(task, trainer.strategy.root_device, device_batch, parts)
     if start == 0:
         # MLflow refuses parameters that change, such as the steps of a run that is gone on with.
         for logger in loggers:
@@ -147,6 +150,12 @@ class _Loader(DataLoader[Any]):
     def __iter__(self) -> Any:
         with signals_later():
             return super().__iter__()
+
+
+def strategy(name: str) -> str | ModelParallelStrategy:
+    """Lightning's name of how devices train together, or its own such object."""
+    # By default Lightning shares each layer's products out too.
+    return ModelParallelStrategy(save_distributed_checkpoint=False) if name == "fsdp" else name
 
 
 def accelerator() -> str:

@@ -25,7 +25,7 @@ from cssformer.model import Metadata, SegmentationNetwork
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.loss import cross_entropy
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
-from cssformer.training.optim import make_optimizer, polynomial_decay
+from cssformer.training.optim import make_optimizer, parameter_groups, polynomial_decay
 from cssformer.training.recipe import BOUNDARY_IOU, Recipe
 from cssformer.utils.errors import UserError
 
@@ -68,16 +68,26 @@ class SegmentationTask(L.LightningModule):
     def metadata(self) -> Metadata:
         return self.model.metadata
 
+    @property
+    def plain(self) -> SegmentationNetwork:
+        """The network as it is used and kept, LoRA's additions merged."""
+        return merged(self.model)
+
+    def whole(self) -> SegmentationNetwork:
+        """:attr:`plain` with the weights of this moment, all of them; devices that share them call it together."""
+        return self.plain
+
     def _batch_norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
         return [part for part in self.backbone[0].modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
     def on_train_start(self) -> None:
-        # A run may continue to another number of steps, which changes the rates.
+        # A run may continue by another schedule.
         schedule = self.trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(schedule, LambdaLR)
+        schedule.base_lrs = [group["lr"] for group in parameter_groups(self.model, self.recipe.training)]
         factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
         for group, base, factor in zip(schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True):
-            group["lr"] = base * factor
+            group["lr"], group["initial_lr"] = base * factor, base
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Dropout's randomness depends on the place in the run alone, so that a resumed run repeats it.
@@ -109,8 +119,9 @@ class SegmentationTask(L.LightningModule):
         self.boundary = torch.zeros(3, self.model.num_classes, dtype=torch.int64, device=self.device)
         self.finite: list[Tensor] = []
         self.losses: list[Tensor] = []
-        # In a tuple, because Lightning would keep a module's weights a second time.
-        self.validated = (accelerated(merged(self.model)),)
+        # In tuples, because Lightning would keep a module's weights a second time.
+        self.scored = (self.whole(),)
+        self.validated = (accelerated(self.scored[0]),)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, C, H, W) and ``label`` (1, H, W) int16."""

@@ -1,5 +1,7 @@
 """The learning rate: which parameter gets which, and how it moves with the steps."""
 
+from typing import Any
+
 from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -24,7 +26,7 @@ def make_optimizer(model: SegmentationNetwork, training: TrainingConfig) -> Opti
     return Muon(groups, lr=training.lr, nesterov=True, adjust_lr_fn="match_rms_adamw", betas=(0.9, 0.999))
 
 
-def parameter_groups(model: SegmentationNetwork, training: TrainingConfig) -> list[dict[str, object]]:
+def parameter_groups(model: SegmentationNetwork, training: TrainingConfig) -> list[dict[str, Any]]:
     """Backbone (each of its layers with ``layer_decay``), sampling offsets and the rest, with and without weight decay.
 
     Norms, biases (every vector or scalar) and embeddings (``model.no_weight_decay()``) are not decayed. Layer decay

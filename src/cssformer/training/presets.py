@@ -1,15 +1,14 @@
 """The recipe for who names none: one of the package's own, by the data and the machine."""
 
-from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cssformer.data import SegmentationFolder
-from cssformer.data.check import CheckReport
-from cssformer.data.class_pixels import class_shares, counted
+from cssformer.data.class_pixels import class_pixels, class_shares
 from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
@@ -22,7 +21,6 @@ SMALL, LARGE = 192, 2000
 on a picture that is resized to a shorter side of 512 loses much."""
 FEW, RARE = 100, 0.005
 """Fewer pictures are few; a class with a smaller share of the labelled pixels is rare."""
-LOOKED_AT = 50
 
 
 @dataclass(frozen=True)
@@ -43,37 +41,24 @@ class DataFacts:
     rarest: tuple[str, float] | None
 
     @classmethod
-    def looked_at(cls, folder: Path) -> "DataFacts":
-        """By some pictures and labels of a prepared folder.
+    def of(cls, folder: Path) -> "DataFacts":
+        """By all training labels of a prepared folder and the headers of their pictures.
 
         Raises:
             UserError: it is none, or one of them cannot be read.
         """
         data = SegmentationFolder(folder, "train")
-        some = range(0, len(data), -(-len(data) // LOOKED_AT))
-        sizes = Counter(read_size(data.images[data.names[index]]) for index in some)
-        labels = [label for index in some if (label := data.label(index)) is not None]
-        shares = class_shares(np.stack([counted(label, data.info) for label in labels]))
-        return cls(len(data), *_median(sizes), len(shares), _rarest(data.info.classes, shares))
-
-    @classmethod
-    def checked(cls, report: CheckReport) -> "DataFacts":
-        """By what ``cssformer check`` found of all of them."""
-        classes = report.info.classes
-        rarest = _rarest(classes, np.array(report.shares))
-        return cls(report.pictures.get("train", 0), *_median(Counter(report.sizes)), len(classes), rarest)
+        sizes = [read_size(path) for path in data.images.values()]
+        width, height = (round(median(sides)) for sides in zip(*sizes, strict=True))
+        shares = class_shares(class_pixels(data))
+        return cls(len(data), width, height, len(shares), _rarest(data.info.classes, shares))
 
     def __str__(self) -> str:
         rarest = f", the rarest, {self.rarest[0]}, with {self.rarest[1]:.2%} of the pixels" if self.rarest else ""
         return f"{self.pictures} pictures of about {self.width}x{self.height}, {self.classes} classes{rarest}"
 
 
-def _median(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
-    width, height = (round(median(sides)) for sides in zip(*sizes.elements(), strict=True))
-    return width, height
-
-
-def _rarest(classes: tuple[str, ...], shares: np.ndarray) -> tuple[str, float] | None:
+def _rarest(classes: tuple[str, ...], shares: NDArray[np.float64]) -> tuple[str, float] | None:
     there = [(float(share), name) for share, name in zip(shares, classes, strict=True) if share > 0]
     return (min(there)[1], min(there)[0]) if there else None
 
@@ -103,11 +88,11 @@ def preset_words(data: Path | None, init: str | None) -> list[str]:
     """
     words: list[str] = []
     if data is not None:
-        facts, device = DataFacts.looked_at(data), best_device()
-        name, reason = choose_preset(facts, device)
+        facts = DataFacts.of(data)
+        name, reason = choose_preset(facts, best_device())
         network = "" if init is None else f", with the network of {init}"
         others = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem not in FAMILY))
-        print(f"No --config: {name} is taken, for {reason} ({facts}; {device}){network}.")
+        print(f"No --config: {name} is taken, for {reason} ({facts}){network}.")
         print(f"--config {others} or FILE chooses another.")
         words += ["--config", name]
     if init is not None:

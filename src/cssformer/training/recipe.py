@@ -43,6 +43,7 @@ from cssformer.utils.options import (
     parse,
     written,
 )
+from cssformer.weights.bundled import bundled_models
 from cssformer.weights.run_files import RECIPE
 
 # jsonargparse reads classes' sources when it builds a parser; built by several threads, some had lost options.
@@ -50,6 +51,8 @@ _BUILDING = Lock()
 MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
 """What training.best may be, the last one followed by the name of a class."""
 
+CHANGEABLE = ("steps", "patience", "lr", "warmup_steps", "power", "batch_size", "device_batch")
+"""Keys of ``training`` that a run may be continued with other values of."""
 
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 
@@ -230,6 +233,9 @@ class TrainingConfig:
     """torch.compile the network: the first step takes minutes, the others are to be faster."""
     devices: Devices | Literal["auto"] = "auto"
     """GPUs (or CPU processes) on every node; all there are by default."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices train together: each with the whole network (ddp, which auto takes), or each with a part of
+    its weights, gradients and moments (fsdp), for networks that are too large for one."""
     nodes: Batch = 1
     """Machines, each started with the same command by torchrun or SLURM."""
     workers: Workers = 2
@@ -317,6 +323,13 @@ class Recipe:
                 "it out."
             )
 
+        training = self.training
+        if training.strategy == "fsdp":
+            others = {"ema": training.ema is not None, "compile": training.compile, "lora": training.lora is not None}
+            others["optimizer muon"] = training.optimizer == "muon"
+            for name in (name for name, asked in others.items() if asked):
+                raise UserError(f"The recipe's training.strategy fsdp takes no training.{name}; leave one of them out.")
+
     def resumed(self) -> "Recipe":
         """The recipe of the run in ``output``, to be continued, if need be to other steps or with data that were moved.
 
@@ -328,10 +341,7 @@ class Recipe:
             raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
         recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
         before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
-        free = {"data", "training.steps", "training.patience"}
-        if self.training.device_batch == "auto":
-            # The run keeps what was found when it was begun.
-            free.add("training.device_batch")
+        free = {"data", *(f"training.{name}" for name in CHANGEABLE)}
         if recipe.model.init is not None:
             # Without effect beside it, so that the run's own recipe asks for none.
             free |= {"model.pretrained", "model.weights"}
@@ -339,18 +349,24 @@ class Recipe:
         if changed:
             raise UserError(
                 f"--resume goes on by the run's own recipe, whose {changed[0]} is {written(before.get(changed[0]))}; "
-                "of a run's options only --data, --training.steps and --training.patience may change."
+                f"of a run's options only --data and --training.{', '.join(CHANGEABLE)} may change."
             )
         if self.data is not None and not Path(self.data).is_dir():
             raise UserError(f"There is no folder {self.data}, the data of the run; tell their place with --data.")
-        recipe.data, recipe.training.steps = self.data, self.training.steps
-        recipe.training.patience = self.training.patience
-        return recipe
+        asked_for = {name: getattr(self.training, name) for name in CHANGEABLE}
+        if self.training.device_batch == "auto":
+            # The run keeps what was found when it was begun.
+            del asked_for["device_batch"]
+        return dataclasses.replace(recipe, data=self.data, training=dataclasses.replace(recipe.training, **asked_for))
 
     def located(self) -> "Recipe":
         """The recipe with absolute paths, which finds its files from any folder."""
         data, weights = (path and str(Path(path).resolve()) for path in (self.data, self.model.weights))
-        return dataclasses.replace(self, data=data, model=dataclasses.replace(self.model, weights=weights))
+        # What is no folder here is a bundled model's name or a hub id.
+        init = self.model.init
+        init = str(Path(init).resolve()) if init and Path(init).is_dir() and init not in bundled_models() else init
+        model = dataclasses.replace(self.model, weights=weights, init=init)
+        return dataclasses.replace(self, data=data, model=model)
 
     def inference(self) -> dict[str, Any]:
         """How pictures are predicted, as options of :func:`cssformer.inference.predict`."""

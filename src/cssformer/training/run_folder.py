@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cssformer.model import SegmentationNetwork
+from cssformer.training.optim import parameter_groups
+from cssformer.training.recipe import TrainingConfig
 from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
@@ -92,7 +94,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.write_bytes(buffer.getbuffer())
 
 
-def require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork, run: Path) -> None:
+def require_same_network(
+    checkpoint: dict[str, Any], model: SegmentationNetwork, training: TrainingConfig, run: Path
+) -> None:
+    """Raise UserError if what a checkpoint holds is of another network, or of an optimiser with other groups."""
     held = {name.removeprefix("model."): value.shape for name, value in checkpoint["state_dict"].items()}
     bias = "head.classify.bias"
     if bias in held and held[bias] != (model.num_classes,):
@@ -102,3 +107,9 @@ def require_same_network(checkpoint: dict[str, Any], model: SegmentationNetwork,
         )
     if held != {name: value.shape for name, value in model.state_dict().items()}:
         raise UserError(f"The run in {run} was begun with another network; continue it as it was begun.")
+    own, begun = parameter_groups(model, training), checkpoint["optimizer_states"][0]["param_groups"]
+    if [len(group["params"]) for group in begun] != [len(group["params"]) for group in own]:
+        raise UserError(
+            f"The run in {run} was begun by a version of this program that grouped the weights otherwise; start from "
+            f"its network instead, with --model.init {run} and another --output."
+        )

@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 
-from cssformer.data.check import check
 from cssformer.metrics.profile import multiply_adds, untrained
 from cssformer.training.estimate import GIB, fitting, needs
 from cssformer.training.module import SegmentationTask
 from cssformer.training.presets import DataFacts, choose_preset
 from cssformer.training.recipe import Recipe
 from cssformer.utils.device import best_device, device_name
-from cssformer.utils.errors import UserError
 from cssformer.utils.memory import total_memory
 
 
@@ -59,13 +57,13 @@ class Suggestion:
     reason: str
     recipe: Recipe
     cost: Cost
-    errors: list[str]
 
     @property
     def command(self) -> str:
         """What trains by it."""
         training = self.recipe.training
-        fewer = isinstance(training.device_batch, int) and self.cost.fitting < training.device_batch
+        asked = training.device_batch
+        fewer = isinstance(asked, int) and self.cost.fitting < min(asked, training.batch_size)
         batch = f" --training.device_batch {self.cost.fitting}" if fewer else ""
         return f"cssformer train --data {shlex.quote(str(self.data))} --config {self.name}{batch}"
 
@@ -75,7 +73,6 @@ class Suggestion:
         device = torch.device(self.device)
         seen = training.steps * training.batch_size / max(1, self.facts.pictures)
         return [
-            *(f"error: {each}" for each in self.errors),
             f"{self.data}: {self.facts}",
             f"this machine: {device_name(self.device)} with {total_memory(device) / GIB:,.0f} GiB",
             f"{self.name} is suggested, for {self.reason}",
@@ -90,21 +87,16 @@ class Suggestion:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         told = {"facts": asdict(self.facts), "device": self.device, "config": self.name, "reason": self.reason}
-        return {**told, "cost": asdict(self.cost), "errors": self.errors, "command": self.command}
+        return {**told, "cost": asdict(self.cost), "command": self.command}
 
 
 def suggest(data: Path) -> Suggestion:
-    """Read a prepared folder as ``cssformer check`` does and choose a preset.
+    """Read the training labels of a prepared folder, as training does, and choose a preset.
 
     Raises:
-        UserError: the folder is no prepared one, or holds no picture that can be read.
+        UserError: the folder is no prepared one, or a label or the head of a picture cannot be read.
     """
-    report, device = check(data), best_device()
-    if not report.sizes:
-        raise UserError(
-            f"{data} holds no picture that can be read; cssformer check {shlex.quote(str(data))} tells more."
-        )
-    facts = DataFacts.checked(report)
+    facts, device = DataFacts.of(data), best_device()
     name, reason = choose_preset(facts, device)
     recipe = Recipe.load(name)
-    return Suggestion(data, facts, device, name, reason, recipe, cost_of(recipe, facts.classes, device), report.errors)
+    return Suggestion(data, facts, device, name, reason, recipe, cost_of(recipe, facts.classes, device))

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from cssformer.backbones import merged
 from cssformer.data.dataset import SPLITS
 from cssformer.inference.predictor import accelerated
 from cssformer.metrics import Evaluation, evaluate, write_report
@@ -19,7 +18,7 @@ from cssformer.training.assemble import Build, assemble
 from cssformer.training.estimate import fitting_batch
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.loggers import make_loggers
-from cssformer.training.recipe import Recipe, TrainingConfig
+from cssformer.training.recipe import CHANGEABLE, Recipe, TrainingConfig
 from cssformer.training.run_folder import (
     alone,
     read_checkpoint,
@@ -29,6 +28,7 @@ from cssformer.training.score import about
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
+from cssformer.utils.options import written
 from cssformer.utils.stop import Interrupted, Stop
 from cssformer.weights.hub import RUN_MODEL, load
 from cssformer.weights.run_files import RECIPE, SCORES
@@ -105,12 +105,16 @@ def _train(
     task = assembly.task
     recipe, model = task.recipe, task.model
     if checkpoint:
-        require_same_network(checkpoint, model, run)
+        require_same_network(checkpoint, model, recipe.training, run)
         steps = recipe.training.steps
         _require_validated(run, start, steps)
         if first:
-            if (before := Recipe.load(run / RECIPE).training.steps) != steps:
-                console.print(f"training.steps {before} -> {steps}: the learning rate falls to 0 at step {steps} now.")
+            own = Recipe.load(run / RECIPE).training
+            for name in CHANGEABLE:
+                before, now = getattr(own, name), getattr(recipe.training, name)
+                if before != now and now != "auto":
+                    falls = f": the learning rate falls to 0 at step {steps} now" if name == "steps" else ""
+                    console.print(f"training.{name} {written(before)} -> {written(now)}{falls}.", markup=False)
             console.print(f"Continuing from step {start} to step {steps}.", markup=False)
     if recipe.training.device_batch == "auto":
         begun = Recipe.load(run / RECIPE) if checkpoint else None
@@ -130,7 +134,7 @@ def _train(
                 fit(assembly, start, loggers, console, stop)
         if not first:
             return None
-        model, val_data = merged(model), assembly.val_data
+        model, val_data = task.plain, assembly.val_data
         model.load_state_dict(load(run / RUN_MODEL)[1])
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error

@@ -83,16 +83,17 @@ def _read(run: str | Path, name: str) -> dict[str, Any]:
         raise UserError(f"{path} is no table; give the folder of a training as the run.")
     # Folders are of one's own machine: their names tell enough, and strangers need not know the rest.
     found.pop("output", None)
+    # A model.init that is no such path is a hub id.
     for table, key in ((found, "data"), (found.get("model") or {}, "weights"), (found.get("model") or {}, "init")):
-        if isinstance(table.get(key), str):
+        if isinstance(table.get(key), str) and (key != "init" or Path(table[key]).is_absolute()):
             table[key] = Path(table[key]).name
     return found
 
 
 def _scores(scores: dict[str, Any]) -> str:
-    low, high = map(percentage, scores["miou_interval"])
+    low, high = map(_share, scores["miou_interval"])
     heading = (
-        f"**{percentage(scores['miou'])} mIoU** (95 %: {low} to {high}) on {scores['pictures']} pictures. "
+        f"**{_share(scores['miou'])} mIoU** (95 %: {low} to {high}) on {scores['pictures']} pictures. "
         "The interval is a bootstrap over pictures: it tells what other pictures might give, not what another training "
         "might."
     )
