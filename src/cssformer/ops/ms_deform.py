@@ -8,7 +8,7 @@ Backends: ``reference`` (the definition) and ``gather`` (for exports), both in p
 import importlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -225,9 +225,12 @@ def _wanted(device: str) -> str:
     return _BACKEND_OF_DEVICE.get(device, device) if _choice in ("auto", *_PLAIN) else _choice
 
 
-@torch.compiler.assume_constant_result
 def _usable(backend: str) -> bool:
     return _module(backend) is not None
+
+
+# What torch.compiler.assume_constant_result does, for which it imports the compiler.
+_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
@@ -265,18 +268,27 @@ def _pairs(sizes: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(sizes[::2], sizes[1::2], strict=True))
 
 
-@torch.library.custom_op("cssformer::ms_deform_sample", mutates_args=())
+def _operator(function: Callable[..., Any]) -> Any:
+    """The function as an operator of PyTorch; calling one made by its ``custom_op`` would import the compiler."""
+    name = function.__name__.removeprefix("_")
+    schema = torch.library.infer_schema(function, mutates_args=())
+    torch.library.define(f"cssformer::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(f"cssformer::{name}", "default", function)
+    return getattr(torch.ops.cssformer, name)
+
+
+@_operator
 def _ms_deform_sample(value: Tensor, shapes: Sequence[int], positions: Tensor, weights: Tensor) -> Tensor:
     out: Tensor = _fast(value).sum_forward(value, _pairs(shapes), positions, weights)
     return out
 
 
-@_ms_deform_sample.register_fake
+@torch.library.register_fake("cssformer::ms_deform_sample")
 def _(value: Tensor, shapes: Sequence[int], positions: Tensor, weights: Tensor) -> Tensor:
     return value.new_empty((*positions.shape[:3], value.shape[-1]))
 
 
-@torch.library.custom_op("cssformer::ms_deform_sample_backward", mutates_args=())
+@_operator
 def _ms_deform_sample_backward(
     grad: Tensor,
     value: Tensor,
@@ -292,7 +304,7 @@ def _ms_deform_sample_backward(
     return grads
 
 
-@_ms_deform_sample_backward.register_fake
+@torch.library.register_fake("cssformer::ms_deform_sample_backward")
 def _(
     grad: Tensor,
     value: Tensor,
@@ -327,21 +339,21 @@ def _sum_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _asked(ctx, of_value, None, of_positions, of_weights)
 
 
-_ms_deform_sample.register_autograd(_sum_gradient, setup_context=_sum_context)
+torch.library.register_autograd("cssformer::ms_deform_sample", _sum_gradient, setup_context=_sum_context)
 
 
-@torch.library.custom_op("cssformer::ms_deform_attend", mutates_args=())
+@_operator
 def _ms_deform_attend(query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor) -> Tensor:
     out: Tensor = _fast(value).attend_forward(query, key, value, _pairs(shapes), positions)
     return out
 
 
-@_ms_deform_attend.register_fake
+@torch.library.register_fake("cssformer::ms_deform_attend")
 def _(query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor) -> Tensor:
     return value.new_empty(query.shape)
 
 
-@torch.library.custom_op("cssformer::ms_deform_attend_backward", mutates_args=())
+@_operator
 def _ms_deform_attend_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor, to_maps: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -351,7 +363,7 @@ def _ms_deform_attend_backward(
     return grads
 
 
-@_ms_deform_attend_backward.register_fake
+@torch.library.register_fake("cssformer::ms_deform_attend_backward")
 def _(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[int], positions: Tensor, to_maps: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -377,4 +389,4 @@ def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _asked(ctx, of_query, of_key, of_value, None, of_positions)
 
 
-_ms_deform_attend.register_autograd(_attend_gradient, setup_context=_attend_context)
+torch.library.register_autograd("cssformer::ms_deform_attend", _attend_gradient, setup_context=_attend_context)

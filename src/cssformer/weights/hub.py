@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Size, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 import cssformer
 from cssformer.data.channels import Channels
@@ -236,7 +236,7 @@ class HubModel(ModelHubMixin):
         return cast("Self", model.eval())
 
 
-class _Bounded(TorchDispatchMode):
+class _Bounded(TorchFunctionMode):
     """Ends the construction of a network once it is far more work than any network with such weights.
 
     timm makes up to 9 times the elements that stay, and of VGG a classifier of 400 MB that does not.
@@ -246,12 +246,13 @@ class _Bounded(TorchDispatchMode):
         super().__init__()
         self.left = 2**29 + 32 * sum(tensor.numel() for tensor in state.values())
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        # A call, with all that Python does around it, takes as long as so many elements.
-        self.left -= 2**15 + (result.numel() if isinstance(result, Tensor) else 0)
-        if self.left < 0:
-            raise ValueError("it would be far larger than its weights")
+        if isinstance(result, Tensor):
+            # A call, with all that Python does around it, takes as long as so many elements.
+            self.left -= 2**15 + result.numel()
+            if self.left < 0:
+                raise ValueError("it would be far larger than its weights")
         return result
 
 
