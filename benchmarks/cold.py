@@ -52,7 +52,8 @@ def run(folder: Path, tree: Path, program: str, *arguments: str, cache: str = "w
     """Seconds on the clock, and of the processor."""
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "NUMBA_CACHE_DIR": str(folder / cache)}
     before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, env=environment, check=True)
+    told = None if program == STAGES else subprocess.DEVNULL
+    subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, env=environment, check=True, stdout=told)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return np.array((time.perf_counter() - clock, used))

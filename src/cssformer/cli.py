@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
             words, command = _find_command(arguments)
             if command is None:
                 return 0
+            if command.begins and sys.stderr.isatty():
+                print(command.begins, file=sys.stderr)
             keep_freed_memory()
             code = command.run(_parse(command, " ".join(words), arguments[len(words) :]))
             sys.stdout.flush()

@@ -29,6 +29,7 @@ from cssformer.utils.processes import rank
 from cssformer.weights.commands import MODEL, MODELS
 from cssformer.weights.run_files import RECIPE
 
+LOADING = "Loading PyTorch and the network ..."
 MANY_LOOKS, LONG_SIDE = 20, 2048
 """Looks at so many times a picture's pixels, or shorter sides of so many, are told before they are taken."""
 
@@ -112,7 +113,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
         "inputs",
         type=Path,
         nargs="+",
-        help="Pictures, folders, videos; - reads their paths from the standard input, one a line.",
+        help="Pictures, folders, videos, quoted patterns; - reads their paths from the standard input, one a line.",
     )
     add_views(parser)
     parser.add_function_arguments(predict_files, skip={"model", "inputs", *VIEWS})
@@ -278,9 +279,9 @@ COMMANDS: dict[str, Command] = {
     **PREPARE,
     "check": CHECK,
     "train": TRAIN,
-    "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate),
+    "evaluate": Command("Score a trained network.", _add_evaluate, _evaluate, begins=LOADING),
     **SCORE,
-    "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict),
+    "predict": Command("Label pictures, folders of pictures and videos.", _add_predict, _predict, begins=LOADING),
     "study modules": _study_command("modules", "Train with and without the paper's modules."),
     "study points": _study_command("points", "Train with several numbers of points."),
     "study decoders": _study_command("decoders", "Train the decoder among its peers."),

@@ -67,19 +67,23 @@ def _explain(options: "Namespace") -> int:
 def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
     import numpy as np
 
-    from cssformer.data.files import files_under, is_picture
+    from cssformer.data.files import is_picture
     from cssformer.data.image_io import read_size, write_image
     from cssformer.inference.explain import table
     from cssformer.inference.explain_region import explain_class, explain_region, heat_sheet, summary
+    from cssformer.inference.sources import inputs_under
 
     if options.box is not None:
         left, top, width, height = options.box
-        mask = np.zeros(read_size(options.image)[::-1], bool)
+        across, down = read_size(options.image)
+        if left + width > across or top + height > down:
+            raise UserError(f"The box reaches beyond {options.image}, which is {across} wide and {down} high.")
+        mask = np.zeros((down, across), bool)
         mask[top : top + height, left : left + width] = True
         found, pictures = [explain_region(predictor, options.image, mask, "box")], [options.image]
     else:
         folder = options.image.is_dir()
-        pictures = [path for path in files_under(options.image) if is_picture(path)] if folder else [options.image]
+        pictures = [path for path in inputs_under(options.image) if is_picture(path)] if folder else [options.image]
         found = explain_class(predictor, pictures, options["class"])
     write_image(options.output, heat_sheet(found[:LARGEST_SHEET], options.stride))
     rows = summary(found)

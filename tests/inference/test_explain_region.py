@@ -112,6 +112,10 @@ def test_command(model: CSSFormer, tmp_path: Path, capsys: pytest.CaptureFixture
         words = ["explain", tmp_path / "model", tmp_path / image, "--output", tmp_path / "heat.png", "--device", "cpu"]
         return main([*map(str, (*words, *more))])
 
+    # Of prepared data the labels are no pictures.
+    (tmp_path / "dataset.yaml").write_text("")
+    (tmp_path / "in/labels").mkdir()
+    Image.fromarray(np.zeros((50, 70), np.uint8)).save(tmp_path / "in/labels/0.png")
     assert run("in", "--class", name, "--json", tmp_path / "heat.json") == 0
     told = json.loads((tmp_path / "heat.json").read_text())
     assert told["region"] == name and told["of"] == 2 and len(told["samples"]) == 2 * 4
@@ -120,6 +124,7 @@ def test_command(model: CSSFormer, tmp_path: Path, capsys: pytest.CaptureFixture
     assert Image.open(tmp_path / "heat.png").width == 12 + 3 * 284
     assert run("in/0.png", "--box", 10, 10, 20, 5) == 0
     assert Image.open(tmp_path / "heat.png").width == 12 + 6 * 284
-    assert run("in/0.png", "--box", 100, 10, 20, 5) == 2
+    assert run("in/0.png", "--box", 60, 10, 20, 5) == 2
+    assert "0.png, which is 70 wide and 50 high" in capsys.readouterr().err
     assert run("in/0.png") == 2 and run("in/0.png", "--at", 1, 1, "--class", name) == 2
     assert capsys.readouterr().err.count("Give one of --at X Y, --box X Y WIDTH HEIGHT and --class NAME.") == 2

@@ -493,6 +493,30 @@ def test_an_output_that_is_a_file_is_refused_before_the_model_is_read(pictures: 
     assert (tmp_path / "out.png").read_bytes() == b"mine"
 
 
+def test_a_picture_that_the_network_refuses_stops_no_other(
+    model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Predictor.__call__
+    first = Image.open(pictures / "a.png").convert("RGB")
+
+    def refuse(self: Predictor, image: Any, *given: Any) -> Any:
+        if np.array_equal(image.pixels, np.asarray(first)):
+            raise UserError("The backbone takes no such picture.")
+        return look(self, image, *given)
+
+    monkeypatch.setattr(Predictor, "__call__", refuse)
+    result = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    assert result["failed"] == {str(pictures / "a.png"): "The backbone takes no such picture."}
+    assert result["pictures"] == 2 and (tmp_path / "out/legend.png").exists()
+
+
+def test_a_pattern_stands_for_what_it_matches(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    result = predict_files(str(model_folder), [pictures / "**/*.png"], tmp_path / "out", device="cpu")
+    assert [row["input"] for row in result["files"]] == [str(pictures / "a.png"), str(pictures / "deep/er/c.png")]
+    with pytest.raises(UserError, match=r"There is no file or folder .*\*\.bmp"):
+        predict_files(str(model_folder), [pictures / "*.bmp"], tmp_path / "out", device="cpu")
+
+
 @pytest.mark.parametrize("name", ["broken.jpg", "broken.png", "broken.mp4", "empty.png"])
 def test_a_damaged_file_is_named_and_stops_no_other(
     name: str, model_folder: Path, pictures: Path, tmp_path: Path

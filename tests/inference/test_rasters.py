@@ -1,7 +1,11 @@
 """TIFFs with a place on the Earth, and TIFFs read and written part by part, with a tiny saved network."""
 
+import errno
+import os
+import resource
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -307,3 +311,38 @@ def test_a_fourth_channel_called_alpha_hides_nothing(tmp_path: Path) -> None:
         found = file.read(1)
     expected = Predictor.from_pretrained(model, "cpu")(np.moveaxis(values, 0, -1)).labels
     np.testing.assert_array_equal(found, expected)
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    """What a full disk does: the system takes no byte more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("missing", [1, 20, 1000, 50_000])
+def test_a_raster_that_is_not_written_to_its_end_is_told(missing: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
+    with files.opened(write(tmp_path / "like.tif", bands(), **PLACE)) as like:
+        files.write_raster(tmp_path / "whole.tif", like, [values], classes={0: "sky"})
+        size = (tmp_path / "whole.tif").stat().st_size
+        with no_file_above(size - missing), pytest.raises(UserError, match=r"Cannot write .*part\.tif: File") as told:
+            files.write_raster(tmp_path / "part.tif", like, [values], classes={0: "sky"})
+    # By this number a full disk is known, which ends the command.
+    assert isinstance(told.value.__cause__, OSError) and told.value.__cause__.errno == errno.EFBIG
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["like.tif", "whole.tif"]
+
+
+def test_what_cannot_be_read_while_another_file_is_written_is_told_of_the_one_that_is_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH), dtype=np.uint8)
+    path = write(tmp_path / "cut.tif", noise, **PLACE)
+    with pytest.raises(UserError, match=r"cut\.tif cannot be read"), files.opened(path) as source:
+        raster = files.Raster(source, path, None)
+        os.truncate(path, 40_000)
+        strips = (raster.view(top, top + 50, 0, WIDTH) for top in range(0, HEIGHT, 50))
+        files.write_raster(tmp_path / "out.tif", source, strips)
+    assert not (tmp_path / "out.tif").exists()

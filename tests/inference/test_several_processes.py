@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def srun(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     monkeypatch.setattr(processes, "FIRST_PORT", port)
-    step = {"SLURM_JOB_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+    step = {"SLURM_JOB_ID": "0", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
     for name, value in {**step, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
     yield {**os.environ, "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "PORT": str(port)}
@@ -106,10 +107,13 @@ def test_two_processes_of_torchrun(alone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_see_other_inputs_are_refused(alone: Path, srun: dict[str, str]) -> None:
-    fewer = [word.replace("/in", "/in/deep") for word in words(alone, "none")]
-    with subprocess.Popen([sys.executable, "-c", OTHER, *fewer], env=srun) as other:
-        with pytest.raises(UserError, match="see different models or inputs"):
+@pytest.mark.parametrize("changed", [("/in", "/in/deep"), ("/none", "/elsewhere"), ("--overlay", "--probabilities")])
+def test_processes_that_are_asked_for_other_things_are_refused(
+    changed: tuple[str, str], alone: Path, srun: dict[str, str]
+) -> None:
+    others = [word.replace(*changed) for word in words(alone, "none")]
+    with subprocess.Popen([sys.executable, "-c", OTHER, *others], env=srun) as other:
+        with pytest.raises(UserError, match="see different models, inputs or options"):
             from cssformer.inference import predict_files
 
             predict_files(str(alone / "model"), [alone / "in"], alone / "none", device="cpu")
@@ -140,3 +144,19 @@ def test_a_batch_script_without_srun_is_one_process(monkeypatch: pytest.MonkeyPa
 )
 def test_the_first_machine_of_a_step(nodes: str, first: str) -> None:
     assert processes.first_machine(nodes) == first
+
+
+def test_steps_of_one_job_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = []
+    distributed = SimpleNamespace(
+        is_initialized=lambda: False,
+        init_process_group=lambda _, place, **__: places.append(place),
+        new_group=lambda **_: None,
+    )
+    monkeypatch.setattr(processes, "_distributed", lambda: distributed)
+    for job, step in (("7123456", "0"), ("7123456", "1"), ("7123457", "0")):
+        for name, value in zip(processes.SRUN, ("0", "2", "0", "there", job, step), strict=True):
+            monkeypatch.setenv(name, value)
+        processes._group.__wrapped__()
+    assert len(set(places)) == 3
+    assert all(place.startswith("tcp://there:") and 20000 <= int(place[12:]) < 32768 for place in places)

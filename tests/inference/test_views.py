@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cssformer.inference import views
-from cssformer.inference.views import _Network, _Scaled, predict, predict_blocks, window_offsets
+from cssformer.inference.views import Options, _Network, _Scaled, predict, predict_blocks, window_offsets
 from cssformer.utils.errors import UserError
 
 
@@ -151,12 +151,12 @@ def test_blocks_from_the_middle_on_are_those_of_the_whole(monkeypatch: pytest.Mo
     """To the bit, with windows of which three overlap, several views and several bands."""
     monkeypatch.setattr(views, "BAND_WINDOWS", 2)
     model, images = Pooling(neighbours=True).eval(), picture(299, 150)[None]
-    options = {"mode": "slide", "crop": 48, "stride": 20, "scales": (0.7, 1.0), "flip": True, "confidence": True}
+    options = {"mode": "slide", "crop": 48, "stride": 20, "scales": (0.7, 1.0), "flip": True}
     with torch.inference_mode():
-        blocks = list(predict_blocks(model, images, **options))
+        blocks = list(predict_blocks(model, images, Options(**options), confidence=True))
         assert {left for _, left, _ in blocks} == {0, 75} and len(blocks) == 10
         for done in range(len(blocks)):
-            again = list(predict_blocks(model, images, begin=blocks[done][:2], **options))
+            again = list(predict_blocks(model, images, Options(**options), blocks[done][:2], confidence=True))
             for (top, left, found), (other_top, other_left, other) in zip(blocks[done:], again, strict=True):
                 assert (top, left) == (other_top, other_left)
                 assert torch.equal(found.labels, other.labels) and torch.equal(found.confidence, other.confidence)

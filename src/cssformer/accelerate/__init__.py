@@ -19,6 +19,7 @@ from cssformer.model.cssformer import CSSFormer
 from cssformer.model.layers import FeedForward, Resize, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import reference_points
+from cssformer.ops.simd import LANES
 
 __all__ = ["accelerate_cpu"]
 
@@ -146,8 +147,9 @@ def _rows(module: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _sizes(module: Any) -> Iterator[tuple[Any, ...]]:
-    yield _numbers(2, 3, 4, 5), (7, 9)
-    yield _numbers(1, 4, 3, 8), (4, 12)
+    # Of more channels than a vector has numbers, as networks have: for others another kernel would be compiled.
+    yield _numbers(2, 3, 4, LANES + 5), (7, 9)
+    yield _numbers(1, 4, 3, LANES), (4, 12)
 
 
 def _linear(module: nn.Module) -> str:

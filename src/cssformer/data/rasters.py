@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -42,17 +43,27 @@ def opened(path: Path) -> Iterator["DatasetReader"]:
         ModuleNotFoundError: rasterio is not installed.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB), _reading(path):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            # Other drivers may read other files, and a path that is none may be an address.
-            with rasterio.open(path.resolve(), driver="GTiff") as source:
-                yield source
-        except RasterioIOError as error:
-            reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-            raise UserError(f"{path} cannot be read; it is truncated, damaged or no TIFF: {reason}.") from None
+        # Other drivers may read other files, and a path that is none may be an address.
+        with rasterio.open(path.resolve(), driver="GTiff") as source:
+            yield source
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    from rasterio.errors import RasterioIOError
+
+    try:
+        yield
+    except RasterioIOError as error:
+        raise UserError(f"{path} cannot be read; it is truncated, damaged or no TIFF: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split()).rstrip(".")
 
 
 class Raster:
@@ -91,13 +102,15 @@ class Raster:
                 f"{path} is stored in pieces of {width}x{height} pixels, too large to be read one by one; store it in "
                 "tiles: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE FILE TILED."
             )
-        self.source, self.channels = source, channels
+        self.source, self.path, self.channels = source, path, channels
         count = 3 if channels is None else source.count
         self.shape = (1, count, source.height, source.width)
 
     def read(self, top: int, bottom: int, left: int, right: int) -> Pixels:
         """The pixels of a part as the network takes them."""
-        bands = self.source.read(window=((top, bottom), (left, right)))
+        # Here, because a part may be read while a file is written, whose errors are others.
+        with _reading(self.path):
+            bands = self.source.read(window=((top, bottom), (left, right)))
         return from_bands(bands, self.channels, self.source.nodatavals)
 
     def missing(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
@@ -115,7 +128,8 @@ class Raster:
         if self.channels is None:
             return None
         step = -(-max(self.shape[2:]) // SHOWN)
-        small = self.source.read(out_shape=(self.shape[1], *(-(-side // step) for side in self.shape[2:])))
+        with _reading(self.path):
+            small = self.source.read(out_shape=(self.shape[1], *(-(-side // step) for side in self.shape[2:])))
         return from_bands(small, self.channels, self.source.nodatavals)
 
     def __getitem__(self, part: tuple[slice, slice, slice, slice]) -> Tensor:
@@ -168,6 +182,7 @@ def write_raster(
     """
     import rasterio
     from rasterio.enums import Resampling
+    from rasterio.errors import RasterioIOError
 
     strips = iter(strips)
     first = next(strips)
@@ -181,19 +196,48 @@ def write_raster(
         **{"photometric": kind, "interleave": "pixel"},
         **({} if gcps else {"crs": like.crs, "transform": like.transform}),
     }
-    with atomic_write(path) as temporary, rasterio.open(temporary, "w", **profile) as file:
-        if gcps:
-            file.gcps = gcps, gcps_crs
-        if like.rpcs:
-            file.rpcs = like.rpcs
-        file.update_tags(**{"AREA_OR_POINT": like.tags().get("AREA_OR_POINT", "Area")})
-        file.update_tags(1, **{f"CLASS_{value}": name for value, name in (classes or {}).items()})
-        if kind == "PALETTE":
-            file.write_colormap(1, colours)
-        top = 0
-        for strip in chain((first,), strips):
-            bands = strip[None] if strip.ndim == 2 else np.moveaxis(strip, -1, 0)
-            file.write(bands, window=((top, top + len(strip)), (0, like.width)))
-            top += len(strip)
-        if levels := like.overviews(1):
-            file.build_overviews(levels, Resampling.average if count == 3 else Resampling.nearest)
+    sums: list[tuple[int, int, int]] = []
+    with _writing(path) as temporary:
+        with rasterio.open(temporary, "w", **profile) as file:
+            if gcps:
+                file.gcps = gcps, gcps_crs
+            if like.rpcs:
+                file.rpcs = like.rpcs
+            file.update_tags(**{"AREA_OR_POINT": like.tags().get("AREA_OR_POINT", "Area")})
+            file.update_tags(1, **{f"CLASS_{value}": name for value, name in (classes or {}).items()})
+            if kind == "PALETTE":
+                file.write_colormap(1, colours)
+            top = 0
+            for strip in chain((first,), strips):
+                bands = strip[None] if strip.ndim == 2 else np.moveaxis(strip, -1, 0)
+                file.write(bands, window=((top, top + len(strip)), (0, like.width)))
+                sums.append((top, top + len(strip), crc32(np.ascontiguousarray(bands))))
+                top += len(strip)
+            if levels := like.overviews(1):
+                file.build_overviews(levels, Resampling.average if count == 3 else Resampling.nearest)
+        with rasterio.open(temporary, driver="GTiff") as file:
+            # A disk that was full for a moment leaves tiles out without a word.
+            for top, bottom, checksum in sums:
+                if crc32(file.read(window=((top, bottom), (0, like.width)))) != checksum:
+                    raise RasterioIOError(f"rows {top} to {bottom} are not what was written")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """See :func:`atomic_write`; a full disk is told as one."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    with atomic_write(path) as temporary:
+        failed: Exception | None = None
+        try:
+            yield temporary
+        except (RasterioError, CPLE_BaseError) as error:
+            failed = error
+        # GDAL keeps the system's error to itself, at times that there was one; who appends to the file gets it too.
+        with temporary.open("ab") as file:
+            size = file.tell()
+            file.write(bytes(2**20))
+            file.truncate(size)
+        if failed is not None:
+            raise OSError(_reason(failed)) from failed

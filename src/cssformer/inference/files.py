@@ -192,9 +192,10 @@ def predict_files(
     failed: dict[Source, str] = {}
     facts: dict[Source, PictureFacts] = {}
     # No process writes before all have looked at what is there.
+    asked = (note, output, overlay, confidence, probabilities, save, tolerance, min_area, uncoloured, *sources)
     agree(
-        sha256("\n".join((note, *(str(source.path) for source in sources))).encode()).hexdigest(),
-        "The processes started together see different models or inputs; give all of them the same.",
+        sha256("\n".join(map(str, asked)).encode()).hexdigest(),
+        "The processes started together see different models, inputs or options; give all of them the same.",
     )
     own = share(sources)
 
@@ -230,29 +231,32 @@ def predict_files(
     def predictions() -> Iterator[tuple[Source, Prediction, bool]]:
         pictures = ahead(read, len(own), lambda picture: picture[0].pixels.nbytes if picture else 0)
         for source, picture in zip(progress("predict", own), pictures, strict=True):
-            if picture:
-                pixels, facts[source], placed = picture
-                prediction = predictor(pixels, confidence or bool(save), len(predictor.classes) if probabilities else 1)
-            elif source not in failed:
-                with failing(source):
-                    if source.is_video:
-                        overlaid = named(output / OVERLAY / source.place, ".mp4")
-                        rows[source] = predict_video(predictor, source.path, overlaid, uncoloured)
-                    elif save or probabilities:
-                        kind = "annotations" if save else "probabilities"
-                        raise UserError(f"{source.path} is too large for {kind}; leave them out, or cut it.")
-                    elif predictor.multilabel:
-                        raise UserError(f"{source.path} is too large for masks of several classes a pixel; cut it.")
-                    else:
-                        parts = output / PARTS / source.place
-                        rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)
-                        facts[source] = PictureFacts(1, rows[source].pop("pages"), None)
-            if not (output / LEGEND).exists() and (picture or source in rows):
+            prediction = None
+            with failing(source):
+                if picture:
+                    ranked = len(predictor.classes) if probabilities else 1
+                    prediction = predictor(picture[0], confidence or bool(save), ranked)
+                    facts[source] = picture[1]
+                elif source in failed:
+                    continue
+                elif source.is_video:
+                    overlaid = named(output / OVERLAY / source.place, ".mp4")
+                    rows[source] = predict_video(predictor, source.path, overlaid, uncoloured)
+                elif save or probabilities:
+                    kind = "annotations" if save else "probabilities"
+                    raise UserError(f"{source.path} is too large for {kind}; leave them out, or cut it.")
+                elif predictor.multilabel:
+                    raise UserError(f"{source.path} is too large for masks of several classes a pixel; cut it.")
+                else:
+                    parts = output / PARTS / source.place
+                    rows[source] = predict_raster(predictor, source.path, outputs(source), parts, note)
+                    facts[source] = PictureFacts(1, rows[source].pop("pages"), None)
+            if not (output / LEGEND).exists() and (prediction or source in rows):
                 # Before the labels, so that who goes on after a stop finds whose they are.
                 entries = list(zip(predictor.classes, predictor.colours, strict=True))
                 write_image(output / LEGEND, drawing.legend(entries, 900), note)
-            if picture:
-                yield source, prediction, placed
+            if picture and prediction:
+                yield source, prediction, picture[2]
 
     def outputs(source: Source) -> Outputs:
         labels, drawn, certain = (named(output / kind / source.place, ".tif") for kind in (LABELS, OVERLAY, CONFIDENCE))

@@ -1,8 +1,7 @@
 """A network that takes pictures as people have them and gives back labels to look at and to save."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from inspect import signature
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -17,7 +16,7 @@ from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
 from cssformer.data.dataset import IGNORE, combined_colours, distinct_colours
 from cssformer.data.image_io import to_rgb, write_label
 from cssformer.data.multilabel import is_class, require_single_label
-from cssformer.inference.views import predict, require_options, used_threshold
+from cssformer.inference.views import Options, predict, used_threshold
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.console import percentage
@@ -236,12 +235,12 @@ class Predictor:
     Args:
         model: a trained ``CSSFormer``, or an exported one.
         device: "cuda", "mps", "cpu" and the like; "auto" takes the best there is.
-        **options: of :func:`cssformer.inference.predict`: mode, crop, stride, scales, flip, short_side, precision,
-            threshold. What is not given, or None, is done as the model was trained for.
+        **options: of :class:`cssformer.inference.views.Options`. What is not given, or None, is done as the model was
+            trained for.
 
     Raises:
-        UserError: there is no such device or option, a value cannot be (see
-            :func:`cssformer.inference.views.require_options`), or a crop or stride is given where no window slides.
+        UserError: there is no such device or option, a value cannot be, or a crop or stride is given where no window
+            slides.
     """
 
     def __init__(self, model: "SegmentationNetwork | ExportedNetwork", device: str = "auto", **options: Any) -> None:
@@ -254,12 +253,12 @@ class Predictor:
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
         self.network = model
         self.model = accelerated(model)
-        known = list(signature(require_options).parameters)
+        known = [field.name for field in fields(Options)]
         if unknown := options.keys() - known:
             raise UserError(f"There is no option {min(unknown)!r} of prediction; there are {', '.join(known)}.")
         given = {name: value for name, value in options.items() if value is not None}
         self.options = {**model.metadata.inference, **given}
-        require_options(**self.options)
+        Options(**self.options)
         if self.options.get("mode") != "slide" and (unused := given.keys() & {"crop", "stride"}):
             raise UserError(
                 f"The {min(unused)} is that of the sliding window; give the mode slide too or leave it out."

@@ -19,7 +19,7 @@ from cssformer.data.dataset import IGNORE
 from cssformer.data.rasters import TILE, Raster, opened, write_raster
 from cssformer.inference.labels import Block, assembled
 from cssformer.inference.predictor import Prediction, Predictor
-from cssformer.inference.views import predict_blocks
+from cssformer.inference.views import Options, predict_blocks
 from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.console import progress
 from cssformer.utils.device import device_of
@@ -108,7 +108,8 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
             kept = _Parts(parts, made, source.height, source.width)
             with torch.inference_mode(), progress(path.name, total=source.height * source.width) as bar:
                 bar.update(kept.done)
-                strips = predict_blocks(predictor.model, raster, begin=kept.begin, confidence=confidence, **options)
+                looks = Options(**options)
+                strips = predict_blocks(predictor.model, raster, looks, kept.begin, confidence=confidence)
                 for top, left, found in _gathered(strips):
                     labels, certain, *_ = (None if each is None else each[0].cpu().numpy() for each in found)
                     assert labels is not None

@@ -1,7 +1,8 @@
 """The pictures and videos to predict, and where what is found of each is written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from glob import glob, has_magic
 from pathlib import Path
 
 from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, require_file
@@ -25,7 +26,16 @@ class Source:
 
 
 def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
-    """All files to predict, in order, none of them written by an earlier prediction, and how many others there are."""
+    """All files to predict, in order, none of them written by an earlier prediction, and how many others there are.
+
+    Args:
+        inputs: files, folders, and patterns such as ``photos/*.jpg`` and ``**/*.png``.
+        output: the folder to write into.
+
+    Raises:
+        UserError: there are none, one is missing or no ordinary file, two have one place, or the output lies in
+            prepared data.
+    """
     if not inputs:
         raise UserError("No picture, folder or video is named; give one at least.")
     # A split, or its pictures or labels.
@@ -34,11 +44,9 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], in
     written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
     sources: list[Source] = []
     left_out = 0
-    for given in inputs:
+    for given in _matching(inputs):
         if given.is_dir():
-            roots = [root for root in (given.resolve(), given.resolve().parent) if (root / "dataset.yaml").is_file()]
-            masks = {folder.resolve() for root in roots for folder in root.glob("*/labels")} - {given.resolve()}
-            present = [path for path in files_under(given) if _is_outside(path.resolve(), written | masks)]
+            present = inputs_under(given, written)
             files = [path for path in present if is_picture(path) or path.suffix.lower() in VIDEOS]
             if not files:
                 known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
@@ -67,8 +75,23 @@ def is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) ->
     return all(any(named(place, each).exists() for each in (suffix, ".tif")) for place, suffix in places)
 
 
-def _is_outside(path: Path, places: set[Path]) -> bool:
-    return places.isdisjoint((path, *path.parents))
+def inputs_under(folder: Path, but: Set[Path] = frozenset()) -> list[Path]:
+    """All files below a folder, but for some files and folders (resolved) and the labels of prepared data.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    roots = [root for root in (folder.resolve(), folder.resolve().parent) if (root / "dataset.yaml").is_file()]
+    masks = {labels.resolve() for root in roots for labels in root.glob("*/labels")} - {folder.resolve()} | but
+    found = [(path, path.resolve()) for path in files_under(folder)]
+    return [path for path, real in found if masks.isdisjoint((real, *real.parents))]
+
+
+def _matching(inputs: Sequence[Path]) -> Iterator[Path]:
+    """Patterns that no shell has replaced by what they match, as Windows' do not; a file may be named like one."""
+    for given in inputs:
+        found = sorted(glob(str(given), recursive=True)) if has_magic(str(given)) and not given.exists() else []
+        yield from map(Path, found or [given])
 
 
 def named(place: Path, suffix: str) -> Path:

@@ -5,6 +5,7 @@ import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
@@ -41,21 +42,68 @@ ROWS_RESIZED_AT_ONCE = 64
 """Rows of a window's resized picture made at one time."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """How pictures are looked at.
+
+    Attributes:
+        mode: "whole" or "slide".
+        crop: height and width of the window in pixels (one number: square).
+        stride: from window to window, in pixels; 2/3 of the crop if None. Rounded down to a multiple of 4.
+        scales: factors of the picture's size, one view each.
+        flip: add the mirror image of each view.
+        short_side: first resize so that the shorter side has this many pixels.
+        precision: "bf16" or "16" run the network under autocast to bfloat16 or float16.
+        threshold: of a multi-label network, which calls a pixel all classes of at least this probability; 0.5 if None.
+
+    Raises:
+        UserError: an unknown mode or precision, a crop without pixels, a stride not between 4 and the crop, a scale or
+            short side that is not positive, or a threshold that is not between 0 and 1.
+    """
+
+    mode: Mode = "whole"
+    crop: int | tuple[int, int] = 512
+    stride: int | tuple[int, int] | None = None
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    short_side: int | None = None
+    precision: Precision = "32"
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise UserError(f"The mode is {' or '.join(get_args(Mode))}, not {self.mode!r}.")
+        if self.precision not in get_args(Precision):
+            raise UserError(f"The precision is {' or '.join(get_args(Precision))}, not {self.precision!r}.")
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise UserError(f"The scales must be one or more positive numbers, not {list(self.scales)}.")
+        if self.short_side is not None and self.short_side < 1:
+            raise UserError(f"The short side must have at least one pixel, not {self.short_side}.")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UserError(f"The threshold must lie between 0 and 1; it is {self.threshold}.")
+        window, step = self.window
+        if min(window) < 1:
+            raise UserError(f"The crop must have at least one pixel each way, not {self.crop}.")
+        if self.mode == "slide" and not all(STRIDE <= s <= c for s, c in zip(step, window, strict=True)):
+            raise UserError(
+                f"The stride {step} must lie between {STRIDE} and the crop {window}, else windows leave gaps."
+            )
+
+    @property
+    def window(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of the window, and its steps down and across."""
+        height, width = _pair(self.crop)
+        return (height, width), (height * 2 // 3, width * 2 // 3) if self.stride is None else _pair(self.stride)
+
+
 def predict(
     model: nn.Module,
     image: Tensor,
     *,
-    mode: Mode = "whole",
-    crop: int | tuple[int, int] = 512,
-    stride: int | tuple[int, int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    short_side: int | None = None,
     confidence: bool = False,
     top_k: int = 1,
     entropy: bool = False,
-    precision: Precision = "32",
-    threshold: float | None = None,
+    **options: Any,
 ) -> Segmentation:
     """Label every pixel of a picture, or of pictures of one size, at the pictures' own size.
 
@@ -71,37 +119,21 @@ def predict(
         model: anything whose ``forward_logits(images)`` gives logits (B, C, ceil(H / 4), ceil(W / 4)), such as
             ``CSSFormer``.
         image: (C, H, W) or (B, C, H, W), uint8, or floats as the network takes them (RGB from 0 to 1), on any device.
-        mode: "whole" or "slide".
-        crop: height and width of the window in pixels (one number: square).
-        stride: from window to window, in pixels; 2/3 of the crop if None. Rounded down to a multiple of 4.
-        scales: factors of the picture's size, one view each.
-        flip: add the mirror image of each view.
-        short_side: first resize so that the shorter side has this many pixels.
         confidence, top_k, entropy: what to return beside labels; see :func:`cssformer.inference.labels.segment`.
-        precision: "bf16" or "16" run the network under autocast to bfloat16 or float16.
-        threshold: of a multi-label network, which calls a pixel all classes of at least this probability; 0.5 if None.
+        **options: of :class:`Options`.
 
     Returns:
         labels (H, W) or (B, H, W), and what was asked for beside them, all on the model's device.
 
     Raises:
-        UserError: as :func:`require_options`, there are not ``top_k`` classes, or a threshold is given for a network
+        UserError: as :class:`Options`, there are not ``top_k`` classes, or a threshold is given for a network
             of one class a pixel.
         ValueError: the image has other dimensions or channels.
 
     Warns:
         The network takes photographs, and the image has floats that are not from 0 to 1.
     """
-    require_options(
-        mode=mode,
-        crop=crop,
-        stride=stride,
-        scales=scales,
-        flip=flip,
-        short_side=short_side,
-        precision=precision,
-        threshold=threshold,
-    )
+    looks = Options(**options)
     channels = getattr(getattr(model, "metadata", None), "channels", None)
     count = len(channels or "RGB")
     if image.ndim not in (3, 4) or image.shape[-3] != count:
@@ -115,11 +147,9 @@ def predict(
                 stacklevel=2,
             )
     pictures = image if image.ndim == 4 else image[None]
-    options: dict[str, Any] = {"mode": mode, "crop": crop, "stride": stride, "scales": scales, "flip": flip}
-    options |= {"short_side": short_side, "precision": precision, "threshold": threshold}
-    options |= {"confidence": confidence, "top_k": top_k, "entropy": entropy}
+    wanted = {"confidence": confidence, "top_k": top_k, "entropy": entropy}
     with evaluating(model), torch.inference_mode():
-        result = assembled(predict_blocks(model, pictures, **options), *pictures.shape[2:])
+        result = assembled(predict_blocks(model, pictures, looks, **wanted), *pictures.shape[2:])
     if image.ndim == 4:
         return result
     return Segmentation._make(None if each is None else each[0] for each in result)
@@ -135,19 +165,7 @@ class Pictures(Protocol):
 
 
 def predict_blocks(
-    model: nn.Module,
-    pictures: Pictures,
-    *,
-    mode: Mode = "whole",
-    crop: int | tuple[int, int] = 512,
-    stride: int | tuple[int, int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    short_side: int | None = None,
-    precision: Precision = "32",
-    threshold: float | None = None,
-    begin: tuple[int, int] = (0, 0),
-    **wanted: Any,
+    model: nn.Module, pictures: Pictures, options: Options, begin: tuple[int, int] = (0, 0), **wanted: Any
 ) -> Iterator[Block]:
     """What :func:`predict` finds, part by part: down one band of columns after the other.
 
@@ -159,10 +177,11 @@ def predict_blocks(
         **wanted: confidence, top_k and entropy.
     """
     height, width = pictures.shape[2:]
-    sizes, mirrorings = seen_sizes(height, width, scales, short_side), (False, True) if flip else (False,)
-    network, window, step = _Network(model, precision), *_window(crop, stride)
-    wanted["threshold"] = used_threshold(model, threshold)
-    if mode == "whole":
+    sizes = seen_sizes(height, width, options.scales, options.short_side)
+    mirrorings = (False, True) if options.flip else (False,)
+    network, (window, step) = _Network(model, options.precision), options.window
+    wanted["threshold"] = used_threshold(model, options.threshold)
+    if options.mode == "whole":
         yield from segment(_whole_views(network, pictures[:, :, :, :], sizes, mirrorings), **wanted)
         return
     count = -(-max(across for _, across in sizes) // (BAND_WINDOWS * window[1]))
@@ -195,40 +214,6 @@ def seen_sizes(height: int, width: int, scales: Sequence[float], short_side: int
     """Heights and widths in which the network sees a picture, whole or in windows: one for each scale."""
     fit = short_side / min(height, width) if short_side else 1.0
     return [(max(1, round(height * scale * fit)), max(1, round(width * scale * fit))) for scale in scales]
-
-
-def require_options(
-    *,
-    mode: Mode = "whole",
-    crop: int | tuple[int, int] = 512,
-    stride: int | tuple[int, int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    short_side: int | None = None,
-    precision: Precision = "32",
-    threshold: float | None = None,
-) -> None:
-    """Raise what is wrong with options of :func:`predict`.
-
-    Raises:
-        UserError: an unknown mode or precision, a crop without pixels, a stride not between 4 and the crop, a scale
-            or short side that is not positive, or a threshold that is not between 0 and 1.
-    """
-    if mode not in get_args(Mode):
-        raise UserError(f"The mode is {' or '.join(get_args(Mode))}, not {mode!r}.")
-    if precision not in get_args(Precision):
-        raise UserError(f"The precision is {' or '.join(get_args(Precision))}, not {precision!r}.")
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise UserError(f"The scales must be one or more positive numbers, not {list(scales)}.")
-    if short_side is not None and short_side < 1:
-        raise UserError(f"The short side must have at least one pixel, not {short_side}.")
-    if threshold is not None and not 0 < threshold < 1:
-        raise UserError(f"The threshold must lie between 0 and 1; it is {threshold}.")
-    window, step = _window(crop, stride)
-    if min(window) < 1:
-        raise UserError(f"The crop must have at least one pixel each way, not {crop}.")
-    if mode == "slide" and not all(STRIDE <= s <= c for s, c in zip(step, window, strict=True)):
-        raise UserError(f"The stride {step} must lie between {STRIDE} and the crop {window}, else windows leave gaps.")
 
 
 @contextmanager
@@ -377,14 +362,6 @@ def _looks(size: int, window: int, offsets: list[int]) -> Tensor:
     for offset in offsets:
         looks[offset // STRIDE : -(-(offset + window) // STRIDE)] += 1
     return looks
-
-
-def _window(
-    crop: int | tuple[int, int], stride: int | tuple[int, int] | None
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the window, and its steps down and across."""
-    height, width = _pair(crop)
-    return (height, width), (height * 2 // 3, width * 2 // 3) if stride is None else _pair(stride)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -18,6 +18,8 @@ class Command:
     run: "Callable[[Namespace], int]"
     presets: "Callable[[Namespace], list[str]] | None" = None
     """Words for those who give none, by the options that they do give."""
+    begins: str = ""
+    """What a terminal is told at once, because the first imports take seconds."""
 
 
 def arguments(options: "Namespace") -> dict[str, Any]:

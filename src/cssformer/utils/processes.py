@@ -14,9 +14,10 @@ Item = TypeVar("Item")
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # Of the step, not of the job: a batch script that runs without srun is one process, however many tasks its job has.
-SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
-FIRST_PORT = 20000
-"""A step's processes meet at this port plus the last four digits of their job's number."""
+SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID", "SLURM_STEP_ID")
+FIRST_PORT, PORTS, STEPS = 20000, 12000, 16
+"""A step's processes meet at one of so many ports from the first on, below those that systems give away; so many steps
+of a job have ports that differ from each other and from those of the next job's steps."""
 
 
 def rank() -> int:
@@ -100,7 +101,8 @@ def _group() -> Any:
         place = "env://"
         if not all(name in os.environ for name in TORCHRUN):
             host = first_machine(os.environ["SLURM_STEP_NODELIST"])
-            place = f"tcp://{host}:{FIRST_PORT + int(os.environ['SLURM_JOB_ID']) % 10000}"
+            job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
+            place = f"tcp://{host}:{FIRST_PORT + (STEPS * job + step) % PORTS}"
         first, count, _ = _numbers()
         distributed.init_process_group("gloo", place, rank=first, world_size=count)
     # Shares take unequal time: who is ready first waits, however long.
