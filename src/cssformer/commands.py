@@ -18,12 +18,12 @@ from cssformer.utils.command import Command, arguments, write_json
 from cssformer.utils.console import counted, percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
-    VIEWS,
     Batch,
     ConfigFile,
+    Scale,
+    Share,
     Side,
     add_device,
-    add_views,
 )
 from cssformer.utils.processes import rank
 from cssformer.weights.commands import MODEL, MODELS
@@ -33,8 +33,40 @@ LOADING = "Loading PyTorch and the network ..."
 MANY_LOOKS, LONG_SIDE = 20, 2048
 """Looks at so many times a picture's pixels, or shorter sides of so many, are told before they are taken."""
 
+VIEWS = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision", "threshold", "device")
+"""The options that :func:`_add_views` adds."""
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+
+def _add_views(parser: "ArgumentParser") -> None:
+    """How pictures are looked at; what is not given is done as the model was trained for."""
+    parser.add_argument(
+        "--mode",
+        type=Literal["whole", "slide"] | None,
+        help="Whole pictures or a sliding window; by default as the model was trained for.",
+    )
+    parser.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
+    parser.add_argument(
+        "--stride", type=tuple[Side, Side] | None, help="From window to window, down and across; 2/3 of the crop."
+    )
+    parser.add_argument(
+        "--short_side", type=Side | None, help="First resize until the shorter side has so many pixels."
+    )
+    parser.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
+    parser.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
+    parser.add_argument(
+        "--precision",
+        type=Literal["32", "bf16", "16"] | None,
+        help="Of the network's numbers; bf16 and 16 (bits) are faster on GPUs; 32 by default.",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=Share | None,
+        help="Of networks of several classes a pixel: those of this probability are there; 0.5 by default.",
+    )
+    add_device(parser)
 
 
 def _note_unfinished(model: str) -> None:
@@ -69,7 +101,7 @@ def _add_evaluate(parser: "ArgumentParser") -> None:
         type=Path | None,
         help="Write PNGs with the source's ids into this folder, as test servers take them; needs no labels.",
     )
-    add_views(parser)
+    _add_views(parser)
     add_scoring(parser)
     add_by(parser)
 
@@ -115,7 +147,7 @@ def _add_predict(parser: "ArgumentParser") -> None:
         nargs="+",
         help="Pictures, folders, videos, quoted patterns; - reads their paths from the standard input, one a line.",
     )
-    add_views(parser)
+    _add_views(parser)
     parser.add_function_arguments(predict_files, skip={"model", "inputs", *VIEWS})
 
 
@@ -186,7 +218,7 @@ def _add_serve(parser: "ArgumentParser") -> None:
 
     parser.add_argument("model", type=str, help=MODEL)
     parser.add_function_arguments(serve, skip={"model", "views", "begun"})
-    add_views(parser)
+    _add_views(parser)
 
 
 def _serve(options: "Namespace") -> int:

@@ -211,7 +211,7 @@ def write_raster(
             for strip in chain((first,), strips):
                 bands = strip[None] if strip.ndim == 2 else np.moveaxis(strip, -1, 0)
                 file.write(bands, window=((top, top + len(strip)), (0, like.width)))
-                sums.append((top, top + len(strip), crc32(np.ascontiguousarray(bands))))
+                sums.append((top, top + len(strip), crc32(np.ascontiguousarray(bands).data)))
                 top += len(strip)
             if levels := like.overviews(1):
                 file.build_overviews(levels, Resampling.average if count == 3 else Resampling.nearest)

@@ -91,7 +91,7 @@ def _matching(inputs: Sequence[Path]) -> Iterator[Path]:
     """Patterns that no shell has replaced by what they match, as Windows' do not; a file may be named like one."""
     for given in inputs:
         found = sorted(glob(str(given), recursive=True)) if has_magic(str(given)) and not given.exists() else []
-        yield from map(Path, found or [given])
+        yield from (Path(path) for path in found) if found else (given,)
 
 
 def named(place: Path, suffix: str) -> Path:

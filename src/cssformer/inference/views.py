@@ -147,7 +147,7 @@ def predict(
                 stacklevel=2,
             )
     pictures = image if image.ndim == 4 else image[None]
-    wanted = {"confidence": confidence, "top_k": top_k, "entropy": entropy}
+    wanted: dict[str, Any] = {"confidence": confidence, "top_k": top_k, "entropy": entropy}
     with evaluating(model), torch.inference_mode():
         result = assembled(predict_blocks(model, pictures, looks, **wanted), *pictures.shape[2:])
     if image.ndim == 4:

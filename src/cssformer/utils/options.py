@@ -368,38 +368,5 @@ def described(kind: Any) -> str:
     return _WORDS.get(origin or kind) or str(kind.__doc__)
 
 
-VIEWS = ("mode", "crop", "stride", "short_side", "scales", "flip", "precision", "threshold", "device")
-"""The options that :func:`add_views` adds."""
-
-
-def add_views(parser: ArgumentParser) -> None:
-    """How pictures are looked at; what is not given is done as the model was trained for."""
-    parser.add_argument(
-        "--mode",
-        type=Literal["whole", "slide"] | None,
-        help="Whole pictures or a sliding window; by default as the model was trained for.",
-    )
-    parser.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
-    parser.add_argument(
-        "--stride", type=tuple[Side, Side] | None, help="From window to window, down and across; 2/3 of the crop."
-    )
-    parser.add_argument(
-        "--short_side", type=Side | None, help="First resize until the shorter side has so many pixels."
-    )
-    parser.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
-    parser.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
-    parser.add_argument(
-        "--precision",
-        type=Literal["32", "bf16", "16"] | None,
-        help="Of the network's numbers; bf16 and 16 (bits) are faster on GPUs; 32 by default.",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=Share | None,
-        help="Of networks of several classes a pixel: those of this probability are there; 0.5 by default.",
-    )
-    add_device(parser)
-
-
 def add_device(parser: ArgumentParser, default: str = "auto") -> None:
     parser.add_argument("--device", type=Device, default=default, help="cpu, cuda, cuda:N, mps; auto is the best.")
