@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from cssformer import CSSFormer, Predictor
 from cssformer.data import SegmentationFolder
-from cssformer.export import export_model
+from cssformer.data.channels import Channels
+from cssformer.export import export_model, parity, quantize
 from cssformer.export.graph import Deployment
 from cssformer.export.parity import SIZES
-from cssformer.export.quantize import _inputs
 from cssformer.inference import predict
 from cssformer.inference.files import predict_files
 from cssformer.inference.views import SMALLEST
@@ -170,6 +170,23 @@ def test_a_file_that_computes_something_else_is_not_left(model: CSSFormer, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_leaves_nothing_of_openvinos_two_files(
+    model: CSSFormer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
+    def full(written: Any, path: Path, compress_to_fp16: bool) -> None:
+        path.with_suffix(".bin").write_bytes(b"half of it")
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr("cssformer.export.formats._write_onnx", lambda *arguments: None)
+    monkeypatch.setattr(openvino, "convert_model", lambda path: openvino.Model([], [], "empty"))
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(UserError, match="no space left"):
+        export_model(model, tmp_path / "model.xml")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "there"), [("model.onnx", "model.onnx"), ("model.xml", "model.bin")])
 def test_what_is_there_already_is_left(name: str, there: str, model: CSSFormer, tmp_path: Path) -> None:
     (tmp_path / there).write_bytes(b"before")
@@ -195,27 +212,49 @@ def test_predict_takes_the_file(exported: Path, tmp_path: Path) -> None:
         predict_files(str(tmp_path / "other.onnx"), pictures, output, skip_existing=True)
 
 
-@pytest.mark.parametrize(("options", "expected"), [({}, 40), ({"short_side": 64}, None), ({"size": (64, 64)}, None)])
+@pytest.mark.parametrize(
+    ("options", "sides"), [({}, (50, 40)), ({"short_side": 64}, (100, 80)), ({"size": (64, 64)}, (100, 80))]
+)
 def test_pictures_are_calibrated_with_as_the_file_will_see_them(
-    options: dict[str, Any], expected: int | None, model: CSSFormer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], sides: tuple[int, int], model: CSSFormer, tmp_path: Path
 ) -> None:
-    class Reached(UserError):
-        pass
-
-    def reached(path: Path, uint8: bool, short_side: int | None, calibration: Path | None) -> None:
-        assert short_side == expected
-        raise Reached
-
-    monkeypatch.setattr("cssformer.export.quantize.to_int8", reached)
-    monkeypatch.setattr("cssformer.export.formats.write", lambda *arguments: None)
     shown = copy.copy(model)
     shown.metadata = replace(model.metadata, inference={"mode": "whole", "short_side": 40})
-    with pytest.raises(Reached):
-        export_model(shown, tmp_path / "model.onnx", precision="int8", calibration=tmp_path, **options)
     Image.fromarray(picture(100, 80)).save(tmp_path / "photo.png")
-    (feed,) = _inputs(tmp_path, True, expected)
-    sides = (100, 80) if expected is None else (50, 40)
-    assert feed["images"].dtype == np.uint8 and feed["images"].shape == (1, *sides, 3)
+    (images,) = quantize.seen(tmp_path, Deployment(shown, uint8=True, **options))
+    assert images.dtype == torch.uint8 and images.shape == (1, *sides, 3)
+
+
+def test_labels_that_differ_on_the_pictures_of_the_calibration_alone_are_found(model: CSSFormer) -> None:
+    deployment, calibration = Deployment(model), [torch.rand(1, 3, 70, 70), torch.rand(1, 3, 90, 70)]
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        (logits,) = deployment(torch.from_numpy(images))
+        return [logits.numpy() * (-1 if images.shape[2] == 90 else 1)]
+
+    with torch.inference_mode():
+        rows = parity.compare(run, deployment, calibration)
+    assert [row["equal"] for row in rows[:3]] == [1.0] * 3 and rows[3]["batch"] == 2
+    assert rows[3]["equal"] == pytest.approx(0.5, abs=0.05) and rows[3]["difference"] == pytest.approx(2.0)
+    assert not parity.fault(rows[:3], rounded=True)
+    assert "on the pictures of the calibration" in parity.fault(rows, rounded=True)
+    assert parity.table(rows)[-1][0] == "2 of calibration"
+
+
+@pytest.mark.parametrize(("values", "count"), [("uint8", 1), ("uint16", 5)])
+def test_networks_of_other_channels(values: str, count: int, tmp_path: Path) -> None:
+    channels = Channels(values, (100.0,) * count, (50.0,) * count)
+    scale = {name: tuple(value / channels.unit for value in getattr(channels, name)) for name in ("mean", "std")}
+    model = network(fusion_stride=32, in_channels=count, **scale)
+    model.metadata = replace(model.metadata, channels=channels)
+    export_model(model, tmp_path / "model.onnx")
+    bands = picture(97, 131)[..., np.arange(count) % 3].astype(values)
+    expected, found = Predictor(model, "cpu")(bands), Predictor.from_exported(tmp_path / "model.onnx")(bands)
+    assert np.mean(found.labels == expected.labels) > 0.999
+    np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-4)
+    if values == "uint16":
+        with pytest.raises(UserError, match="takes 5 channels of uint16; leave out the input uint8"):
+            export_model(model, tmp_path / "other.onnx", input="uint8")
 
 
 class Untraceable(CSSFormer):
@@ -246,12 +285,16 @@ def test_the_cost_of_lower_precision_is_told(precision: Any, model: CSSFormer, t
 
 
 def test_calibrated_and_scored(prepared: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     model = CSSFormer("test_resnet", **{**SMALL, "num_classes": 3}, fusion_stride=32).eval()
     pictures = prepared / "train" / "images"
     options: dict[str, Any] = {"precision": "int8", "calibration": pictures, "data": prepared}
     found = export_model(model, tmp_path / "model.onnx", **options)
-    nodes = {node.op_type for node in pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= nodes
+    nodes = pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.node
+    rounded = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    of_rounded = {node.op_type for node in nodes if rounded.intersection(node.input[1:2])}
+    assert {"Gemm", "MatMul"} & of_rounded and "Conv" not in of_rounded
+    assert found["parity"][-1]["height"] is None and found["parity"][-1]["equal"] > 0.97
     assert 0 <= found["miou"] <= 1 and found["network_miou"] == pytest.approx(
         evaluate(Predictor(model, "cpu"), SegmentationFolder(prepared, "val")).scores.miou
     )

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import struct
 import threading
 import zlib
@@ -18,6 +19,7 @@ from PIL import Image
 
 from cssformer import CSSFormer, Metadata, Predictor
 from cssformer.cli import main
+from cssformer.data.channels import Channels
 from cssformer.data.image_io import decode_image, decode_mask
 from cssformer.inference import explain
 from cssformer.utils.errors import UserError
@@ -26,7 +28,7 @@ pytest.importorskip("gradio", reason="needs the extra web")
 pytest.importorskip("pycocotools", reason="needs the extra formats")
 from starlette.testclient import TestClient
 
-from cssformer.serve.app import make_app
+from cssformer.serve.app import make_app, make_room
 from cssformer.serve.page import _looks, _shown
 from cssformer.serve.service import Busy, Service
 
@@ -267,7 +269,7 @@ REFUSED: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "wrong token": (401, "GET", "/", {"headers": {"Authorization": "Bearer wor"}}),
     "wrong password": (401, "GET", "/", {"headers": basic("wort")}),
     "broken password": (401, "GET", "/", {"headers": {"Authorization": "Basic ?"}}),
-    "wrong method": (404, "GET", "/predict", {}),
+    "wrong method": (405, "GET", "/predict", {}),
     "nothing there": (404, "GET", "/nothing/../..//x", {}),
     "foreign file": (400, "GET", "/download?file=../../../../etc/passwd", {}),
     "foreign file by its whole path": (400, "GET", "/download?file=/etc/passwd", {}),
@@ -403,6 +405,48 @@ def test_a_short_side_does_not_make_a_thin_picture_huge(predictor: Predictor, mo
     assert service.predict(encoded(pixels(16, 16, 3), "PNG"), Path("x")).labels.shape == (16, 16)
     with pytest.raises(UserError, match="x is too thin, 2000 wide and 2 high"):
         service.predict(encoded(pixels(2, 2000, 3), "PNG"), Path("x"))
+
+
+def test_a_model_of_other_channels_takes_tiffs_of_them(
+    client: TestClient, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra geo")
+    pytest.importorskip("rasterio", reason="needs the extra geo")
+    torch.manual_seed(0)
+    facts: dict[str, Any] = {"mean": (3e4,) * 5, "std": (2e4,) * 5}
+    network = CSSFormer("test_resnet", 4, channels=16, heads=2, points=3, aux=False, in_channels=5, **facts)
+    network.metadata = Metadata(classes=CLASSES, channels=Channels("uint16", *facts.values()))
+    own = Predictor(network, "cpu")
+    monkeypatch.setattr(service, "predictor", own)
+    bands, path = pixels(40, 60, 5, dtype=np.uint16), tmp_path / "five.tif"
+    tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
+    found = client.post("/predict", content=path.read_bytes())
+    assert found.status_code == 200, found.text
+    expected = own(bands)
+    assert np.array_equal(decode_mask(found.content, Path("labels")).pixels, expected.labels)
+    shown, _ = _shown(service, tmp_path, path, "overlay", 0.5)
+    assert np.array_equal(shown, expected.overlay())
+    assert np.array_equal(_looks(service, path, 7, 9), explain(own, path, 7, 9).picture())
+    tifffile.imwrite(path, pixels(40, 60, 6, dtype=np.uint16), photometric="minisblack", planarconfig="contig")
+    for data, words in {path.read_bytes(): "has 6 channels", photo(): "has 3 channels of uint8"}.items():
+        refused = client.post("/predict", content=data)
+        assert refused.status_code == 400 and f"{words}, but 5 channels of uint16 are wanted" in refused.text
+
+
+def test_the_oldest_uploads_go_for_new_ones(tmp_path: Path) -> None:
+    for number in range(5):
+        path = tmp_path / str(number) / "photo.jpg"
+        path.parent.mkdir()
+        path.write_bytes(bytes(100))
+        os.utime(path, (number, number))
+
+    def left() -> list[str]:
+        return sorted(path.parent.name for path in tmp_path.rglob("*.jpg"))
+
+    make_room(tmp_path, 450, 9)
+    assert left() == ["1", "2", "3", "4"]
+    make_room(tmp_path, 450, 2)
+    assert left() == ["3", "4"]
 
 
 def test_the_description_names_every_answer_and_loads_nothing_from_elsewhere(client: TestClient) -> None:

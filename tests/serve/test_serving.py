@@ -21,7 +21,6 @@ from PIL import Image
 from cssformer import CSSFormer, Metadata, Predictor
 from cssformer.cli import main
 from cssformer.data import SyntheticScenes
-from cssformer.data.channels import Channels
 from cssformer.data.image_io import decode_image
 from cssformer.inference import explain
 
@@ -224,14 +223,6 @@ def test_a_port_in_use_is_told_before_the_model_is_read(
     port = server[1].split(":")[2].strip("/")
     assert main(["serve", "no/such/model", "--port", port]) == 2
     assert re.fullmatch(rf"cssformer: Cannot listen on port {port} .*\n", capsys.readouterr().err)
-
-
-def test_a_model_of_other_channels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = CSSFormer(backbone="test_resnet", num_classes=2, channels=16, heads=2, points=3, aux=False, in_channels=5)
-    network.metadata = Metadata(channels=Channels("uint16", (1.0,) * 5, (1.0,) * 5))
-    network.save_pretrained(tmp_path / "model")
-    assert main(["serve", str(tmp_path / "model"), "--port", "0"]) == 2
-    assert "takes 5 channels of uint16" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_with_one_line_and_leaves_nothing(server: tuple[subprocess.Popen[str], str]) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from cssformer.export.graph import AnySize, Deployment
 from cssformer.export.loops import write_loops
+from cssformer.inference.labels import STRIDE
 from cssformer.ops import use_backend
 from cssformer.ops.runs import as_loops
+from cssformer.utils.atomic import TEMPORARY
 
 Sampling: TypeAlias = Literal["gather", "gridsample"]
 BACKENDS = {"gather": "gather", "gridsample": "reference"}
@@ -45,7 +47,7 @@ def write(
         half: OpenVINO keeps its weights in float16.
         facts: names and texts kept in the file.
     """
-    images = pictures(*TRACED, uint8=deployment.uint8)
+    images = pictures(deployment, *TRACED)
     with torch.no_grad(), use_backend(BACKENDS[sampling]), AnySize(), warnings.catch_warnings():
         # The tracer warns of every size it meets; whether it took them well is proved by running the file.
         warnings.simplefilter("ignore")
@@ -57,15 +59,19 @@ def write(
             _write_onnx(deployment, images, path, facts)
 
 
-def pictures(batch: int, height: int, width: int, uint8: bool) -> Tensor:
-    """The same pictures every time: coloured clouds of two sizes."""
+def pictures(deployment: Deployment, batch: int, height: int, width: int) -> Tensor:
+    """The same pictures every time: clouds of two sizes, of colours or, for other channels, around their mean."""
+    backbone, channels = deployment.network.backbone, deployment.network.metadata.channels
     generator = torch.Generator().manual_seed(height)
+    shape = (batch, len(backbone.mean))
     large, small = (
-        F.interpolate(torch.rand(batch, 3, cells, cells, generator=generator), (height, width), mode="bilinear")
+        F.interpolate(torch.rand(*shape, cells, cells, generator=generator), (height, width), mode="bilinear")
         for cells in (4, 32)
     )
     images = 0.6 * large + 0.4 * small
-    return (255 * images).byte().permute(0, 2, 3, 1).contiguous() if uint8 else images
+    if channels is not None and channels.unit == 1:
+        images = backbone.pixel_mean + (4 * images - 2) * backbone.pixel_std
+    return deployment.as_given(images)
 
 
 def _axes(deployment: Deployment) -> dict[int, str]:
@@ -99,7 +105,11 @@ def _write_onnx(deployment: Deployment, images: Tensor, path: Path, facts: dict[
 
 
 def _write_pt2(deployment: Deployment, images: Tensor, path: Path, facts: dict[str, str]) -> None:
-    sides = {axis: torch.export.Dim(name, min=1, max=16384) for axis, name in _axes(deployment).items()}
+    # A single row or column of logits would be another program.
+    sides = {
+        axis: torch.export.Dim(name, min=1 if name == "batch" else STRIDE + 1, max=16384)
+        for axis, name in _axes(deployment).items()
+    }
     program = torch.export.export(deployment, (images,), dynamic_shapes=(sides,))
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
 
@@ -109,10 +119,15 @@ def _write_openvino(
 ) -> None:
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        _write_onnx(deployment, images, Path(folder) / "model.onnx", {})
-        model = openvino.convert_model(Path(folder) / "model.onnx")
-    for name, value in facts.items():
-        model.set_rt_info(value, ["cssformer", name])
-    openvino.save_model(model, path, compress_to_fp16=half)
-    os.replace(path.with_suffix(".bin"), weights)
+    # Beside the file, to be renamed; whatever fails, nothing of it stays.
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as folder:
+        onnx, whole = Path(folder, "model.onnx"), Path(folder, "model.xml")
+        _write_onnx(deployment, images, onnx, {})
+        model = openvino.convert_model(onnx)
+        for name, value in facts.items():
+            model.set_rt_info(value, ["cssformer", name])
+        openvino.save_model(model, whole, compress_to_fp16=half)
+        # Which keeps the ONNX file and its weights mapped.
+        del model
+        os.replace(whole, path)
+        os.replace(whole.with_suffix(".bin"), weights)

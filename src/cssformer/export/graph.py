@@ -26,7 +26,8 @@ class Deployment(nn.Module):
             (B, classes, H, W), "labels" (B, H, W) int64 and "confidence" (B, H, W), the probability of the label; of a
             multi-label network the first two.
         uint8: the input is uint8 (B, H, W, 3), RGB, as picture files are decoded; otherwise float32 (B, 3, H, W) in
-            [0, 1]. Either is normalised by the network.
+            [0, 1]. Either is normalised by the network. A network of N other channels takes N in the place of 3, in
+            the files' units if they are not uint8.
         size: height and width that the network sees.
         short_side: the network sees the picture resized until its shorter side has so many pixels.
     """
@@ -41,6 +42,10 @@ class Deployment(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.returns, self.uint8, self.size, self.short_side = network, returns, uint8, size, short_side
+
+    def as_given(self, images: Tensor) -> Tensor:
+        """Images (B, N, H, W) as the network takes them -> as the file does."""
+        return (255 * images).round().byte().permute(0, 2, 3, 1).contiguous() if self.uint8 else images
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         if self.uint8:
@@ -135,14 +140,16 @@ def _smaller(one: Side, other: Side) -> Side:
 
 
 def _larger(one: Side, least: int) -> Side:
-    return one.clamp(min=least) if isinstance(one, Tensor) else torch.sym_max(one, least)
+    # Written so that torch.export sees that it is at least so much.
+    return one.clamp(min=least) if isinstance(one, Tensor) else torch.sym_max(one - least, 0) + least
 
 
 class AnySize(TorchFunctionMode):
     """Writes, for the length of a trace, what exporters get wrong or refuse at any size in operations they take.
 
     Adaptive pooling and the bicubic interpolation of a ViT's positions become products with a matrix for each axis,
-    ``unflatten`` a reshape that names every axis.
+    ``unflatten`` a reshape that names every axis. And what runtimes are slow at: a linear layer becomes one of rows,
+    which adds its bias by itself, and reference points are repeated before offsets are added to them.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -156,6 +163,13 @@ class AnySize(TorchFunctionMode):
             tensor, axis, sizes = args
             shape, axis = list(tensor.shape), axis % tensor.ndim
             return tensor.reshape([*shape[:axis], *sizes, *shape[axis + 1 :]])
+        if func is F.linear and args[0].ndim > 2:
+            tensor, weight, *bias = args
+            return func(tensor.flatten(0, -2), weight, *bias).reshape([*tensor.shape[:-1], weight.shape[0]])
+        if func is Tensor.add and isinstance(args[1], Tensor) and (args[0].ndim, args[1].ndim) == (5, 6):
+            reference_N1L12, offsets_BNMLK2 = args
+            repeated = reference_N1L12.expand(-1, -1, -1, offsets_BNMLK2.shape[4], -1).flatten(2)
+            return (repeated + offsets_BNMLK2.flatten(3)).reshape(offsets_BNMLK2.shape)
         return func(*args, **(kwargs or {}))
 
 

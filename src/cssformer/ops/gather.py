@@ -34,7 +34,7 @@ def _table(maps_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _geometry(shapes: Sequence[tuple[int, int]], points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the points' scales: the sides, (2, P), a table's columns, (P,), its pixel (0, 0), (P,); and its rows, (1,)."""
+    """Of the points' scales: sides, (2, 1, P), a table's columns, (P,), its pixel (0, 0), (P,); and its rows, (1,)."""
     one = torch.ones(points, device=like.device, dtype=torch.int32)
     sides, columns, origins, first = [], [], [], torch.zeros(1, device=like.device, dtype=torch.int32)
     for H, W in shapes:
@@ -42,52 +42,63 @@ def _geometry(shapes: Sequence[tuple[int, int]], points: int, like: Tensor) -> t
         columns.append(one * (W + 2))
         origins.append(first + columns[-1] + 1)
         first = first + (H + 2) * (W + 2)
-    return torch.cat(sides, 1).to(like.dtype), torch.cat(columns), torch.cat(origins), first
+    return torch.cat(sides, 1).unsqueeze(1).to(like.dtype), torch.cat(columns), torch.cat(origins), first
 
 
 def _places(
-    positions_RP2: Tensor, first_R1: Tensor, sides_2P: Tensor, columns_P: Tensor, origins_P: Tensor
+    positions_RP2: Tensor, first_R1: Tensor, sides_21P: Tensor, columns_P: Tensor, origins_P: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The table's row of each place, (R, P), and how far to the right and below of its pixel it is, (2, R, P)."""
+    """The table's row of each place, (1, R, P), and how far to the right and below of its pixel it is, (2, R, P)."""
     position_2RP = positions_RP2.permute(2, 0, 1)
     # The nearest position that is not beyond the border. Comparisons with NaN are false, so it becomes -1.
-    position_2RP = torch.where(position_2RP > -1, torch.minimum(position_2RP, sides_2P.unsqueeze(1)), -1)
+    position_2RP = torch.where(position_2RP > -1, torch.minimum(position_2RP, sides_21P), -1)
     cell_2RP = position_2RP.floor()
-    x, y = (cell_2RP.int()[axis] for axis in (0, 1))
-    return y * columns_P + x + (first_R1 + origins_P), position_2RP - cell_2RP
+    x_1RP, y_1RP = cell_2RP.int().split(1)
+    return y_1RP * columns_P + x_1RP + (first_R1 + origins_P), position_2RP - cell_2RP
 
 
-def _rows(table: Tensor, index_RP: Tensor) -> Tensor:
+def _rows(table: Tensor, index_1RP: Tensor) -> Tensor:
     """(R, 4·P, D)."""
-    return F.embedding(index_RP, table).reshape(-1, 4 * int(index_RP.shape[1]), int(table.shape[1]) // 4)
+    return F.embedding(index_1RP, table).reshape(-1, 4 * int(index_1RP.shape[2]), int(table.shape[1]) // 4)
 
 
 def _products(weight_1RP: Tensor, moved_2RP: Tensor) -> Tensor:
     """Weights of the four parts of a row: a, a·x, a·y and a·x·y, (4, R, P)."""
-    by_one = weight_1RP * moved_2RP
-    return torch.cat([weight_1RP, by_one, (by_one[0] * moved_2RP[1]).unsqueeze(0)])
+    x_1RP, y_1RP = moved_2RP.split(1)
+    along_2RP = torch.cat([weight_1RP, weight_1RP * x_1RP])
+    return torch.cat([along_2RP, along_2RP * y_1RP])
 
 
 def _weighted_sum(weights_4RP: Tensor, rows_RPD: Tensor) -> Tensor:
+    """(R, 1, D)."""
     # Transposed between two reshapes, else ONNX Runtime moves the transposition through the arithmetic before it.
-    return (weights_4RP.reshape(4, -1).t().reshape(-1, 1, int(rows_RPD.shape[1])) @ rows_RPD).squeeze(1)
+    return weights_4RP.reshape(4, -1).t().reshape(-1, 1, int(rows_RPD.shape[1])) @ rows_RPD
 
 
-def _sample(positions_RP2: Tensor, first_R1: Tensor, weights_RP: Tensor, table: Tensor, *geometry: Tensor) -> Tensor:
-    """Samples of a run, (R, D)."""
-    index, moved = _places(positions_RP2, first_R1, *geometry)
-    return _weighted_sum(_products(weights_RP.unsqueeze(0), moved), _rows(table, index))
+def _sample(
+    query_R: Tensor, first_R1: Tensor, positions_QP2: Tensor, weights_QP: Tensor, table: Tensor, *geometry: Tensor
+) -> Tensor:
+    """Samples of a run, (R, 1, D)."""
+    index_1RP, moved_2RP = _places(positions_QP2.index_select(0, query_R), first_R1, *geometry)
+    weights_1RP = weights_QP.index_select(0, query_R).unsqueeze(0)
+    return _weighted_sum(_products(weights_1RP, moved_2RP), _rows(table, index_1RP))
 
 
 def _attend(
-    positions_RP2: Tensor, first_R1: Tensor, query_RD: Tensor, keys: Tensor, values: Tensor, *geometry: Tensor
+    query_R: Tensor,
+    first_R1: Tensor,
+    positions_QP2: Tensor,
+    queries_QD: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *geometry: Tensor,
 ) -> Tensor:
-    """Attention of a run, (R, D); the logit of a sampled key is the weighed sum of the logits of its row's parts."""
-    index, moved = _places(positions_RP2, first_R1, *geometry)
-    parts_4RP = _products(torch.ones_like(moved[:1]), moved)
-    of_parts = (_rows(keys, index) @ query_RD.unsqueeze(2)).reshape(-1, 4).t()
-    weights_RP = (of_parts.reshape(4, -1, int(index.shape[1])) * parts_4RP).sum(0).softmax(1)
-    return _weighted_sum(weights_RP * parts_4RP, _rows(values, index))
+    """Attention of a run, (R, 1, D); the logit of a sampled key is the weighed sum of the logits of its row's parts."""
+    index_1RP, moved_2RP = _places(positions_QP2.index_select(0, query_R), first_R1, *geometry)
+    parts_4RP = _products(torch.ones_like(moved_2RP[:1]), moved_2RP)
+    of_parts = (_rows(keys, index_1RP) @ queries_QD.index_select(0, query_R).unsqueeze(2)).reshape(-1, 4).t()
+    weights_RP = (of_parts.reshape(4, -1, int(index_1RP.shape[2])) * parts_4RP).sum(0).softmax(1)
+    return _weighted_sum(weights_RP * parts_4RP, _rows(values, index_1RP))
 
 
 def _by_heads(
@@ -102,13 +113,9 @@ def _by_heads(
     count = B * M * N
     order = torch.arange(count, device=positions_BNMLK2.device)
     *geometry, rows = _geometry(shapes, K, positions_BNMLK2)
-    heads_first = order.view(B, N, M).permute(0, 2, 1).reshape(-1)
-    each = [
-        positions_BNMLK2.reshape(count, L * K, 2).index_select(0, heads_first),
-        (order // N).int().unsqueeze(1) * rows,
-        others_BNM.reshape(count, -1).index_select(0, heads_first),
-    ]
-    sampled = in_runs(function, each, [*tables, *geometry])
+    each = [order.view(B, N, M).permute(0, 2, 1).reshape(-1), (order // N).int().unsqueeze(1) * rows]
+    shared = [positions_BNMLK2.reshape(count, L * K, 2), others_BNM.reshape(count, -1), *tables, *geometry]
+    sampled = in_runs(function, each, shared)
     return sampled.index_select(0, order.view(B, M, N).permute(0, 2, 1).reshape(-1)).reshape(B, N, M, -1)
 
 

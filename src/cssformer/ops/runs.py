@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from functorch.experimental.control_flow import map as map_runs
 from torch import Tensor
 
-RUNS = 16
-"""Into how many runs rows are cut whose number may be a symbol."""
+LARGE = 512
+"""Rows of a run in PyTorch, which takes longer to begin one."""
 
 ROWS = 64
 """Of a run in an ONNX file: the samples of so many queries stay in a core's cache, which halves the time."""
@@ -53,24 +54,25 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, function: Function, body: int, count: int, *tensors: Any) -> Any:
         loop = g.op(f"{DOMAIN}::Loop", *tensors, body_i=body)
-        return loop.setType(tensors[0].type().with_sizes([None, None, None]))
+        return loop.setType(tensors[0].type().with_sizes([None, None, 1, None]))
 
 
 def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-    """``function(*each, *shared)``, (rows, D), of tensors (rows, ...), as if it were called once.
+    """``function(*each, *shared)``, (rows, 1, D), of tensors (rows, ...), as if it were called once.
 
     The function takes any number of rows and treats each by itself.
     """
     rows, bodies = each[0].shape[0], _bodies.get()
     if bodies is None and not isinstance(rows, int):
-        return function(*each, *shared)  # torch.export takes no runs of a number of rows that is a symbol
-    if bodies is None:
-        # By index, because torch.export asks of slices and padding whether they fit.
-        size = (rows + RUNS - 1) // RUNS
-        index = torch.arange(size, device=each[0].device)
-        parts = [(index + run * size).clamp(max=rows - 1) for run in range(RUNS)]
-        found = torch.cat([function(*(tensor.index_select(0, run) for tensor in each), *shared) for run in parts])
+        # By index, because torch.export asks of slices and padding whether they fit. Never a single run, which would be
+        # another program.
+        index = torch.arange((rows // LARGE + 2) * LARGE, device=each[0].device).clamp(max=rows - 1)
+        taken = [tensor.index_select(0, index).unflatten(0, (-1, LARGE)) for tensor in each]
+        found = map_runs(lambda run, *shared: function(*run, *shared), taken, *shared).flatten(0, 1)
         return found.index_select(0, torch.arange(rows, device=found.device))
+    if bodies is None:
+        parts = [[tensor[first : first + LARGE] for tensor in each] for first in range(0, rows, LARGE)]
+        return torch.cat([function(*part, *shared) for part in parts])
     runs = [_cut(tensor, (rows + ROWS - 1) // ROWS * ROWS - rows) for tensor in each]
     bodies.append(Body(function, [tensor[0] for tensor in runs], list(shared)))
     stacked: Tensor = _Loop.apply(function, len(bodies) - 1, len(runs), *runs, *shared)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hmac
+from contextlib import suppress
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,8 @@ from cssformer.utils.errors import UserError
 UPLOAD_SECONDS = 60
 """How long an upload may take that has a place in the queue."""
 RETRY_SECONDS = 2
+MOST_UPLOADS, MOST_FILES = 64, 1024
+"""How much the page keeps, uploads and views: as many bytes as so many largest requests, and so many files."""
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 """What browsers may load for the page: nothing from elsewhere."""
 BODY: dict[str, Any] = {
@@ -60,6 +63,11 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
             picture = plain_name(sent or name)
             return _file(await service.run(_predicted, service, data, picture, save))
 
+    @app.api_route("/predict", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def not_so() -> Response:
+        # The page, which is mounted at "/", would answer that nothing is here.
+        raise HTTPException(405, "Send a picture by POST.", {"Allow": "POST"})
+
     @app.get("/download", include_in_schema=False)
     async def download(file: str, save: Save = "labels") -> Response:
         # A name with a zero byte is no path at all.
@@ -89,7 +97,7 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return _sentence(error.status_code, str(error.detail))
+        return _sentence(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(TimeoutError)
     @app.exception_handler(asyncio.TimeoutError)
@@ -100,7 +108,21 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
     async def busy(request: Request, error: Busy) -> JSONResponse:
         return _sentence(503, str(error), {"Retry-After": str(RETRY_SECONDS)})
 
-    return Guard(mount(app, service, uploads, max_bytes), token, max_bytes)
+    return Guard(mount(app, service, uploads, max_bytes), uploads, token, max_bytes)
+
+
+def make_room(uploads: Path, most_bytes: int, most_files: int) -> None:
+    """Delete the oldest files of a folder until it holds no more than so many bytes and files."""
+    files = []
+    for path in uploads.rglob("*"):
+        # Others delete too.
+        with suppress(OSError):
+            if path.is_file():
+                files.append((path.stat().st_mtime, path.stat().st_size, path))
+    for number, (_, size, path) in enumerate(sorted(files, reverse=True)):
+        most_bytes -= size
+        if most_bytes < 0 or number >= most_files:
+            path.unlink(missing_ok=True)
 
 
 def plain_name(name: str) -> str:
@@ -166,12 +188,13 @@ class Guard:
 
     Args:
         app: what is guarded.
+        uploads: the page's folder, whose oldest files go for new ones.
         token: asked for as ``Authorization: Bearer TOKEN``, or by browsers as the password of any user; None is all.
         max_bytes: of a request's body.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, max_bytes: int) -> None:
-        self.app, self.token, self.max_bytes = app, token, max_bytes
+    def __init__(self, app: ASGIApp, uploads: Path, token: str | None, max_bytes: int) -> None:
+        self.app, self.uploads, self.token, self.max_bytes = app, uploads, token, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -188,6 +211,8 @@ class Guard:
         if not length.isdecimal() or int(length) > self.max_bytes:
             await large(scope, receive, send)
             return
+        if scope["method"] == "POST" and scope["path"] != "/predict":
+            await asyncio.to_thread(make_room, self.uploads, MOST_UPLOADS * self.max_bytes, MOST_FILES)
         taken, refused = 0, False
 
         async def bounded() -> Message:

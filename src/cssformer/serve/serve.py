@@ -43,7 +43,7 @@ def serve(
         max_megapixels: Of a picture, in millions of pixels.
 
     Raises:
-        UserError: there is no such model, it takes other channels than a photograph's, or the port is not free.
+        UserError: there is no such model, or the port is not free.
         ModuleNotFoundError: a package of the extra ``web`` is not installed.
     """
     import uvicorn
@@ -51,17 +51,16 @@ def serve(
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise UserError("The token is empty or has letters that headers cannot hold; give ASCII letters and digits.")
     # Before what takes long.
-    with _listening(host, port) as listener, TemporaryDirectory(prefix="cssformer-") as folder:
-        # Gradio reads it as it is imported and as the page is made.
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with _listening(host, port) as listener, TemporaryDirectory(prefix="cssformer-") as name:
+        # Without links, as the paths of uploads are. Gradio reads it as it is imported and as the page is made.
+        uploads = Path(name).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         from cssformer.serve.app import make_app
         from cssformer.serve.service import Service
 
         predictor = Predictor.from_pretrained(model, **views)
-        if predictor.channels is not None:
-            raise UserError(f"{model} takes {predictor.channels}, not photographs, so no page shows it; use predict.")
         service = Service(predictor, Path(model).name, queue, max_megapixels)
-        app = make_app(service, Path(folder).resolve(), token, int(max_megabytes * 1e6))
+        app = make_app(service, uploads, token, int(max_megabytes * 1e6))
         address = f"[{host}]" if ":" in host else host
         begun(f"http://{address}:{listener.getsockname()[1]}/")
         config = uvicorn.Config(

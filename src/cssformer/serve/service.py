@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from cssformer.data.bands import decode_pixels, read_pixels
 from cssformer.data.files import read_bytes
-from cssformer.data.image_io import decode_image
+from cssformer.data.image_io import readable
 from cssformer.data.multilabel import require_single_label
 from cssformer.inference.explain import Explanation, explain
 from cssformer.inference.predictor import Prediction, Predictor
@@ -80,8 +81,13 @@ class Service:
         """
         if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > MOST_SCANS:
             raise UserError(f"{name} has more than {MOST_SCANS} scans, which only take time; save it once more.")
-        pixels = decode_image(data, name).pixels
-        height, width = pixels.shape[:2]
+        channels = self.predictor.channels
+        with readable(data, name) as pages:
+            # Before all of them are decoded.
+            if channels is not None and pages and pages[0].bands > len(channels):
+                raise UserError(f"{name} has {pages[0].bands} channels, but {channels} are wanted.")
+        taken, _ = decode_pixels(data, name, channels)
+        height, width = taken.pixels.shape[:2]
         # The network sees more of a thin picture, because it needs, or was told, a shortest side.
         fit = (self.predictor.options.get("short_side") or 0) / min(height, width) or 1.0
         if max(SMALLEST, height * fit) * max(SMALLEST, width * fit) > self.max_pixels:
@@ -90,7 +96,7 @@ class Service:
                 f"has more than {self.max_pixels / 1e6:g} million pixels."
             )
         try:
-            return self.predictor(pixels, top_k=min(2, len(self.predictor.classes)), entropy=True)
+            return self.predictor(taken, top_k=min(2, len(self.predictor.classes)), entropy=True)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -113,4 +119,8 @@ class Service:
 
     def explain(self, path: Path, x: int, y: int) -> Explanation:
         """Where a pixel of an uploaded file looks; raises UserError as :meth:`uploaded` and ``explain`` do."""
-        return explain(self.predictor, self.uploaded(path), x, y)
+        prediction = self.uploaded(path)
+        if self.predictor.channels is None:
+            return explain(self.predictor, prediction, x, y)
+        # Which holds a view of other channels, not what the network takes.
+        return explain(self.predictor, read_pixels(path, self.predictor.channels)[0], x, y)
