@@ -179,6 +179,10 @@ def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_nadamw() -> None:
         rates |= dict.fromkeys(group["params"], group["lr"])
         for parameter in group["params"]:
             parameter.grad = torch.randn_like(parameter)
+            if parameter.ndim > 1:
+                # No singular value near 0, which no iteration would lift to 1.
+                scales = torch.linspace(0.3, 3, len(parameter)).view(-1, *(1,) * (parameter.ndim - 1))
+                parameter.grad = torch.nn.init.orthogonal_(torch.empty(parameter.shape)) * scales
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     optimizer.step()
     kinds = []
