@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from turns import NETWORKS, OURS, Child, answer, as_trained, build, in_turns, product_rate
+from turns import NETWORKS, OURS, Child, answer, as_trained, build, in_turns, parser_of, product_rate, serve_or_compare
 
 ENGINES = ("eager", "accelerated", "compile", "onnx")
 PRECISIONS = {"32": "float32", "autocast": "bfloat16 by autocast", "bf16": "all bfloat16"}
@@ -110,7 +110,7 @@ def engine_of(name: str, engines: list[str] | None, device: str) -> list[str]:
     return [engine for engine in engines if fast or engine != "accelerated"]
 
 
-def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(options: argparse.Namespace, sources: tuple[Path | None, ...]) -> list[dict[str, Any]]:
     """Print a table for each precision, size and batch; its rows for JSON."""
     rows = []
     for precision, size, batch in itertools.product(options.precisions, options.sizes, options.batches):
@@ -120,7 +120,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
             Child(__file__, {"name": name, "engine": engine, **common, "device": options.device}, source)
             for name in options.networks
             for engine in engine_of(name, options.engines, options.device)
-            for source in (None, *([options.against.resolve() / "src"] if options.against else []))
+            for source in sources
         ]
         print(
             f"\n{batch} x {size}x{size}, {PRECISIONS[precision]}, {options.device}, {options.threads} threads, "
@@ -147,25 +147,12 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser = parser_of(__doc__, list(NETWORKS), rounds=5)
     parser.add_argument("--engines", nargs="+", choices=ENGINES)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["32", "autocast"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[512])
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
-    parser.add_argument("--against", type=Path, help="another version's checkout")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(**json.loads(options.serve))
-        return
-    rows = compare(options)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    serve_or_compare(parser.parse_args(), serve, compare)
 
 
 if __name__ == "__main__":

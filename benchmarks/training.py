@@ -10,7 +10,6 @@ UperNet as its library has it, Mask2Former's matching of masks. Pictures hold ab
 
 import argparse
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from turns import CLASSES, NETWORKS, OURS, TRANSFORMERS, Child, answer, build, in_turns
+from turns import CLASSES, NETWORKS, OURS, TRANSFORMERS, Child, answer, build, in_turns, parser_of, serve_or_compare
 
 DEFAULT = ("base", "small", "nano", "smp-fpn", "smp-segformer", "smp-upernet", "upernet", "mask2former")
 
@@ -75,26 +74,12 @@ def serve(name: str, precision: str, size: int, batch: int, threads: int, device
     answer(step, device)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(DEFAULT))
-    parser.add_argument("--precisions", nargs="+", choices=("32", "autocast"), default=["32"])
-    parser.add_argument("--batches", nargs="+", default=["2x512", "8x256"], help="pictures and their side, as 2x512")
-    parser.add_argument("--against", type=Path, help="another version's checkout")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(**json.loads(options.serve))
-        return
+def compare(options: argparse.Namespace, sources: tuple[Path | None, ...]) -> list[dict[str, Any]]:
+    """Print a table for each precision and batch; its rows for JSON."""
     rows = []
     for precision, pictures in itertools.product(options.precisions, options.batches):
         batch, size = map(int, pictures.split("x"))
         common = {"precision": precision, "size": size, "batch": batch, "threads": options.threads}
-        sources = (None, *([options.against.resolve() / "src"] if options.against else []))
         # One after the other, because the memory of all would be too much for many machines.
         print(f"\nA step of {batch} x {size}x{size}, {precision}, {options.device}, {options.threads} threads")
         print(f"{'':34}{'clock s':>11}{'processor':>11}{'times':>11}{'MiB':>11}", flush=True)
@@ -107,8 +92,14 @@ def main() -> None:
                 title = NETWORKS[name] + (", there" if source else "")
                 print(f"{title:34}{clock:11.3f}{processor:11.3f}{processor / first:11.2f}{memory:11.0f}", flush=True)
                 rows.append({**contender, "title": title, "clock": clock, "processor": processor, "mebibytes": memory})
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return rows
+
+
+def main() -> None:
+    parser = parser_of(__doc__, DEFAULT, rounds=3)
+    parser.add_argument("--precisions", nargs="+", choices=("32", "autocast"), default=["32"])
+    parser.add_argument("--batches", nargs="+", default=["2x512", "8x256"], help="pictures and their side, as 2x512")
+    serve_or_compare(parser.parse_args(), serve, compare)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ Each contender lives in a process of its own, so that what else the machine does
 is its own.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,33 @@ def in_turns(children: list[Child], rounds: int) -> list[tuple[Child, float, flo
         for child in running:
             child.turn()
     return [(child, *child.end()) for child in running]
+
+
+def parser_of(about: str | None, networks: Sequence[str], rounds: int) -> argparse.ArgumentParser:
+    """The options that all of these benchmarks have."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(networks))
+    parser.add_argument("--against", type=Path, help="another version's checkout")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    return parser
+
+
+def serve_or_compare(
+    options: argparse.Namespace,
+    serve: Callable[..., None],
+    compare: Callable[[argparse.Namespace, tuple[Path | None, ...]], list[dict[str, Any]]],
+) -> None:
+    """Serve as a child, or compare the versions of these sources and write the rows."""
+    if options.serve:
+        serve(**json.loads(options.serve))
+        return
+    rows = compare(options, (None, *([options.against.resolve() / "src"] if options.against else [])))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def product_rate(dtype: torch.dtype, threads: int, device: str) -> float:
