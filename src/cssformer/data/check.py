@@ -152,11 +152,11 @@ def _count_classes(facts: list[PairFacts], report: CheckReport) -> None:
     classes, labelled = range(len(report.info.classes)), [each for each in facts if each.pixels]
     totals = [sum(each.pixels.get(index, 0) for each in labelled) for index in classes]
     ignored = sum(each.pixels.get(report.info.ignore, 0) for each in labelled)
-    report.ignored = ignored / max(1, _area(labelled))
+    report.ignored = ignored / max(1, sum(each.label_area for each in labelled))
     training = [each for each in labelled if each.split == "train"]
     learnt = [sum(each.pixels.get(index, 0) for each in training) for index in classes]
     unknown = sum(each.pixels.get(report.info.ignore, 0) for each in training)
-    known = _area(training) - unknown if report.info.multilabel else sum(learnt)
+    known = sum(each.label_area for each in training) - unknown if report.info.multilabel else sum(learnt)
     report.shares = [count / max(1, known) for count in learnt]
     report.regions = [sum(each.regions.get(index, 0) for each in labelled) for index in classes]
     report.areas = [total / max(1, count) for total, count in zip(totals, report.regions, strict=True)]
@@ -164,7 +164,3 @@ def _count_classes(facts: list[PairFacts], report: CheckReport) -> None:
         {split: sum(index in each.pixels for each in labelled if each.split == split) for split in report.pictures}
         for index in classes
     ]
-
-
-def _area(labelled: list[PairFacts]) -> int:
-    return sum(width * height for each in labelled for width, height in [each.label_size or (0, 0)])

@@ -160,7 +160,7 @@ def of_classes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Findin
             f"{blank[0].label} the first; make sure that nothing was forgotten there.",
             examples=tuple(blank),
         )
-    pixels = sum(width * height for each in labelled for width, height in [each.label_size or (0, 0)])
+    pixels = sum(each.label_area for each in labelled)
     if pixels and (share := sum(each.pixels.get(info.ignore, 0) for each in labelled) / pixels) > 0.5:
         yield Finding(f"{share:.0%} of all pixels are ignored.")
     outlines = [

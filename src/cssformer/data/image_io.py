@@ -187,7 +187,7 @@ def encode_png(pixels: NDArray[Any]) -> bytes:
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8], note: str = "") -> None:
-    """Write a picture, RGB (H, W, 3) or grey (H, W), in the format that the suffix of ``path`` names.
+    """Write a picture, RGB (H, W, 3), grey (H, W) or with alpha (H, W, 2), in the format of the suffix of ``path``.
 
     Args:
         path: the file.

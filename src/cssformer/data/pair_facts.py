@@ -52,6 +52,12 @@ class PairFacts:
     #: How the label must be turned to fit its picture, if it fits so alone.
     turned: str | None = None
 
+    @property
+    def label_area(self) -> int:
+        """The pixels of the label, 0 without one."""
+        width, height = self.label_size or (0, 0)
+        return width * height
+
 
 def read_pair(split: str, image_path: Path, label_path: Path | None, info: DatasetInfo) -> PairFacts:
     """The facts of a split's picture and its label."""

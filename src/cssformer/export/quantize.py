@@ -13,7 +13,7 @@ from cssformer.data.files import files_under, is_picture
 from cssformer.data.transforms import resize
 from cssformer.export.formats import INPUT
 from cssformer.export.graph import Deployment
-from cssformer.inference.views import as_input
+from cssformer.inference.views import as_input, seen_sizes
 from cssformer.utils.errors import UserError
 
 CALIBRATED = 32
@@ -74,7 +74,6 @@ def seen(folder: Path, deployment: Deployment) -> list[Tensor]:
         images = as_input(torch.from_numpy(read_pixels(path, metadata.channels)[0].pixels).permute(2, 0, 1)[None])
         if short_side is not None:
             height, width = images.shape[2:]
-            fit = short_side / min(height, width)
-            images = resize(images, (max(1, round(height * fit)), max(1, round(width * fit))))
+            images = resize(images, seen_sizes(height, width, (1.0,), short_side)[0])
         found.append(deployment.as_given(images))
     return found

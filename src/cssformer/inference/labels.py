@@ -184,7 +184,8 @@ def segment(
         total = probabilities(scores)
         for strip in strips[1:]:
             total += probabilities(strip(index))
-        mean = total / len(strips)
+        if found.entropy is not None or threshold is not None:
+            mean = total / len(strips)
         if found.entropy is not None:
             found.entropy[area] = torch.special.entr(mean).sum(-1)
         if threshold is not None:

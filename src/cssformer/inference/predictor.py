@@ -14,11 +14,10 @@ from torch import nn
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
 from cssformer.data.dataset import IGNORE, combined_colours, distinct_colours
-from cssformer.data.image_io import to_rgb, write_label
+from cssformer.data.image_io import to_rgb, write_image, write_label
 from cssformer.data.multilabel import is_class, require_single_label
 from cssformer.inference.views import Options, predict, used_threshold
 from cssformer.model import SegmentationNetwork
-from cssformer.utils.atomic import atomic_write
 from cssformer.utils.console import percentage
 from cssformer.utils.device import best_device, device_of
 from cssformer.utils.errors import UserError
@@ -225,8 +224,7 @@ class Prediction:
                 raise UserError(f"The class {kind!r} cannot name a folder for its masks; rename it.")
             grey = np.where(self.mask(index), 255, 0)
             pixels = grey if alpha.all() else np.dstack([grey, alpha])
-            with atomic_write(Path(folder) / kind / f"{name}.png", sync=False) as temporary:
-                Image.fromarray(pixels.astype(np.uint8)).save(temporary, "PNG")
+            write_image(Path(folder) / kind / f"{name}.png", pixels.astype(np.uint8))
 
 
 class Predictor:

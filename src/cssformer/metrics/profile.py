@@ -39,7 +39,7 @@ TITLES = {
 PAPER = {"CIA": 2.4, "MSFE + CSF": 39.9, "all": 42.3}
 """GFLOPs over the baseline at 480x480 that the paper states, for C = 256, M = 8 and K = 16."""
 
-PAPERS = {"channels": 256, "heads": 8, "points": 16}
+PAPERS = {name: value for name, value in decoder_of("base").items() if name in ("channels", "heads", "points")}
 """C, M and K of the paper's decoder."""
 
 CORNERS = 4

@@ -327,8 +327,10 @@ class Recipe:
         if training.strategy == "fsdp":
             others = {"ema": training.ema is not None, "compile": training.compile, "lora": training.lora is not None}
             others["optimizer muon"] = training.optimizer == "muon"
-            for name in (name for name, asked in others.items() if asked):
-                raise UserError(f"The recipe's training.strategy fsdp takes no training.{name}; leave one of them out.")
+            if refused := next((name for name, asked in others.items() if asked), None):
+                raise UserError(
+                    f"The recipe's training.strategy fsdp takes no training.{refused}; leave one of them out."
+                )
 
     def resumed(self) -> "Recipe":
         """The recipe of the run in ``output``, to be continued, if need be to other steps or with data that were moved.
