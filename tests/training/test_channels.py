@@ -140,8 +140,10 @@ def test_a_network_of_the_channels_learns_scores_and_predicts(
     with rasterio.open(path) as file, rasterio.open(tmp_path / "out" / "labels" / "0.tif") as labels:
         assert (labels.crs, labels.transform, labels.nodata) == (file.crs, file.transform, 255)
         assert np.array_equal(labels.read(1), np.where(found.labels == IGNORE, 255, found.labels))
-    with pytest.raises(UserError, match=r"photographs alone are exported; this one takes 5 channels of uint16\."):
-        export_model(run, tmp_path / "model.onnx")
+    export_model(run, tmp_path / "model.onnx")
+    exported = Predictor.from_exported(tmp_path / "model.onnx")(path)
+    assert np.array_equal(exported.labels == IGNORE, found.labels == IGNORE)
+    assert np.mean(exported.labels == found.labels) > 0.999
     assert main(["evaluate", str(run), "--data", str(data)]) == 0
     assert main(["check", str(data), "--model", str(run), "--html", str(tmp_path / "page.html")]) == 0
     assert main(["calibrate", str(run), "--data", str(data), "--output", str(tmp_path / "calibrated")]) == 0
