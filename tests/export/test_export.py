@@ -142,6 +142,12 @@ def test_the_file_resizes_and_labels_by_itself(model: CSSFormer, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_torch_export_at_any_size(model: CSSFormer, tmp_path: Path) -> None:
+    found = export_model(model, tmp_path / "model.pt2")
+    assert max(row["difference"] for row in found["parity"]) < 1e-4
+
+
+@pytest.mark.slow
 def test_torch_export_at_a_fixed_size(tmp_path: Path) -> None:
     model, path = network(fusion_stride=32), tmp_path / "model.pt2"
     found = export_model(model, path, returns=("probabilities",), size=(64, 96))

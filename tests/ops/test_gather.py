@@ -62,14 +62,27 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
     assert found.dtype == dtype
 
 
-def test_exports_as_gathers_alone() -> None:
-    class Module(torch.nn.Module):
-        def forward(self, *inputs: Tensor) -> Tensor:
-            return both(*inputs)
+class Both(torch.nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return both(*inputs)
 
+
+def test_exports_as_gathers_alone() -> None:
     inputs = tuple(make(THREE).values())
     with use_backend("gather"):
-        program = torch.export.export(Module(), inputs)
+        program = torch.export.export(Both(), inputs)
     targets = {str(node.target) for node in program.graph.nodes}
     assert not any("grid_sample" in target or "cssformer" in target for target in targets)
     torch.testing.assert_close(program.module()(*inputs), both(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_exports_in_runs_of_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cssformer.ops.runs.LARGE", 16)
+    inputs = tuple(make(THREE, 2, 5, 3).values())
+    batch = torch.export.Dim("batch", min=1, max=1000)
+    with use_backend("gather"):
+        program = torch.export.export(Both(), inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),))
+    assert [str(node.target) for node in program.graph.nodes].count("map_impl") == 2
+    for B in (1, 3, 16):
+        inputs = tuple(make(THREE, B, 5, 3, seed=B).values())
+        torch.testing.assert_close(program.module()(*inputs), both(*inputs), rtol=1e-4, atol=1e-5)

@@ -66,10 +66,11 @@ def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]
     if bodies is None and not isinstance(rows, int):
         # By index, because torch.export asks of slices and padding whether they fit. Never a single run, which would be
         # another program.
-        index = torch.arange((rows // LARGE + 2) * LARGE, device=each[0].device).clamp(max=rows - 1)
-        taken = [tensor.index_select(0, index).unflatten(0, (-1, LARGE)) for tensor in each]
-        found = map_runs(lambda run, *shared: function(*run, *shared), taken, *shared).flatten(0, 1)
-        return found.index_select(0, torch.arange(rows, device=found.device))
+        row, run = torch.arange(rows, device=each[0].device), torch.arange(LARGE, device=each[0].device)
+        index = (torch.arange(rows // LARGE + 2, device=run.device).unsqueeze(1) * LARGE + run).clamp(max=rows - 1)
+        taken = [tensor[index] for tensor in each]
+        found = map_runs(lambda run, *shared: function(*run, *shared), taken, *shared)
+        return found[row // LARGE, row % LARGE]
     if bodies is None:
         parts = [[tensor[first : first + LARGE] for tensor in each] for first in range(0, rows, LARGE)]
         return torch.cat([function(*part, *shared) for part in parts])
