@@ -1,5 +1,6 @@
 """Processes that ``torchrun`` or SLURM's ``srun`` started together, each of which does its share of the work."""
 
+import atexit
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -105,5 +106,12 @@ def _group() -> Any:
             place = f"tcp://{host}:{FIRST_PORT + (STEPS * job + step) % PORTS}"
         first, count, _ = _numbers()
         distributed.init_process_group("gloo", place, rank=first, world_size=count)
+        atexit.register(_leave)
     # Shares take unequal time: who is ready first waits, however long.
     return distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+
+
+def _leave() -> None:
+    """Close the connections: their threads, left alone at the interpreter's end, may abort a process that succeeded."""
+    if _distributed().is_initialized():
+        _distributed().destroy_process_group()
