@@ -28,7 +28,7 @@ test-lowest: .venv-lowest/installed
 
 .venv-lowest/installed: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[train]" pytest hypothesis
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e ".[train,formats]" pytest hypothesis
 	touch $@
 
 docs: install

@@ -170,7 +170,7 @@ def pad(images: Tensor) -> Tensor:
         raise ValueError(f"images must be at least 32 pixels high and wide, these are {height} and {width}")
     right, below = (max(-(-side // 32) * 32, 64) - side for side in (width, height))
     # A side of 32 is one pixel too short to be mirrored; its picture's edges are repeated.
-    mode = "reflect" if min(height, width) > 32 else "replicate"
+    mode = "reflect" if height > 32 and width > 32 else "replicate"
     return F.pad(images, (0, right, 0, below), mode=mode)
 
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from functorch.experimental.control_flow import map as map_runs
 from torch import Tensor
 
 LARGE = 512
@@ -64,6 +63,8 @@ def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]
     """
     rows, bodies = each[0].shape[0], _bodies.get()
     if bodies is None and not isinstance(rows, int):
+        from functorch.experimental.control_flow import map as map_runs  # PyTorch 2.7 imports its compiler for it
+
         # By index, because torch.export asks of slices and padding whether they fit. Never a single run, which would be
         # another program.
         row, run = torch.arange(rows, device=each[0].device), torch.arange(LARGE, device=each[0].device)
