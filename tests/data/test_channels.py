@@ -1,7 +1,10 @@
 """Pictures of any number of channels: what is read, what is measured, what is shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +40,9 @@ def test_values_without_data_become_the_mean():
     assert np.array_equal(pixels, np.array([[[0, 3], [1.5, 4], [1.5, -2]]], np.float32))
     assert np.array_equal(missing, [[False, False, True]])
     assert from_bands(bands[:, :, :1], channels).missing is None
-    with pytest.raises(UserError, match=r"2 channels of float64 are given where 2 channels of float32 are wanted\."):
+    with pytest.raises(
+        UserError, match=r"^The array has 2 channels of float64, but 2 channels of float32 are wanted\.$"
+    ):
         from_bands(bands.astype(float), channels)
 
 
@@ -54,11 +59,28 @@ def test_bands_of_photographs_are_rgb_of_8_bits():
 
 def test_views_stretch_what_is_no_photograph():
     photograph = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
-    assert rgb_view(photograph) is photograph
+    assert rgb_view(photograph, None) is photograph
     bands = np.random.default_rng(1).normal((5, -300, 0, 7), (1, 100, 1e-3, 1), (40, 30, 4)).astype(np.float32)
     missing = np.zeros((40, 30), bool)
     missing[:5], bands[:5] = True, 1e9
-    view = rgb_view(bands, missing)
+    channels = Channels("float32", (0.0,) * 4, (1.0,) * 4)
+    view = rgb_view(bands, channels, missing)
     low, high = np.percentile(bands[5:, :, :3], (2, 98), axis=(0, 1))
     assert np.abs(view[5:] - ((bands[5:, :, :3] - low) / (high - low) * 255).clip(0, 255)).max() <= 1.01
-    assert np.array_equal(rgb_view(bands[..., :2], missing), np.repeat(view[..., :1], 3, axis=2))
+    fewer = replace(channels, mean=(0.0,) * 2, std=(1.0,) * 2)
+    assert np.array_equal(rgb_view(bands[..., :2], fewer, missing), np.repeat(view[..., :1], 3, axis=2))
+
+
+def test_the_channels_shown_can_be_chosen():
+    bands = np.random.default_rng(1).normal(size=(20, 30, 5)).astype(np.float32)
+    channels = Channels("float32", (0.0,) * 5, (1.0,) * 5)
+    moved = rgb_view(bands[..., [4, 1, 0]], Channels("float32", (0.0,) * 3, (1.0,) * 3))
+    assert np.array_equal(rgb_view(bands, replace(channels, shown=(4, 1, 0))), moved)
+    assert np.array_equal(rgb_view(bands, replace(channels, shown=(4,))), np.repeat(moved[..., :1], 3, axis=2))
+    stored = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    told = Channels("uint8", (0.0,) * 3, (1.0,) * 3, (2, 1, 0))
+    assert np.array_equal(rgb_view(stored, told), stored[..., ::-1])
+    assert Channels.read(yaml.safe_load("\n".join(told.lines()))["channels"]) == told
+    for shown in ([0, 1], [0, 1, 3], [-1], ["0"], [True], "012"):
+        with pytest.raises(ValueError, match="channels shown must be three, or one, of 0 to 2"):
+            Channels.read({"values": "uint8", "mean": [0] * 3, "std": [1] * 3, "shown": shown})

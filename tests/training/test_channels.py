@@ -56,7 +56,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(source: Path) -> Path:
     folder = source / "data"
     words = ["--source", str(source / "images"), str(source / "masks"), "--classes", "left", "right"]
-    assert main(["prepare", "folder", *words, "--val_share", "0.4", "--output", str(folder)]) == 0
+    words += ["--val_share", "0.4", "--shown", "3", "1", "0"]
+    assert main(["prepare", "folder", *words, "--output", str(folder)]) == 0
     return folder
 
 
@@ -126,13 +127,16 @@ def test_a_network_of_the_channels_learns_scores_and_predicts(
     assert saved.in_channels == 5 and saved.mean == pytest.approx(DatasetInfo.load(data).channels.mean)
     assert Image.open(run / "augmented.png").mode == "RGB"
     predictor = Predictor.from_pretrained(run)
-    assert predictor.channels == DatasetInfo.load(data).channels
+    assert predictor.channels == DatasetInfo.load(data).channels and predictor.channels.shown == (3, 1, 0)
     path = source / "images" / "0.tif"
     found = predictor(path)
     with rasterio.open(path) as file:
         given = predictor(from_bands(file.read(), predictor.channels, file.nodatavals))
     assert np.array_equal(found.labels, given.labels) and found.image.shape == (*SIZE, 3)
     assert (found.labels[:8, :8] == IGNORE).all() and (found.labels == IGNORE).sum() == 64
+    # The classes differ in the fourth channel, which is shown as red.
+    left, right = (found.image[found.labels == index].mean(axis=0) for index in (0, 1))
+    assert right[0] > left[0] + 100 and np.abs(right - left)[1:].max() < 20
     found.save(tmp_path / "labels.png")
     with Image.open(tmp_path / "labels.png") as written:
         assert np.array_equal(np.array(written)[:8, :8], np.full((8, 8), 255)) and written.info["transparency"] == 255
@@ -177,6 +181,16 @@ def test_other_channels_are_told(source: Path, data: Path, tmp_path: Path, capfd
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("shown", [["5"], ["0", "1"], ["0", "1", "2", "3"]])
+def test_channels_that_cannot_be_shown_are_told(
+    shown: list[str], source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prepare", "folder", "--source", str(source / "images"), str(source / "masks"), "--shown", *shown]
+    assert main([*words, "--output", str(tmp_path / "made")]) == 2
+    assert "have 5 channels of uint16; give shown three of them, or one, of 0 to 4." in capfd.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("values", ["complex64", "int64"])
 def test_types_that_no_network_takes_are_told(values: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in "ab":
@@ -214,7 +228,7 @@ def test_a_page_is_no_file_of_the_data(data: Path, capfd: pytest.CaptureFixture[
     assert "does not end in .html" in capfd.readouterr().err and (data / "dataset.yaml").read_text() == told
 
 
-def test_photographs_are_taken_as_stored_where_asked_for(tmp_path: Path) -> None:
+def test_photographs_are_taken_as_stored_where_asked_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for name in "abcd":
         for folder in ("images", "masks"):
@@ -231,3 +245,5 @@ def test_photographs_are_taken_as_stored_where_asked_for(tmp_path: Path) -> None
         assert np.array_equal(sample.image[..., 0], stored)
     assert main([*words, str(tmp_path / "seen")]) == 0
     assert SegmentationFolder(tmp_path / "seen")[0].image.dtype == np.uint8
+    assert main([*words, str(tmp_path / "none"), "--shown", "0"]) == 2
+    assert "The pictures are photographs, which are shown as they are" in capfd.readouterr().err

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from cssformer.data.channels import (
     TYPES,
     Channels,
+    Form,
     Moments,
     Pixels,
-    described,
     from_bands,
     in_all_bands,
     moments,
@@ -43,16 +43,15 @@ class Bands(NamedTuple):
 
     def pixels(self, channels: Channels | None, path: Path) -> Pixels:
         """As :func:`cssformer.data.channels.from_bands`; ``path`` is named in its errors."""
-        if channels is not None and str(self) != str(channels):
-            raise UserError(f"{path} has {self}, but {channels} are wanted.")
-        return from_bands(self.values, channels, self.nodata)
+        return from_bands(self.values, channels, self.nodata, path)
 
     def missing(self) -> NDArray[np.bool_] | None:
         """Where no band has data, bool (H, W); None if there is no such place."""
         return in_all_bands(without_data(self.values, self.nodata))
 
-    def __str__(self) -> str:
-        return described(len(self.values), self.values.dtype.name)
+    @property
+    def form(self) -> Form:
+        return Form(len(self.values), self.values.dtype.name)
 
 
 def decode_bands(data: bytes, path: Path) -> Bands:
@@ -68,7 +67,7 @@ def decode_bands(data: bytes, path: Path) -> Bands:
             raise UserError(f"{path} holds no channels but {pages[0]} of a palette, of inks or the like.")
         values, nodata = read_bands(data)
     if values.dtype.name not in TYPES:
-        raise UserError(f"{path} has {described(len(values), values.dtype.name)}; values are {', '.join(TYPES)}.")
+        raise UserError(f"{path} has {Form(len(values), values.dtype.name)}; values are {', '.join(TYPES)}.")
     orientation = pages[0].orientation if pages else read_orientation(data)
     facts = PictureFacts(orientation, max(1, len(pages)), None)
     return Bands(np.moveaxis(turned(np.moveaxis(values, 0, -1), orientation), -1, 0), nodata, facts)

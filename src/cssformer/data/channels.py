@@ -16,6 +16,16 @@ TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "floa
 _STRETCH = (2, 98)
 
 
+class Form(NamedTuple):
+    """How many channels there are, and the type of their values as NumPy calls it."""
+
+    number: int
+    values: str
+
+    def __str__(self) -> str:
+        return f"{self.number} channel{'s' * (self.number != 1)} of {self.values}"
+
+
 @dataclass(frozen=True)
 class Channels:
     """The channels of pictures that are taken as files store them, not as photographs (RGB of 8 bits).
@@ -23,17 +33,24 @@ class Channels:
     Attributes:
         values: their type, one of ``TYPES``.
         mean, std: of each channel, in the files' units.
+        shown: which of them, from 0, people see as red, green and blue, or the one that they see in grey; if empty,
+            the first three, or the first of fewer.
     """
 
     values: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    shown: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def __str__(self) -> str:
-        return described(len(self), self.values)
+        return str(self.form)
+
+    @property
+    def form(self) -> Form:
+        return Form(len(self), self.values)
 
     @classmethod
     def read(cls, entries: Any) -> "Channels":
@@ -45,11 +62,15 @@ class Channels:
         mean, std = (tuple(float(value) for value in entries[name]) for name in ("mean", "std"))
         if entries["values"] not in TYPES or len(mean) != len(std) or not np.isfinite(mean + std).all() or min(std) < 0:
             raise ValueError(f"channels need values (one of {', '.join(TYPES)}), and a mean and a std for each channel")
-        return cls(entries["values"], mean, std)
+        shown = tuple(entries.get("shown", ()))
+        if len(shown) not in (0, 1, 3) or any(type(index) is not int or not 0 <= index < len(mean) for index in shown):
+            raise ValueError(f"the channels shown must be three, or one, of 0 to {len(mean) - 1}")
+        return cls(entries["values"], mean, std, shown)
 
     def lines(self) -> list[str]:
         """Lines of YAML."""
-        return ["channels:", f"  values: {self.values}", f"  mean: {list(self.mean)}", f"  std: {list(self.std)}"]
+        numbers = (("mean", self.mean), ("std", self.std), ("shown", self.shown))
+        return ["channels:", f"  values: {self.values}", *(f"  {name}: {list(each)}" for name, each in numbers if each)]
 
     @property
     def unit(self) -> float:
@@ -91,12 +112,9 @@ class Moments(NamedTuple):
         return np.sqrt(self.squares / self.number.clip(1))
 
 
-def described(count: int, values: str) -> str:
-    """Such as "5 channels of uint16"."""
-    return f"{count} channel{'s' * (count != 1)} of {values}"
-
-
-def from_bands(bands: NDArray[Any], channels: Channels | None, nodata: Sequence[float | None] = ()) -> Pixels:
+def from_bands(
+    bands: NDArray[Any], channels: Channels | None, nodata: Sequence[float | None] = (), name: object = "The array"
+) -> Pixels:
     """What the network takes of bands as a file stores them.
 
     Values without data, ``nodata`` or not finite, become the channel's mean, which the network sees as 0. Of a
@@ -107,20 +125,22 @@ def from_bands(bands: NDArray[Any], channels: Channels | None, nodata: Sequence[
         channels: what the network, or the data set, has; None for photographs, for which grey and RGB, with or without
             alpha, of 8 or 16 bits are taken; 16 bits become 8.
         nodata: the value that stands for no data in each band; None, or nothing at all, for none.
+        name: what the error calls the bands.
 
     Raises:
         UserError: the number or the type of the bands is another one.
     """
+    form = Form(len(bands), bands.dtype.name)
     empty = without_data(bands, nodata)
     missing = in_all_bands(empty)
     if channels is None:
         if len(bands) > 4 or bands.dtype not in (np.uint8, np.uint16):
-            raise UserError(f"{described(len(bands), bands.dtype.name)} are no grey or RGB picture of 8 or 16 bits.")
+            raise UserError(f"{form} are no grey or RGB picture of 8 or 16 bits.")
         shown = bands[[0, 0, 0] if len(bands) < 3 else [0, 1, 2]]
         shown = shown if shown.dtype == np.uint8 else (shown >> 8).astype(np.uint8)
         return Pixels(np.ascontiguousarray(np.moveaxis(shown, 0, -1)), missing)
-    if (len(bands), bands.dtype.name) != (len(channels), channels.values):
-        raise UserError(f"{described(len(bands), bands.dtype.name)} are given where {channels} are wanted.")
+    if form != channels.form:
+        raise UserError(f"{name} has {form}, but {channels} are wanted.")
     pixels = np.moveaxis(bands, 0, -1).astype(channels.fill.dtype, order="C")
     if empty is not None:
         for index, mean in enumerate(channels.fill):
@@ -175,28 +195,34 @@ def in_fours(function: Callable[[Any], Any], image: NDArray[Any]) -> NDArray[Any
 
 
 def rgb_view(
-    pixels: NDArray[Any], missing: NDArray[np.bool_] | None = None, whole: Pixels | None = None
+    pixels: NDArray[Any],
+    channels: Channels | None,
+    missing: NDArray[np.bool_] | None = None,
+    whole: Pixels | None = None,
 ) -> NDArray[np.uint8]:
-    """RGB uint8 (H, W, 3) for people: a picture of three channels of uint8 as it is.
+    """RGB uint8 (H, W, 3) for people: a photograph as it is, of others the channels ``shown``.
 
-    Of others the first three channels, or the first one in grey, each stretched from its 2nd to its 98th percentile.
+    Each is stretched from its 2nd to its 98th percentile, unless there are three in all, of uint8.
 
     Args:
         pixels: (H, W, N).
+        channels: of the data set or the model; None for photographs.
         missing: pixels that do not count, bool (H, W).
         whole: the picture, smaller, that these pixels are a part of: the percentiles are its.
     """
-    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+    if channels is None:
         return pixels
+    shown = list(channels.shown or range(3 if len(channels) >= 3 else 1))
+    if channels.form == (3, "uint8") and len(shown) == 3:
+        return np.ascontiguousarray(pixels[..., shown])
     counted, missing = (pixels, missing) if whole is None else whole
     step = max(1, max(counted.shape[:2]) // 1024)
     counted = counted[::step, ::step]
     if missing is not None and not missing[::step, ::step].all():
         counted = counted[~missing[::step, ::step]]
-    shown = [0, 1, 2] if pixels.shape[2] >= 3 else [0]
     view = np.empty((*pixels.shape[:2], len(shown)), np.uint8)
-    for index in shown:
+    for place, index in enumerate(shown):
         low, high = np.percentile(counted[..., index], _STRETCH)
         stretched = (pixels[..., index] - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
-        view[..., index] = stretched.clip(0, 255)
+        view[..., place] = stretched.clip(0, 255)
     return view if len(shown) == 3 else np.repeat(view, 3, axis=2)

@@ -72,7 +72,7 @@ def read_pair(split: str, image_path: Path, label_path: Path | None, info: Datas
             image = bands.pixels(info.channels, image_path).pixels
         facts.size = image.shape[1], image.shape[0]
         facts.digest = hashlib.sha256(image.tobytes()).hexdigest()
-        grey = _shrunk(rgb_view(image))
+        grey = _shrunk(rgb_view(image, info.channels))
         facts.hash = perceptual_hash(grey)
     except UserError as error:
         facts.problems.append(str(error))

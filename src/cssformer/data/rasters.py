@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cssformer.data.channels import Channels, Pixels, described, from_bands, rgb_view
+from cssformer.data.channels import Channels, Form, Pixels, from_bands, rgb_view
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
@@ -79,9 +79,9 @@ class Raster:
     """
 
     def __init__(self, source: "DatasetReader", path: Path, channels: Channels | None) -> None:
-        kinds, given = [kind.name for kind in source.colorinterp], described(source.count, source.dtypes[0])
+        kinds, given = [kind.name for kind in source.colorinterp], Form(source.count, source.dtypes[0])
         form = source.tags(ns="IMAGE_STRUCTURE")
-        if channels is not None and (given != str(channels) or "palette" in kinds):
+        if channels is not None and (given != channels.form or "palette" in kinds):
             raise UserError(f"{path} has {given}{' of a palette' * ('palette' in kinds)}, but {channels} are wanted.")
         if channels is None and (
             (
@@ -120,7 +120,8 @@ class Raster:
 
     def view(self, top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
         """A part for people, RGB uint8 (h, w, 3)."""
-        return rgb_view(*self.read(top, bottom, left, right), whole=self._whole)
+        pixels, missing = self.read(top, bottom, left, right)
+        return rgb_view(pixels, self.channels, missing, self._whole)
 
     @cached_property
     def _whole(self) -> Pixels | None:

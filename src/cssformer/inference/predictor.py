@@ -340,7 +340,7 @@ class Predictor:
         if missing is not None:
             labels[missing] = IGNORE
         about = (self.classes, self.colours, ranked, likely, spread, self.multilabel)
-        return Prediction(rgb_view(pixels, missing), labels, certain, *about)
+        return Prediction(rgb_view(pixels, self.channels, missing), labels, certain, *about)
 
 
 def accelerated(model: Network) -> Network:

@@ -219,7 +219,7 @@ def differences_sheet(comparison: Comparison, data: Any, scored: Sequence[Callab
     for place, index in enumerate(chosen.indices):
         name, image, label = chosen[place]
         assert label is not None
-        picture, truth = np.ascontiguousarray(rgb_view(thinned(image))), thinned(label)
+        picture, truth = np.ascontiguousarray(rgb_view(thinned(image), data.info.channels)), thinned(label)
         first, second = (examples[place] for examples in told)
         pixels += sum(pixels_of(shown, data.info) for shown in (truth, first, second))
         grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8) // 2 + 96

@@ -134,7 +134,7 @@ def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetI
         if label is None:
             raise ValueError(f"{name} has no label to show.")
         captions.append(caption)
-        picture, truth = np.ascontiguousarray(rgb_view(thinned(image))), thinned(label)
+        picture, truth = np.ascontiguousarray(rgb_view(thinned(image), info.channels)), thinned(label)
         scored = truth != IGNORE
         pixels += pixels_of(truth, info) + pixels_of(said, info)
         grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -150,9 +150,10 @@ def contradictions(
 
 def suspect_tiles(suspect: Suspect, predictor: Predictor, info: DatasetInfo) -> list[Picture]:
     """Picture, label and prediction at a tile's size, the regions framed, RGB (height, width, 3) each."""
-    picture = read_pixels(suspect.image, info.channels)[0]
+    pixels, missing = picture = read_pixels(suspect.image, info.channels)[0]
     label = to_classes(read_ids(read_bytes(suspect.label), suspect.label), label_table(info), suspect.label)
-    shown = (rgb_view(*picture), colourise(label, info.colours), colourise(predictor(picture).labels, info.colours))
+    view, found = rgb_view(pixels, info.channels, missing), predictor(picture).labels
+    shown = (view, colourise(label, info.colours), colourise(found, info.colours))
     # Frames are as wide on the tile whatever the picture's size.
     width = max(1, round(2 * label.shape[1] / TILE))
     tiles = []

@@ -172,6 +172,7 @@ def prepare_export(
     seed: int = 0,
     skip_broken: bool = False,
     masks_as: MasksAs = "shown",
+    shown: list[int] | None = None,
 ) -> Prepared:
     """Make a prepared folder of what an annotation tool exported.
 
@@ -191,6 +192,8 @@ def prepare_export(
         skip_broken: Leave out pictures that are missing, broken, or have broken shapes, instead of refusing them.
         masks_as: Whether shapes on pictures with an EXIF orientation lie on the pictures as viewers show them or as
             files store them; the size that the export tells decides where it can.
+        shown: Channels that overlays and sheets show as red, green and blue, counted from 0, or one in grey; by default
+            the first three.
 
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.
@@ -246,7 +249,7 @@ def prepare_export(
         chosen, how = _split(export.pictures, val_share, seed)
         entries = [Entry(split, _flat_name(picture.path), picture.image, drawing(picture)) for picture, split in chosen]
         with atomic_dir(output) as folder:
-            info, found = fill(folder, info, entries, read_ids, index_of, masks_as, faults, export.sources)
+            info, found = fill(folder, info, entries, read_ids, index_of, masks_as, faults, export.sources, shown=shown)
             if lacking := {"train", "val"} - info.counts.keys():
                 reason = faults.sentences[0] if faults.sentences else "give more pictures."
                 raise UserError(f"There are no pictures for the {max(lacking)} split: {reason}")

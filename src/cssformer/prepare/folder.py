@@ -77,6 +77,7 @@ def prepare_folder(
     masks_as: MasksAs = "shown",
     transparent: Transparent | None = None,
     as_stored: bool = False,
+    shown: list[int] | None = None,
     multilabel: bool = False,
 ) -> Prepared:
     """Make a prepared folder of pictures and masks.
@@ -107,6 +108,8 @@ def prepare_folder(
             ignore; such masks are refused without it.
         as_stored: Take grey and RGB pictures too as the channels that their files store; by default they become RGB
             of 8 bits, and TIFFs of other channels alone are taken so.
+        shown: Channels that overlays and sheets show as red, green and blue, counted from 0, or one in grey; by default
+            the first three.
         multilabel: A pixel may be of several classes: the second source has a folder of masks for each, CLASS/NAME.png,
             which are 0 where the class is not; classes then chooses folders and their order.
 
@@ -153,7 +156,7 @@ def prepare_folder(
         info, told = understood.info(), understood.notes
         how_read = understood.read, understood.index_of, masks_as
     with atomic_dir(output) as folder:
-        info, found = fill(folder, info, entries, *how_read, as_stored=as_stored)
+        info, found = fill(folder, info, entries, *how_read, as_stored=as_stored, shown=shown)
         written = [each for each in found if each is not None]
         notes += turned_notes(written, masks_as)
         if info.channels is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.bands import decode_bands, decode_pixels, is_photograph
-from cssformer.data.channels import Channels, Moments, merged
+from cssformer.data.channels import Channels, Form, Moments, merged
 from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
 from cssformer.data.files import Readable, read_bytes
 from cssformer.data.formats import as_stored, turned
@@ -123,6 +123,7 @@ def fill(
     faults: Faults | None = None,
     sources: Sequence[Member] = (),
     as_stored: bool = False,
+    shown: Sequence[int] | None = None,
 ) -> tuple[DatasetInfo, list[Written | None]]:
     """Write pictures, labels, checksums and ``dataset.yaml``.
 
@@ -141,13 +142,14 @@ def fill(
         faults: what becomes of pictures that are broken, or have broken labels; an error by default.
         sources: the files that drawings stand in, for their checksums.
         as_stored: take photographs too as the channels that their files store.
+        shown: see :class:`cssformer.data.channels.Channels`.
 
     Returns:
         The description with counts and checksums, and what was found in each entry, None where it was left out.
 
     Raises:
-        UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, or two pictures
-            would have one name.
+        UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, two pictures
+            would have one name, or they have no such channels as are to be shown.
     """
     table = class_table(index_of)
     taken: dict[tuple[str, str], Readable] = {}
@@ -161,11 +163,12 @@ def fill(
         (folder / split / "labels").mkdir()
 
     faults = faults or Faults()
-    channels = _stored_channels(entries, as_stored)
+    form = _stored_form(entries, as_stored)
+    _require_shown(shown, form)
 
     def write(entry: Entry) -> Written | None:
         with faults.caught():
-            return _write_entry(entry, folder / entry.split, info, read, table, masks_as, channels)
+            return _write_entry(entry, folder / entry.split, info, read, table, masks_as, form)
         return None
 
     written = in_parallel(write, entries, "Writing")
@@ -178,9 +181,9 @@ def fill(
     (folder / CHECKSUMS).write_bytes(listing)
     measured = [(entry.split, each.moments) for entry, each in zip(entries, written, strict=True) if each]
     parts = [moments for split, moments in measured if moments and split == "train"]
-    if parts and channels is not None:
+    if parts and form is not None:
         mean, std = (tuple(each.tolist()) for each in (merged(parts).mean, merged(parts).std))
-        info = replace(info, channels=Channels(channels.split()[-1], mean, std))
+        info = replace(info, channels=Channels(form.values, mean, std, tuple(shown or ())))
     described = replace(
         info,
         counts={split: counts[split] for split in SPLITS if counts[split]},
@@ -190,13 +193,20 @@ def fill(
     return described, written
 
 
-def _stored_channels(entries: Sequence[Entry], as_stored: bool) -> str | None:
+def _stored_form(entries: Sequence[Entry], as_stored: bool) -> Form | None:
     """What the first sound picture stores, None if it is a photograph, and these are not taken as stored."""
     for entry in entries:
         with suppress(UserError):
             data = read_bytes(entry.image)
-            return str(decode_bands(data, Path(str(entry.image)))) if as_stored or not is_photograph(data) else None
+            return decode_bands(data, Path(str(entry.image))).form if as_stored or not is_photograph(data) else None
     return None
+
+
+def _require_shown(shown: Sequence[int] | None, form: Form | None) -> None:
+    if shown is not None and form is None:
+        raise UserError("The pictures are photographs, which are shown as they are; leave out shown.")
+    if shown is not None and form is not None and not (len(shown) in (1, 3) and set(shown) <= set(range(form.number))):
+        raise UserError(f"The pictures have {form}; give shown three of them, or one, of 0 to {form.number - 1}.")
 
 
 def turned_notes(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
@@ -232,17 +242,17 @@ def _write_entry(
     read: Reader,
     table: NDArray[np.int32],
     masks_as: MasksAs,
-    channels: str | None,
+    form: Form | None,
 ) -> Written:
-    """Write one picture, as stored if it has these channels, and its label."""
+    """Write one picture, as stored if a form is given, and its label."""
     data, where = read_bytes(entry.image), Path(str(entry.image))
     missing, measured = None, None
     suffix = ".jpg" if data[:2] == b"\xff\xd8" and read_orientation(data) == 1 else ".png"
     kept = suffix == ".jpg" or (data[:4] == b"\x89PNG" and read_orientation(data) == 1)
-    if channels is not None:
+    if form is not None:
         bands = decode_bands(data, where)
-        if str(bands) != channels:
-            raise UserError(f"{where} has {bands}, but the first picture has {channels}; prepare them apart.")
+        if bands.form != form:
+            raise UserError(f"{where} has {bands.form}, but the first picture has {form}; prepare them apart.")
         missing, measured = bands.missing(), bands.moments()
         content, facts, suffix = data, bands.facts, where.suffix.lower()
         shape = (bands.values.shape[1], bands.values.shape[2])

@@ -43,7 +43,7 @@ def augmented_sheet(images: NDArray[Any], labels: NDArray[np.integer], info: Dat
     """
     tiles = []
     for pixels, label in zip(images, labels, strict=True):
-        image = np.ascontiguousarray(rgb_view(pixels))
+        image = np.ascontiguousarray(rgb_view(pixels, info.channels))
         tiles += [
             tile(image, smooth=True),
             tile(overlay(image, label, info.palette, clear=[0] * info.multilabel), smooth=True),

@@ -76,7 +76,8 @@ class BestModel(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(curves, trainer.global_step)
             image, labels = (part.cpu().numpy() for part in pl_module.example)
-            drawn = np.concatenate([rgb_view(image.transpose(1, 2, 0)), colourise(labels, self.info.palette)], axis=1)
+            shown = rgb_view(image.transpose(1, 2, 0), self.info.channels)
+            drawn = np.concatenate([shown, colourise(labels, self.info.palette)], axis=1)
             log_picture(trainer.loggers, drawn, trainer.global_step)
         # Without a labelled pixel there is no score, but the first network is the best one all the same.
         score = -1.0 if math.isnan(value) else value

@@ -81,7 +81,7 @@ def _section(finding: Finding, info: DatasetInfo) -> Iterator[str]:
     yield f'<section class="{kind}"><p><b>{kind}</b> {escape(finding.text)}</p>'
     for example in finding.examples[:_EXAMPLES]:
         try:
-            picture = rgb_view(read_pixels(example.image, info.channels)[0].pixels)
+            picture = rgb_view(read_pixels(example.image, info.channels)[0].pixels, info.channels)
             parts = [picture, *_label(example, info)]
         except UserError:
             continue

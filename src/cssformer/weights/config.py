@@ -49,8 +49,8 @@ def _plain(value: Any, nested: int = 3) -> bool:
 
 def _are_channels(value: Any) -> bool:
     try:
-        return value.keys() == {"values", "mean", "std"} and bool(Channels.read(value))
-    except (AttributeError, TypeError, ValueError):
+        return value.keys() <= {"values", "mean", "std", "shown"} and bool(Channels.read(value))
+    except (AttributeError, LookupError, TypeError, ValueError):
         return False
 
 
