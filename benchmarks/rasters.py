@@ -2,14 +2,17 @@
 
     python benchmarks/rasters.py --side 20000
     python benchmarks/rasters.py --side 9000 12000 --network cheap --drawn
+    python benchmarks/rasters.py --side 20000 --killed
 
 Each side has a process of its own, because memory is read off its peak (Linux only). The raster is square, of three
 bands of 8 bits, tiled and compressed, in a temporary folder that is removed; predictions lie beside it. Networks are
 untrained: ``demo`` is that of the demonstration; ``cheap`` only averages the colours of each cell of 4x4 pixels, so
-that reading, labelling and writing are left.
+that reading, labelling and writing are left. ``--killed`` predicts once more, kills the process outright half-way,
+goes on in another and compares the files.
 """
 
 import argparse
+import filecmp
 import multiprocessing
 import tempfile
 import time
@@ -57,7 +60,7 @@ def make(path: Path, side: int) -> None:
             file.write(block, window=((top, top + rows), (0, side)))
 
 
-def run(folder: Path, side: int, cheap: bool, drawn: bool) -> tuple[float, float, float, float]:
+def run(folder: Path, output: Path, side: int, cheap: bool, drawn: bool) -> tuple[float, float, float, float]:
     """Seconds on the clock and of the processor, and peak memory in MB before the prediction and after."""
     keep_freed_memory()
     if cheap:
@@ -65,7 +68,7 @@ def run(folder: Path, side: int, cheap: bool, drawn: bool) -> tuple[float, float
     model = str(folder / "model")
     before, clock, processor = memory("VmHWM"), time.perf_counter(), time.process_time()
     options = {"mode": "slide", "crop": (512, 512), "overlay": drawn, "confidence": drawn}
-    predict_files(model, [folder / f"{side}.tif"], folder / f"out{side}", **options)
+    predict_files(model, [folder / f"{side}.tif"], output, **options)
     return time.perf_counter() - clock, time.process_time() - processor, before, memory("VmHWM")
 
 
@@ -74,6 +77,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, nargs="+", default=[20000], help="height and width in pixels")
     parser.add_argument("--network", choices=("demo", "cheap"), default="demo")
     parser.add_argument("--drawn", action="store_true", help="write overlay and confidence too")
+    parser.add_argument("--killed", action="store_true", help="kill a second prediction half-way and go on")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     print(f"{options.network}, {CLASSES} classes, windows of 512x512, {torch.get_num_threads()} threads")
@@ -84,10 +88,21 @@ def main() -> None:
             CSSFormer(num_classes=CLASSES, aux=False, **NETWORK).save_pretrained(folder / "model")
             make(folder / f"{side}.tif", side)
             megabytes = (folder / f"{side}.tif").stat().st_size / 2**20
+            rest = (side, options.network == "cheap", options.drawn)
             with context.Pool(1) as pool:
-                took, processor, before, peak = pool.apply(
-                    run, (folder, side, options.network == "cheap", options.drawn)
-                )
+                took, processor, before, peak = pool.apply(run, (folder, folder / "whole", *rest))
+            if options.killed:
+                killed = context.Process(target=run, args=(folder, folder / "killed", *rest))
+                killed.start()
+                killed.join(took / 2)
+                killed.kill()
+                killed.join()
+                with context.Pool(1) as pool:
+                    after, *_ = pool.apply(run, (folder, folder / "killed", *rest))
+                files = [path.relative_to(folder / "whole") for path in (folder / "whole").rglob("*") if path.is_file()]
+                _, *different = filecmp.cmpfiles(folder / "whole", folder / "killed", files, shallow=False)
+                differ = [str(name) for names in different for name in names]
+                print(f"killed after {took / 2:.0f} s, {after:.0f} s more; of {len(files)} files differ: {differ}")
         print(
             f"{side}x{side}: file {megabytes:.0f} MB, decoded {3 * side**2 / 2**20:.0f} MB; {took:.0f} s, of the "
             f"processor {processor:.0f} s; peak {peak:.0f} MB, of which {before:.0f} MB imports: "
