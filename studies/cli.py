@@ -64,8 +64,7 @@ def run(options: Namespace, kind: Kind) -> dict[str, Any]:
         variants = choose(MODULES if kind == "modules" else DECODERS, options.variants)
     seeds = options.seeds or [recipe.seed, recipe.seed + 1, recipe.seed + 2]
     results = study(kind, variants, recipe, seeds, parallel=options.parallel, reference=options.reference)
-    heading, *rows = results.summary()
-    show(rows, heading)
+    show(results.summary())
     names = (f"{kind}{end}" for end in (".md", ".csv", ".png", "_pictures.png"))
     left = ", ".join(name for name in names if (Path(options.output) / name).exists())
     print(f"Study folder: {options.output} ({left})")

@@ -560,7 +560,7 @@ def test_wrong_groups_are_told_before_anything_is_scored(
     def scored(*_: object, **__: object) -> None:
         raise AssertionError("It was scored first.")
 
-    for module in ("cssformer.training.score.evaluate", "cssformer.metrics.evaluate_predictions"):
+    for module in ("cssformer.metrics.evaluate", "cssformer.metrics.evaluate_predictions"):
         monkeypatch.setattr(module, scored)
     labels = data / "val" / "labels"
     for words in (["evaluate", work / "run"], ["score", labels, data], ["compare", labels, labels, data]):

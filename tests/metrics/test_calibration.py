@@ -10,6 +10,7 @@ import torch
 from cssformer import CSSFormer, Predictor
 from cssformer.cli import main
 from cssformer.metrics.calibration import calibration_error, confidences, fit_temperature
+from studies.baselines.networks import BaselineNetwork
 
 
 def drawn(temperature: float, count: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
@@ -60,3 +61,14 @@ def test_the_command_writes_a_network_of_the_same_labels(
     assert after.confidence.mean() < before.confidence.mean()
     assert main([*words, "--split", "test"]) == 2
     assert "test" in capsys.readouterr().err
+
+
+def test_a_baseline_is_measured_but_not_mended(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    BaselineNetwork("fpn", "test_resnet", 3, backbone_args={"output_stride": 32}).save_pretrained(tmp_path / "model")
+    words = ["calibrate", str(tmp_path / "model"), "--data", str(prepared), "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "sure")]) == 2
+    assert "is no CSSFormer" in capsys.readouterr().err and not (tmp_path / "sure").exists()
+    assert main(words) == 0

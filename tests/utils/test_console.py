@@ -8,7 +8,7 @@ NAMES = ["road [wet]", "road [/wet]", ":car:", "[red]x", "[1]"]
 
 
 def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    show([(name, "1 %") for name in NAMES], ("class", "share"))
+    show([("class", "share"), *((name, "1 %") for name in NAMES)])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["class        share", *(f"{name:11}  1 %" for name in NAMES)]
     for name in NAMES:

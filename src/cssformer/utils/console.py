@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def show(rows: Iterable[Sequence[str]], heading: Sequence[str] = ()) -> None:
-    """Print a table, one line a row."""
-    table = [*([heading] if heading else []), *rows]
+def show(table: Sequence[Sequence[str]]) -> None:
+    """Print a table, one line a row; its heading, if it has one, is the first."""
     widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip())

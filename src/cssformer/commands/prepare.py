@@ -4,17 +4,16 @@ from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from cssformer.utils.command import Command, arguments, write_json
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, arguments, write_json
 from cssformer.utils.console import show
 from cssformer.utils.options import Natural, Share
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
 
-
-def _add_prepare_folder(parser: "ArgumentParser") -> None:
+def _add_prepare_folder(parser: ArgumentParser) -> None:
     from cssformer.prepare.folder import prepare_folder
 
     parser.add_argument(
@@ -38,7 +37,7 @@ def _add_prepare_folder(parser: "ArgumentParser") -> None:
     parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore", "val_share", "seed"})
 
 
-def _prepare_folder(options: "Namespace") -> int:
+def _prepare_folder(options: Namespace) -> int:
     from cssformer.prepare.folder import prepare_folder
 
     prepared = prepare_folder(**arguments(options))
@@ -50,7 +49,7 @@ def _prepare_folder(options: "Namespace") -> int:
 def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), meaning: str = "") -> Command:
     """The command of one file of ``prepare`` that reads a benchmark, perhaps with either number of classes."""
 
-    def add_arguments(parser: "ArgumentParser") -> None:
+    def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(
             "--source", type=Path, nargs="+", required=True, help="The official archives, or folders of their files."
         )
@@ -61,7 +60,7 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
         if classes:
             parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
 
-    def run(options: "Namespace") -> int:
+    def run(options: Namespace) -> int:
         from cssformer.prepare.benchmark import prepare_benchmark
 
         described = import_module(f"cssformer.prepare.{module}")
@@ -78,7 +77,7 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
 def _prepare_export(module: str, what: str, hub: bool = False) -> Command:
     """The command of one file of ``prepare`` that reads what an annotation tool exports, or what a hub has."""
 
-    def add_arguments(parser: "ArgumentParser") -> None:
+    def add_arguments(parser: ArgumentParser) -> None:
         from cssformer.prepare.export import prepare_export
 
         sources = "The export, a folder or an archive, and the pictures if they are elsewhere."
@@ -89,7 +88,7 @@ def _prepare_export(module: str, what: str, hub: bool = False) -> Command:
         parser.add_function_arguments(prepare_export, skip={"read", "source", "val_share", "seed"})
         parser.add_function_arguments(import_module(f"cssformer.prepare.{module}").read, skip={"members", "faults"})
 
-    def run(options: "Namespace") -> int:
+    def run(options: Namespace) -> int:
         from cssformer.prepare.export import prepare_export
 
         described = import_module(f"cssformer.prepare.{module}")

@@ -9,8 +9,8 @@ import numba
 import pytest
 import torch
 
-from cssformer import doctor
 from cssformer.cli import main
+from cssformer.commands import doctor
 
 
 def test_a_sound_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

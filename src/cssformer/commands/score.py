@@ -1,4 +1,4 @@
-"""The commands ``cssformer score`` and ``compare``, and what they share with ``evaluate``."""
+"""The commands ``cssformer score`` and ``cssformer compare``."""
 
 import json
 import sys
@@ -8,17 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, write_json
+from cssformer.commands.evaluate import add_by, add_scoring, counts_regions, tell_scores
 from cssformer.utils.atomic import atomic_write, require_writable
-from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
-from cssformer.utils.options import Share, add_device
-from cssformer.weights.commands import MODEL
+from cssformer.utils.options import add_device
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
-    from cssformer.data.dataset import Samples
     from cssformer.metrics import Evaluation, Predictions
     from cssformer.metrics.label_files import Truth
 
@@ -27,57 +26,7 @@ TRUTH = ("classes", "class_file", "ignore", "label_suffix")
 """Options of a truth that is no prepared folder."""
 
 
-def add_scoring(parser: "ArgumentParser") -> None:
-    """What is counted, beside the classes."""
-    parser.add_argument(
-        "--dilation_ratio", type=Share, default=0.02, help="Width of Boundary IoU's bands, of the picture's diagonal."
-    )
-    parser.add_argument(
-        "--group_by",
-        type=str | None,
-        help="A regular expression; pictures in whose names it finds the same text, such as frames of a video, count "
-        "as one for the 95 % interval.",
-    )
-
-
-def add_by(parser: "ArgumentParser") -> None:
-    from cssformer.metrics.breakdown import By
-
-    parser.add_argument(
-        "--by",
-        type=list[By] | None,
-        help="Tables of where the errors are: by size of the regions, by class, by distance from the boundaries.",
-    )
-
-
-def counts_regions(options: "Namespace") -> bool:
-    """Whether one of the tables is of regions."""
-    return bool({"size", "class"} & set(options.by or ()))
-
-
-def show_scores(evaluation: "Evaluation") -> None:
-    """Print the table of classes and the scores of all."""
-    show(evaluation.scores.table(evaluation.info.classes), ("class", "IoU %", "accuracy %", "pixels %"))
-    print()
-    show(evaluation.summary())
-
-
-def tell_scores(evaluation: "Evaluation", data: "Samples", options: "Namespace") -> None:
-    """Print and write an evaluation as ``--output`` and ``--json`` say."""
-    from cssformer.metrics import write_report
-    from cssformer.metrics.breakdown import table
-
-    show_scores(evaluation)
-    for by in options.by or ():
-        heading, *rows = table(evaluation, by)
-        print()
-        show(rows, heading)
-    if options.output is not None:
-        write_report(evaluation, data, options.output)
-    write_json(options, evaluation.as_dict())
-
-
-def _add_truth(parser: "ArgumentParser") -> None:
+def _add_truth(parser: ArgumentParser) -> None:
     from cssformer.metrics.label_files import open_truth
 
     parser.add_argument("--split", type=str | None, help="Of a prepared folder: which split is scored; val by default.")
@@ -95,7 +44,7 @@ def _add_truth(parser: "ArgumentParser") -> None:
     add_scoring(parser)
 
 
-def _truth(options: "Namespace") -> "Truth":
+def _truth(options: Namespace) -> "Truth":
     from cssformer.metrics.label_files import LabelSet, open_truth
 
     truth = open_truth(options.truth, options.split, **{name: options[name] for name in TRUTH})
@@ -106,7 +55,7 @@ def _truth(options: "Namespace") -> "Truth":
     return truth
 
 
-def _add_score(parser: "ArgumentParser") -> None:
+def _add_score(parser: ArgumentParser) -> None:
     parser.add_argument(
         "predictions",
         type=Path,
@@ -124,7 +73,7 @@ def _tell_doubt(said: "Predictions") -> None:
         print(f"note: {doubt}", file=sys.stderr)
 
 
-def _score(options: "Namespace") -> int:
+def _score(options: Namespace) -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.metrics import Predictions, evaluate_predictions
     from cssformer.metrics.scoring import groups_of
@@ -147,7 +96,7 @@ def _score(options: "Namespace") -> int:
     return 0
 
 
-def _add_compare(parser: "ArgumentParser") -> None:
+def _add_compare(parser: ArgumentParser) -> None:
     parser.add_argument("first", type=str, help="A: a model, as of `evaluate`, or with TRUTH its predictions.")
     parser.add_argument("second", type=str, help="B: the same.")
     parser.add_argument("truth", type=Path | None, nargs="?", help="The truth of two predictions, as of `score`.")
@@ -157,8 +106,8 @@ def _add_compare(parser: "ArgumentParser") -> None:
     add_device(parser)
 
 
-def _compare(options: "Namespace") -> int:
-    from cssformer.commands import know_baselines
+def _compare(options: Namespace) -> int:
+    from cssformer.commands.studies import know_baselines
     from cssformer.data.image_io import write_image
     from cssformer.metrics import Predictions, evaluate, evaluate_predictions
     from cssformer.metrics.compare import Chosen, Comparison, differences_sheet, require_comparable
@@ -195,9 +144,9 @@ def _compare(options: "Namespace") -> int:
     evaluations = [score(data) for score, data in both]
     named = zip(evaluations, (options.first, options.second), groups, strict=True)
     comparison = Comparison(*(replace(each, about={"model": name}, groups=own) for each, name, own in named))
-    for heading, *rows in comparison.tables():
+    for table in comparison.tables():
         print()
-        show(rows, heading)
+        show(table)
     print()
     print(*comparison.sentences(), sep="\n")
     for said in read:
@@ -211,38 +160,5 @@ def _compare(options: "Namespace") -> int:
     return 0
 
 
-def _add_calibrate(parser: "ArgumentParser") -> None:
-    parser.add_argument("model", type=str, help=MODEL)
-    parser.add_argument("--data", type=Path | None, help="A prepared data folder; by default the run's own.")
-    parser.add_argument("--split", type=str, default="val", help="Which split is looked at; not the one trained on.")
-    parser.add_argument("--output", type=Path | None, help="Write the calibrated network into this model folder.")
-    add_device(parser)
-
-
-def _calibrate(options: "Namespace") -> int:
-    from cssformer.metrics.calibration import calibrate, with_temperature
-    from cssformer.model import CSSFormer
-    from cssformer.training.score import open_model
-    from cssformer.weights.hub import CONFIG
-
-    if options.output is not None:
-        if options.output.exists():
-            raise UserError(f"{options.output} is there already; give another output.")
-        require_writable(options.output / CONFIG)
-    predictor, data, _ = open_model(options.model, options.data, options.split, options.device)
-    found = calibrate(predictor, data)
-    fitted, tried = found.pictures
-    print(f"Temperature {found.temperature:.3f}, fitted on {fitted} pictures; on {tried} others:")
-    errors, losses = (tuple(f"{value:.4f}" for value in pair) for pair in (found.error, found.loss))
-    show([("calibration error", *errors), ("loss", *losses)], ("", "before", "after"))
-    if options.output is not None:
-        with_temperature(CSSFormer.from_pretrained(options.model), found.temperature).save_pretrained(options.output)
-    write_json(options, found.as_dict())
-    return 0
-
-
-SCORE: dict[str, Command] = {
-    "score": Command("Score label files of any program.", _add_score, _score),
-    "compare": Command("Tell whether one of two models or predictions is better.", _add_compare, _compare),
-    "calibrate": Command("Tell how far confidence can be believed, and mend it.", _add_calibrate, _calibrate),
-}
+SCORE = Command("Score label files of any program.", _add_score, _score)
+COMPARE = Command("Tell whether one of two models or predictions is better.", _add_compare, _compare)

@@ -3,23 +3,23 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, write_json
+from cssformer.commands.models import MODEL
 from cssformer.utils.atomic import require_writable
-from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import counted, percentage, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Natural, add_device
-from cssformer.weights.commands import MODEL
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
     from cssformer.inference import Predictor
 
 LARGEST_SHEET = 20
 """Rows of a sheet over a folder."""
 
 
-def _add_explain(parser: "ArgumentParser") -> None:
+def _add_explain(parser: ArgumentParser) -> None:
     parser.add_argument("model", type=str, help=MODEL)
     parser.add_argument("image", type=Path, help="A picture, or with --class a folder of them.")
     parser.add_argument(
@@ -40,7 +40,7 @@ def _add_explain(parser: "ArgumentParser") -> None:
     add_device(parser)
 
 
-def _explain(options: "Namespace") -> int:
+def _explain(options: Namespace) -> int:
     from cssformer.data.files import require_picture_name
     from cssformer.inference import Predictor, explain
     from cssformer.inference.explain import table
@@ -56,15 +56,14 @@ def _explain(options: "Namespace") -> int:
         return _explain_region(options, predictor)
     explanation = explain(predictor, options.image, *options.at)
     explanation.save(options.output, options.stride)
-    heading, *rows = table(explanation.as_dict()["samples"])
-    show(rows, heading)
+    show(table(explanation.as_dict()["samples"]))
     name, confidence = explanation.label
     print(f"Pixel {options.at[0]} {options.at[1]}, {name} ({percentage(confidence)}): {options.output}")
     write_json(options, explanation.as_dict())
     return 0
 
 
-def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
+def _explain_region(options: Namespace, predictor: "Predictor") -> int:
     import numpy as np
 
     from cssformer.data.files import is_picture
@@ -87,8 +86,7 @@ def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
         found = explain_class(predictor, pictures, options["class"])
     write_image(options.output, heat_sheet(found[:LARGEST_SHEET], options.stride))
     rows = summary(found)
-    heading, *lines = table(rows)
-    show(lines, heading)
+    show(table(rows))
     what = "the box" if options.box is not None else options["class"]
     drawn = f", of which {LARGEST_SHEET} are drawn" if len(found) > LARGEST_SHEET else ""
     print(f"Mean over {counted(len(found), 'picture')} of {len(pictures)} with {what}{drawn}: {options.output}")
@@ -96,6 +94,4 @@ def _explain_region(options: "Namespace", predictor: "Predictor") -> int:
     return 0
 
 
-EXPLAIN: dict[str, Command] = {
-    "explain": Command("Draw where a pixel, a box or a class looks, on all scales.", _add_explain, _explain),
-}
+EXPLAIN = Command("Draw where a pixel, a box or a class looks, on all scales.", _add_explain, _explain)

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.utils.atomic import atomic_write
+
+LOADING = "Loading PyTorch and the network ..."
 
 
 @dataclass(frozen=True)
@@ -14,22 +17,21 @@ class Command:
     """One word of the command line: what its help says, its options, and what it does (returning the exit code)."""
 
     summary: str
-    add_arguments: "Callable[[ArgumentParser], None]"
-    run: "Callable[[Namespace], int]"
-    presets: "Callable[[Namespace], list[str]] | None" = None
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+    presets: Callable[[Namespace], list[str]] | None = None
     """Words for those who give none, by the options that they do give."""
     begins: str = ""
     """What a terminal is told at once, because the first imports take seconds."""
 
 
-def arguments(options: "Namespace") -> dict[str, Any]:
+def arguments(options: Namespace) -> dict[str, Any]:
     """The options that are arguments of the command's function."""
     return {name: value for name, value in options.as_dict().items() if name != "json"}
 
 
-def write_json(options: "Namespace", result: dict[str, Any]) -> None:
-    from cssformer.utils.atomic import atomic_write
-
+def write_json(options: Namespace, result: dict[str, Any]) -> None:
+    """Write a command's result where ``--json`` says, if it is given."""
     if options.json is not None:
         with atomic_write(options.json) as path:
             path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -2,19 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, write_json
 from cssformer.utils.atomic import require_writable
-from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import counted, show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import add_device
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
 
-
-def _add_check(parser: "ArgumentParser") -> None:
+def _add_check(parser: ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="A prepared data folder.")
     parser.add_argument(
         "--model",
@@ -27,7 +25,7 @@ def _add_check(parser: "ArgumentParser") -> None:
     add_device(parser)
 
 
-def _check(options: "Namespace") -> int:
+def _check(options: Namespace) -> int:
     from cssformer.data.check import check
 
     if options.output is not None and options.model is None:
@@ -38,10 +36,8 @@ def _check(options: "Namespace") -> int:
         if path is not None:
             require_writable(path)
     report = check(options.data)
-    heading, *rows = report.table()
-    show(rows, heading)
-    heading, *rows = report.channel_table()
-    show(rows, heading)
+    show(report.table())
+    show(report.channel_table())
     for sentence in report.errors:
         print(f"error: {sentence}")
     for sentence in report.warnings:
@@ -51,7 +47,7 @@ def _check(options: "Namespace") -> int:
     if options.model is not None and report.errors:
         print("note: labels are compared with the model when there are no errors.", file=sys.stderr)
     elif options.model is not None:
-        from cssformer.commands import know_baselines
+        from cssformer.commands.studies import know_baselines
         from cssformer.inference import Predictor
         from cssformer.metrics.suspects import SHOWN, find_suspects, suspect_tiles, write_suspects
 

@@ -5,22 +5,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cssformer.score_commands import show_scores
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, write_json
+from cssformer.commands.evaluate import show_scores
 from cssformer.training.recipe import Recipe
-from cssformer.utils.command import Command, write_json
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import ConfigFile
 from cssformer.weights.family import FAMILY
 from cssformer.weights.run_files import RECIPE
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
 
-
-def _add_train(parser: "ArgumentParser") -> None:
+def _add_train(parser: ArgumentParser) -> None:
     parser.add_argument("--resume", type=bool, default=False, help="Continue the run in --output, by its recipe.")
     parser.add_argument(
         "--find_lr",
@@ -40,7 +38,7 @@ def _add_train(parser: "ArgumentParser") -> None:
     parser.add_class_arguments(Recipe)
 
 
-def _presets(options: "Namespace") -> list[str]:
+def _presets(options: Namespace) -> list[str]:
     if options.resume:
         # Whatever is given besides may repeat what the run was begun with.
         own = Path(options.output) / RECIPE
@@ -54,7 +52,7 @@ def _presets(options: "Namespace") -> list[str]:
     return preset_words(None if options.data is None else Path(options.data), options.model.init)
 
 
-def _train(options: "Namespace") -> int:
+def _train(options: Namespace) -> int:
     from cssformer.utils.stop import Interrupted, Stop, signals_later
 
     recipe = Recipe.from_options(options)
@@ -93,18 +91,17 @@ def _train(options: "Namespace") -> int:
     return 0
 
 
-def _find_lr(recipe: Recipe, options: "Namespace") -> int:
+def _find_lr(recipe: Recipe, options: Namespace) -> int:
     from cssformer.training.find_lr import find_lr
 
     found = find_lr(recipe)
-    heading, *rows = found.table()
-    show(rows, heading)
+    show(found.table())
     print(f"--training.lr {found.suggested:g} is suggested, a tenth of the rate at which the loss is least.")
     write_json(options, found.as_dict())
     return 0
 
 
-def _suggest(options: "Namespace") -> int:
+def _suggest(options: Namespace) -> int:
     if options.data is None:
         raise UserError("--suggest looks at a prepared data folder; give --data DIR.")
     from cssformer.training.suggest import suggest

@@ -1,23 +1,32 @@
-"""The command ``cssformer models``."""
+"""The command ``cssformer models``, and what commands that take a model say of it."""
 
 import textwrap
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from cssformer.utils.command import Command, write_json
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, write_json
 from cssformer.utils.console import percentage, show
 from cssformer.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from cssformer.weights.run_files import SCORES
 
 MODEL = "A run or model folder, a bundled model (`cssformer models`), or a Hugging Face model id."
 
 
-def _add_models(parser: "ArgumentParser") -> None:
+def note_unfinished(model: str) -> None:
+    """Say that a run folder's model may still get better."""
+    from cssformer.weights.hub import RUN_CHECKPOINTS, RUN_MODEL
+
+    run = Path(model)
+    if (run / RUN_CHECKPOINTS).is_dir() and (run / RUN_MODEL).is_dir() and not (run / SCORES).exists():
+        print(f"{model} has not finished its training; this is its best network so far.")
+
+
+def _add_models(parser: ArgumentParser) -> None:
     parser.add_argument("--hub", type=bool, default=False, help="Also ask the Hugging Face hub for models of others.")
 
 
-def _models(options: "Namespace") -> int:
+def _models(options: Namespace) -> int:
     from cssformer.weights.bundled import bundled_models, describe
 
     found = {name: describe(folder) for name, folder in bundled_models().items()}
@@ -46,6 +55,4 @@ def _on_the_hub() -> dict[str, int]:
         raise UserError(f"{constants.ENDPOINT} cannot be asked ({reason}); leave out --hub.") from error
 
 
-MODELS: dict[str, Command] = {
-    "models": Command("List the models that come with the package.", _add_models, _models),
-}
+MODELS = Command("List the models that come with the package.", _add_models, _models)

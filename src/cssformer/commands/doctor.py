@@ -6,13 +6,12 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cssformer.utils.command import Command, write_json
+from jsonargparse import ArgumentParser, Namespace
+
+from cssformer.commands.command import Command, write_json
 from cssformer.utils.console import counted, show
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
 
 PACKAGES = ("cssformer", "torch", "timm", "numba", "numpy", "opencv-python-headless", "pillow", "lightning")
 SHARED_MEMORY = Path("/dev/shm")
@@ -113,7 +112,7 @@ def _gigabytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def _doctor(options: "Namespace") -> int:
+def _doctor(options: Namespace) -> int:
     found = examine()
     whole = [name for name, missing in found["extras"].items() if not missing]
     show([*found["facts"].items(), ("extras", ", ".join(whole) or "none")])
@@ -125,10 +124,8 @@ def _doctor(options: "Namespace") -> int:
     return 1 if found["problems"] else 0
 
 
-def _no_arguments(parser: "ArgumentParser") -> None:
+def _no_arguments(parser: ArgumentParser) -> None:
     """The machine alone is asked."""
 
 
-DOCTOR: dict[str, Command] = {
-    "doctor": Command("Tell what is installed, what is slow here, and what to do.", _no_arguments, _doctor),
-}
+DOCTOR = Command("Tell what is installed, what is slow here, and what to do.", _no_arguments, _doctor)
