@@ -25,14 +25,12 @@ from torch.utils.data import get_worker_info
 
 from cssformer import CSSFormer
 from cssformer.data import Sample, SyntheticScenes
-from cssformer.data.stream import TrainingStream
-from cssformer.data.transforms import Augment
 from cssformer.training import assemble
 from cssformer.training import train as runs
 from cssformer.training.fit import accelerator
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
-from cssformer.training.run_folder import LAST, read_checkpoint
+from cssformer.training.run_folder import LAST
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import load
 
@@ -127,37 +125,6 @@ def test_validation_sees_the_weights_of_its_step(
     assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in validated.items()) == (ema is None)
 
 
-@pytest.mark.parametrize(("value", "at"), [(float("nan"), 4), (float("inf"), 2), (float("-inf"), 5)])
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, at: int, ema: float | None
-) -> None:
-    step = SegmentationTask.training_step
-
-    def overflow(self: SegmentationTask, batch: Any, index: int) -> torch.Tensor:
-        loss = step(self, batch, index)
-        return loss * value if self.global_step + 1 == at else loss
-
-    monkeypatch.setattr(SegmentationTask, "training_step", overflow)
-    asked = recipe(tmp_path, steps=6, log_every=10, device_batch=2, lr=0.5, ema=ema)
-    kept = (at - 1) // 2 * 2
-    told = f"checkpoint of step {kept} stays" if kept else "no checkpoint yet"
-    with pytest.raises(
-        UserError, match=rf"loss at step {at} .* is -?(nan|inf) with training\.lr 0\.5, .*{told}.*lower"
-    ) as caught:
-        runs.train(asked, console=quiet())
-    # The first pass of the step, of two pictures.
-    batch, scenes = asked.training.batch_size, SyntheticScenes(8, (32, 32), asked.seed)
-    stream = TrainingStream(scenes, Augment(**vars(asked.augment)), asked.seed, 6 * batch)
-    names = [scenes[stream.source((at - 1) * batch + item)].name for item in range(2)]
-    assert f"step {at} (of {', '.join(names)}) is" in str(caught.value)
-    assert (tmp_path / LAST).exists() == (tmp_path / "model").exists() == bool(kept)
-    if kept:
-        assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == kept
-        weights = [*read_checkpoint(tmp_path, True)["state_dict"].values(), *load(tmp_path)[1].values()]
-        assert all(value.isfinite().all() for value in weights)
-
-
 def test_a_first_row_that_comes_late_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = r"About \d+\.\d seconds a step, .* in all; fewer training.steps"
     for name, patience in (("slow", 0.0), ("fast", 1e6)):
@@ -170,37 +137,6 @@ def test_a_first_row_that_comes_late_is_announced(tmp_path: Path, monkeypatch: p
         if name == "slow":
             # After two passes of four of the first step.
             assert re.match(r"About \d", lines[3]) and lines[4].startswith("step 1/2")
-
-
-def test_weights_that_the_last_step_spoils_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = SegmentationTask.training_step
-
-    def steep(self: SegmentationTask, batch: Any, index: int) -> torch.Tensor:
-        # The loss is finite, its gradient is not.
-        return step(self, batch, index) + (self.model.head.classify.weight.sum() * 0).sqrt()
-
-    monkeypatch.setattr(SegmentationTask, "training_step", steep)
-    with pytest.raises(UserError, match=r"weights after step 1 are not finite with training\.lr 0\.006"):
-        runs.train(recipe(tmp_path, steps=1), console=quiet())
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
-def test_a_validation_of_logits_that_are_not_finite_is_no_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def overflow(module: nn.Module, inputs: Any, outputs: list[torch.Tensor]) -> list[torch.Tensor] | None:
-        return None if module.training else [value / 0 for value in outputs]
-
-    build = assemble.build_model
-
-    def broken(*arguments: Any) -> nn.Module:
-        model = build(*arguments)
-        model.backbone.register_forward_hook(overflow)
-        return model
-
-    with pytest.raises(UserError, match="class scores after step 2 are not finite.*no checkpoint yet"):
-        runs.train(recipe(tmp_path), console=quiet(), build=broken)
-    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_four_pictures_are_learnt_by_heart(tmp_path: Path) -> None:

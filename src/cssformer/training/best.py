@@ -14,9 +14,9 @@ from rich.console import Console
 from cssformer.data import DatasetInfo
 from cssformer.data.channels import rgb_view
 from cssformer.metrics.confusion import Scores, intersection_over_union, mean_of_present, percent
-from cssformer.training.callbacks import not_finite
 from cssformer.training.loggers import log_picture
 from cssformer.training.module import SegmentationTask
+from cssformer.training.non_finite import not_finite
 from cssformer.training.recipe import BOUNDARY_IOU, MIOU, OF_CLASS
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import nearest
@@ -37,7 +37,7 @@ def require_score(name: str, info: DatasetInfo) -> None:
 class BestModel(Callback):
     """Scores validations (``mIoU``, a fraction), tells each class's IoU and writes the network of the best one so far.
 
-    It comes before EMAWeightAveraging, which takes the averaged weights away at the same hook.
+    It comes before Average, which takes the averaged weights away at the same hook.
 
     Args:
         folder: for the network.

@@ -11,31 +11,16 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from rich.console import Console
-from torch.distributed.tensor import DTensor
 
 from cssformer.metrics.confusion import percent
 from cssformer.training.loggers import run_ids
 from cssformer.training.module import SegmentationTask
+from cssformer.training.non_finite import NonFinite
 from cssformer.utils.atomic import atomic_write
-from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
-from cssformer.utils.text import listed
 
-NAMED = 4
-"""Pictures that an error names."""
 PATIENCE_SECONDS = 60.0
 """A first row of the metrics that comes later is announced."""
-
-
-def not_finite(what: str, trainer: L.Trainer) -> UserError:
-    """The error that ends a training with numbers that overflowed."""
-    point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
-    kept = f"the checkpoint of step {point.stop.step} stays" if point.stop.step else "there is no checkpoint yet"
-    rate = max(group["initial_lr"] for group in trainer.optimizers[0].param_groups)
-    return UserError(
-        f"{what} with training.lr {rate:g}, so the training was stopped; {kept}; train anew into another --output with "
-        "a lower training.lr, more training.warmup_steps, a training.clip, or training.precision 32 or bf16."
-    )
 
 
 class ResumePoint(Checkpoint):
@@ -106,15 +91,25 @@ class ProgressBar(RichProgressBar):
 
 
 class Progress(Callback):
-    """Writes ``metrics.csv`` (step, loss, lr, images_per_second, mIoU) and, without a terminal, a line for each row.
+    """Writes ``metrics.csv`` (step, loss, lr, images_per_second, mIoU, skipped) and a line for each row.
 
-    Training ends with a UserError at a loss or weights that are not finite, before anything of them is saved.
+    With ``training.non_finite: skip`` a row tells how many steps were left out so far. A terminal has a bar instead of
+    lines.
     """
 
-    FIELDS = ("step", "loss", "lr", "images_per_second", "mIoU")
+    FIELDS = ("step", "loss", "lr", "images_per_second", "mIoU", "skipped")
 
-    def __init__(self, path: Path, start: int, steps: int, batch_size: int, every: int, console: Console) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        steps: int,
+        batch_size: int,
+        every: int,
+        non_finite: NonFinite,
+        console: Console,
+    ) -> None:
+        self.path, self.non_finite = path, non_finite
         self.steps, self.batch_size, self.every = steps, batch_size, every
         self.console = console
         self.losses: list[torch.Tensor] = []
@@ -136,12 +131,16 @@ class Progress(Callback):
         lr = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         self.losses, self.since, self.step_since = [], time.monotonic(), step
         pl_module.log_dict({"loss": loss, "images/s": speed}, prog_bar=True, logger=False, rank_zero_only=True)
+        curves = {"loss": loss, "lr": lr, "images_per_second": speed}
+        if self.non_finite.skip:
+            curves["skipped"] = self.non_finite.skipped
         for logger in trainer.loggers:
-            logger.log_metrics({"loss": loss, "lr": lr, "images_per_second": speed}, step)
-        self._write(trainer, {"step": step, "loss": loss, "lr": lr, "images_per_second": speed})
+            logger.log_metrics(curves, step)
+        self._write(trainer, {"step": step, **curves})
         left = timedelta(seconds=round((self.steps - step) * self.batch_size / speed))
         if not self.console.is_terminal and trainer.is_global_zero:
-            self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left")
+            skipped = f"  {self.non_finite.skipped} skipped" if self.non_finite.skipped else ""
+            self.console.print(f"step {step}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {left} left{skipped}")
 
     def _tell_duration(self, trainer: L.Trainer) -> None:
         """By the second pass, the first one being slower, where the first row would come late."""
@@ -159,37 +158,9 @@ class Progress(Callback):
                 )
 
     def _mean_loss(self, trainer: L.Trainer) -> float:
-        """Over the passes since the last row and over all devices."""
+        """Over the passes since the last row and over all devices, without those of steps that were left out."""
         losses: torch.Tensor = trainer.strategy.reduce(torch.stack(self.losses), reduce_op="mean")
-        finite = losses.isfinite()
-        if not finite.all():
-            passes = int(finite.logical_not().nonzero()[0])
-            step = self.step_since + passes // trainer.accumulate_grad_batches + 1
-            names = self._names(trainer, self.step_since * trainer.accumulate_grad_batches + passes)
-            raise not_finite(f"The loss at step {step} ({names}) is {losses[passes].item()}", trainer)
-        return losses.mean().item()
-
-    def _names(self, trainer: L.Trainer, number: int) -> str:
-        """The pictures of a pass, all devices together."""
-        assert trainer.train_dataloader is not None
-        stream, size = trainer.train_dataloader.dataset, self.batch_size // trainer.accumulate_grad_batches
-        shown = [stream.dataset[stream.source(number * size + item)].name for item in range(min(size, NAMED))]
-        return f"of {listed(shown, size)}"
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._require_finite(trainer)
-
-    def _require_finite(self, trainer: L.Trainer) -> None:
-        """Of what a checkpoint holds, and of the losses that no row has told yet."""
-        if self.losses:
-            self._mean_loss(trainer)
-        optimizer = trainer.optimizers[0].state.values()
-        values = [value for state in (trainer.lightning_module.state_dict(), *optimizer) for value in state.values()]
-        tensors = [value for value in values if isinstance(value, torch.Tensor)]
-        # Of weights that are shared out each device sees its part.
-        own = [value.to_local() if isinstance(value, DTensor) else value for value in tensors]
-        if not trainer.strategy.reduce_boolean_decision(all(bool(value.isfinite().all()) for value in own)):
-            raise not_finite(f"The weights after step {trainer.global_step} are not finite", trainer)
+        return losses[losses.isfinite()].mean().item()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         miou = trainer.callback_metrics["mIoU"].item()
@@ -200,7 +171,6 @@ class Progress(Callback):
         self.since += time.monotonic() - self.validation_since
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._require_finite(trainer)
         self.validation_since = time.monotonic()
 
     def _write(self, trainer: L.Trainer, row: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -32,6 +32,7 @@ from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
 from cssformer.training.loggers import finished
+from cssformer.training.non_finite import Average, NonFinite
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
 from cssformer.utils.device import best_device, device_name
@@ -57,13 +58,16 @@ def fit(
     recipe = task.recipe
     training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
     resume_point = ResumePoint(run / LAST, training.validate_every, stop, fingerprint(stream.dataset, val_data))
-    progress = Progress(run / METRICS, start, training.steps, training.batch_size, training.log_every, console)
+    non_finite = NonFinite(run, info, training.non_finite == "skip", training.precision == "16", stop, console)
+    progress = Progress(
+        run / METRICS, start, training.steps, training.batch_size, training.log_every, non_finite, console
+    )
     best = BestModel(run / RUN_MODEL, info, training.best, training.patience, console)
-    callbacks: list[Callback] = [progress, Watch(progress), best, resume_point]
+    callbacks: list[Callback] = [progress, Watch(progress), non_finite, best, resume_point]
     if start == 0:
         callbacks.append(AugmentedSheet(run, info))
     if training.ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=training.ema))
+        callbacks.append(Average(training.ema, non_finite))
     if console.is_terminal:
         callbacks.append(ProgressBar(leave=True))
     processes = max(8, os.cpu_count() or 1)

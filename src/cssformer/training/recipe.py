@@ -51,7 +51,7 @@ _BUILDING = Lock()
 MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
 """What training.best may be, the last one followed by the name of a class."""
 
-CHANGEABLE = ("steps", "patience", "lr", "warmup_steps", "power", "batch_size", "device_batch")
+CHANGEABLE = ("steps", "patience", "lr", "warmup_steps", "power", "batch_size", "device_batch", "non_finite")
 """Keys of ``training`` that a run may be continued with other values of."""
 
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
@@ -221,6 +221,9 @@ class TrainingConfig:
     ema: Share | None = None
     """Decay of a moving average of the weights, which is then what is scored and kept; 0.999 is usual.
     It looks back about 1/(1 - decay) steps, which should be a small part of all: a longer look lags behind."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A step with a loss or gradient that is not finite ends the training (stop) or is left out (skip), unless ten
+    follow each other; its pictures are kept."""
     auxiliary_weight: NonNegative = 0.4
     """The auxiliary loss's weight."""
     grad_checkpointing: bool = False
