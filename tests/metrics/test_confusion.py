@@ -80,7 +80,7 @@ def test_scores_by_hand() -> None:
     assert scores.frequency_weighted_iou == pytest.approx(0.5 * 6 / 9 + 0.5 * 5 / 10)
     assert scores.pixels == (8, 8, 0, 0)
     assert scores.iou[:3] == (6 / 9, 0.5, 0.0) and math.isnan(scores.iou[3])
-    assert scores.table(["a", "b", "c", "d"])[2:] == [("c", "0.00", "–", "0.00"), ("d", "–", "–", "0.00")]
+    assert scores.table(["a", "b", "c", "d"])[2:] == [("c", "0.00", "0.00", "–", "0.00"), ("d", "–", "–", "–", "0.00")]
 
 
 def test_nothing_scored_gives_nan() -> None:

@@ -184,6 +184,8 @@ def test_report(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["a", "b", "c"]
     assert float(rows[1]["iou"]) == pytest.approx(evaluation.scores.iou[1], abs=1e-6)
+    common, true, said = evaluation.areas.sum(axis=0)[:, 1]
+    assert float(rows[1]["dice"]) == pytest.approx(2 * common / (true + said), abs=1e-6)
     assert float(rows[2]["trimap_iou_4px"]) == pytest.approx(evaluation.trimap[4].iou[2], abs=1e-6)
     assert scores["trimap_miou"]["4"] == evaluation.trimap[4].miou
     for name in ("confusion.png", "pictures.png", "worst.png"):

@@ -1,5 +1,6 @@
 """Scores of several classes a pixel: of each class against its absence, as torchmetrics has them."""
 
+import csv
 import json
 
 import numpy as np
@@ -114,4 +115,7 @@ def test_the_report_has_no_confusion_matrix(tmp_path) -> None:
     write_report(scorer.result(examples=dict(enumerate(said))), Pictures(true), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"classes.csv", "pictures.png", "scores.json", "worst.png"}
     told = json.loads((tmp_path / "scores.json").read_text())
+    with (tmp_path / "classes.csv").open() as file:
+        table = {row["class"]: float(row["dice"]) for row in csv.DictReader(file)}
+    assert table["b"] == pytest.approx(told["classes"]["b"]["dice"], abs=1e-6)
     assert told["classes"]["b"]["iou"] == pytest.approx(scorer.result().scores.iou[1])

@@ -51,7 +51,7 @@ def counts_regions(options: Namespace) -> bool:
 
 def show_scores(evaluation: "Evaluation") -> None:
     """Print the table of classes and the scores of all."""
-    heading = ("class", "IoU %", "accuracy %", "pixels %")
+    heading = ("class", "IoU %", "Dice %", "accuracy %", "pixels %")
     show([heading, *evaluation.scores.table(evaluation.info.classes)])
     print()
     show(evaluation.summary())

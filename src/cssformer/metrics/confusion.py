@@ -147,12 +147,12 @@ class Scores:
             "mean_dice": number(float(mean_of_present(np.array(self.dice)))),
         }
 
-    def table(self, classes: Sequence[str]) -> list[tuple[str, str, str, str]]:
-        """One row of text per class: name, IoU in percent, accuracy in percent, share of the true pixels in percent."""
+    def table(self, classes: Sequence[str]) -> list[tuple[str, ...]]:
+        """One row of text per class: name, IoU, Dice, accuracy and share of the true pixels, all in percent."""
         scored = sum(self.pixels)
         return [
-            (name, percent(iou), percent(accuracy), percent(pixels / scored if scored else math.nan))
-            for name, iou, accuracy, pixels in zip(classes, self.iou, self.accuracy, self.pixels, strict=True)
+            (name, *map(percent, values), percent(pixels / scored if scored else math.nan))
+            for name, *values, pixels in zip(classes, self.iou, self.dice, self.accuracy, self.pixels, strict=True)
         ]
 
 

@@ -101,9 +101,16 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
     info, scores = evaluation.info, evaluation.scores
     with atomic_write(folder / CLASSES) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("index", "class", "iou", "accuracy", "boundary_iou", f"trimap_iou_{TRIMAP_WIDTH}px", "pixels"))
-        trimap = evaluation.trimap[TRIMAP_WIDTH].iou
-        columns = (info.classes, scores.iou, scores.accuracy, evaluation.boundary_iou, trimap, scores.pixels)
+        trimap = f"trimap_iou_{TRIMAP_WIDTH}px"
+        writer.writerow(("index", "class", "iou", "dice", "accuracy", "boundary_iou", trimap, "pixels"))
+        values = (
+            scores.iou,
+            scores.dice,
+            scores.accuracy,
+            evaluation.boundary_iou,
+            evaluation.trimap[TRIMAP_WIDTH].iou,
+        )
+        columns = (info.classes, *values, scores.pixels)
         for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
     if not info.multilabel:
