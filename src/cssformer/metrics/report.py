@@ -101,16 +101,11 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
     info, scores = evaluation.info, evaluation.scores
     with atomic_write(folder / CLASSES) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        trimap = f"trimap_iou_{TRIMAP_WIDTH}px"
-        writer.writerow(("index", "class", "iou", "dice", "accuracy", "boundary_iou", trimap, "pixels"))
-        values = (
-            scores.iou,
-            scores.dice,
-            scores.accuracy,
-            evaluation.boundary_iou,
-            evaluation.trimap[TRIMAP_WIDTH].iou,
-        )
-        columns = (info.classes, *values, scores.pixels)
+        near = f"trimap_iou_{TRIMAP_WIDTH}px"
+        writer.writerow(("index", "class", "iou", "dice", "accuracy", "boundary_iou", near, "pixels"))
+        trimap = evaluation.trimap[TRIMAP_WIDTH].iou
+        shares = (scores.iou, scores.dice, scores.accuracy, evaluation.boundary_iou, trimap)
+        columns = (info.classes, *shares, scores.pixels)
         for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
     if not info.multilabel:
