@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ import rasterio
 import tifffile
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.rpc import RPC
@@ -119,6 +121,62 @@ def test_a_geotiff_keeps_its_place_and_is_labelled_as_the_array(model_folder: Pa
     both = predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "both", device="cpu")
     assert both["pictures"] == 2 and {name: share for name, share in both["shares"].items() if share} == shares
     assert sorted(content(tmp_path / "out")) == ["confidence/a.tif", "labels/a.tif", "legend.png", "overlay/a.tif"]
+
+
+@pytest.mark.parametrize(("name", "world"), [("a.tif", "a.tfw"), ("a.TIF", "a.wld"), ("a.tiff", "a.TFW")])
+def test_a_tiff_keeps_the_place_that_a_world_file_tells(
+    name: str, world: str, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / name, np.moveaxis(bands(), 0, -1), photometric="rgb")
+    (tmp_path / "in" / world).write_text("10\n0\n0\n-10\n500005\n4999995\n")
+    predicted(model_folder, [tmp_path / "in"], tmp_path / "out")
+    assert sorted(content(tmp_path / "out")) == ["confidence/a.tif", "labels/a.tif", "legend.png", "overlay/a.tif"]
+    for path in (tmp_path / "out").glob("*/*.tif"):
+        with rasterio.open(path) as file:
+            assert file.transform == rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000) and file.crs is None
+
+
+@pytest.mark.parametrize(("name", "world"), [("a.b.jpg", "a.b.jgw"), ("a.b.jpeg", "a.b.jpegw"), ("a.b.PNG", "a.b.PGW")])
+def test_world_files_of_other_pictures_lie_beside_their_predictions(
+    name: str, world: str, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.moveaxis(bands(), 0, -1)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / world).write_text("10\n0\n0\n-10\n500005\n4999995\n")
+    predicted(model_folder, [tmp_path / "in"], tmp_path / "out")
+    found = [path for path in (tmp_path / "out").glob("*/*") if path.suffix in (".png", ".jpg")]
+    assert len(found) == 3
+    for path in found:
+        with rasterio.open(path) as file:
+            assert file.transform == rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
+
+
+def test_a_thread_that_ends_brings_back_no_warning_in_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.moveaxis(bands(), 0, -1), photometric="rgb")
+    begun, ended = Event(), Event()
+
+    def first() -> None:
+        with files.opened(path):
+            begun.set()
+            assert ended.wait(60)
+
+    def second(*words: Any, **options: Any) -> Any:
+        """Opens, after the first has ended."""
+        ended.set()
+        other.join()
+        return opened(*words, **options)
+
+    opened, other = rasterio.open, Thread(target=first)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.resetwarnings()
+        other.start()
+        assert begun.wait(60)
+        monkeypatch.setattr(rasterio, "open", second)
+        with files.opened(path) as file:
+            assert file.count == 3
+    assert not told
 
 
 def test_points_and_rpcs_are_kept(model_folder: Path, tmp_path: Path) -> None:
@@ -235,6 +293,11 @@ def test_ids_of_the_source_and_a_model_of_whole_pictures(tmp_path: Path, parts: 
     with rasterio.open(tmp_path / "out/labels/a.tif") as file:
         assert (file.dtypes[0], file.nodata, file.tags(1)["CLASS_300"]) == ("uint16", 65535, "tree")
         assert set(np.unique(file.read(1))) <= {7, 300, 9}
+    # Masks of 0 and 65535 give such ids; what is found may not become what has no data.
+    model = save_model(tmp_path / "binary", Metadata(CLASSES, COLOURS, (0, 65535, 65534), inference={"crop": [64, 96]}))
+    predict_files(str(model), [tmp_path / "a.tif"], tmp_path / "binary-out", raw=True, device="cpu")
+    with rasterio.open(tmp_path / "binary-out/labels/a.tif") as file:
+        assert file.nodata == 65533 and set(np.unique(file.read(1))) <= {0, 65534, 65535}
     assert result["notes"] == [
         f"1 picture has several pages or frames, of which the first is read: {tmp_path / 'a.tif'} is the first.",
         f"A window of 96x64 pixels slid over {tmp_path / 'a.tif'}, too large to be looked at as a whole; --mode slide "

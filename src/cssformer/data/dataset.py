@@ -183,6 +183,17 @@ def raw_ids(classes: Sequence[str], mapping: Mapping[str, int | None]) -> NDArra
     return np.array(ids, np.uint8 if max(ids) < 256 else np.uint16)
 
 
+def no_data(ids: Sequence[int]) -> int:
+    """What stands for no data beside ids: 255 where 8 bits hold all, else the greatest of 16 bits that is none of them.
+
+    Raises:
+        UserError: an id needs more bits.
+    """
+    if max(ids) > 65535:
+        raise UserError(f"The id {max(ids)} is written nowhere: files of labels have 16 bits; give ids up to 65535.")
+    return 255 if max(ids) < 255 else max(set(range(65536)).difference(ids))
+
+
 def source_ids(mapping: Mapping[str, int | None]) -> dict[int, int | None]:
     """The mapping of a :class:`DatasetInfo` with its ids as numbers.
 

@@ -24,6 +24,14 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
+def world_file(path: Path) -> Path | None:
+    """The file beside a picture that tells its place on the Earth, called as GDAL looks for it: such as ``.tfw``."""
+    suffix = path.suffix.lower()
+    names = (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld")
+    found = (path.with_suffix(each) for name in names for each in (name, name.upper()))
+    return next((each for each in found if each.is_file()), None)
+
+
 def files_under(folder: Path) -> list[Path]:
     """All files below ``folder``, sorted; links are followed (not in circles), hidden files and folders left out.
 

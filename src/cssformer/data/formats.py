@@ -201,16 +201,21 @@ def read_bands(data: bytes) -> tuple[NDArray[Any], tuple[float | None, ...]]:
         ModuleNotFoundError: rasterio is not installed.
         DecompressionBombError: it has over twice Pillow's ``MAX_IMAGE_PIXELS``.
     """
-    from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        # Other drivers may read other files.
-        with MemoryFile(data) as file, file.open(driver=_DRIVERS) as source:
-            if source.width * source.height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
-                raise Image.DecompressionBombError
-            return source.read(), source.nodatavals
+    silence_missing_places()
+    # Other drivers may read other files.
+    with MemoryFile(data) as file, file.open(driver=_DRIVERS) as source:
+        if source.width * source.height > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
+            raise Image.DecompressionBombError
+        return source.read(), source.nodatavals
+
+
+def silence_missing_places() -> None:
+    """Leave out rasterio's warning of files without a place; threads would undo each other's ``catch_warnings``."""
+    from rasterio.errors import NotGeoreferencedWarning
+
+    warnings.simplefilter("ignore", NotGeoreferencedWarning, append=True)
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -1,6 +1,5 @@
 """TIFFs read and written part by part, by GDAL: those larger than memory, and those with a place on the Earth."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.data.channels import Channels, Form, Pixels, from_bands, rgb_view
+from cssformer.data.formats import silence_missing_places
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
 
@@ -43,13 +43,15 @@ def opened(path: Path) -> Iterator["DatasetReader"]:
         ModuleNotFoundError: rasterio is not installed.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB), _reading(path):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        # Other drivers may read other files, and a path that is none may be an address.
-        with rasterio.open(path.resolve(), driver="GTiff") as source:
-            yield source
+    silence_missing_places()
+    # Other drivers may read other files, and a path that is none may be an address.
+    with (
+        rasterio.Env(GDAL_CACHEMAX=CACHE_MB),
+        _reading(path),
+        rasterio.open(path.resolve(), driver="GTiff") as source,
+    ):
+        yield source
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from cssformer.data import rasters
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Pixels
+from cssformer.data.files import read_bytes, world_file
 from cssformer.data.formats import tiff_head
 from cssformer.data.image_io import write_image
 from cssformer.data.picture_facts import PictureFacts
@@ -115,7 +116,8 @@ class Pipeline:
             channels = self.predictor.channels
             pixels, facts = read_pixels(source.path, channels)
             # The place is that of the pixels as they are stored.
-            placed = page is not None and page.is_georeferenced and page.orientation == 1
+            world = page is not None and world_file(source.path) is not None
+            placed = page is not None and (page.is_georeferenced or world) and page.orientation == 1
             if placed and self.predictor.multilabel:
                 raise UserError(f"{source.path} is a GeoTIFF, whose place the masks of several classes would lose.")
             return _Picture(rasters.with_mask(pixels, source.path, channels) if placed else pixels, facts, placed)
@@ -182,20 +184,30 @@ class Pipeline:
                     np.save(working, of_classes.astype(np.float16))
             if placed:
                 return source, prediction, write_georeferenced(prediction, source.path, self._tiffs(source))
-            return source, prediction, self._write_pictures(prediction, source.place)
+            world = world_file(source.path) if self.facts[source].orientation == 1 else None
+            return source, prediction, self._write_pictures(prediction, source.place, world)
         return source, prediction, None
 
-    def _write_pictures(self, prediction: Prediction, place: Path) -> dict[str, Any]:
+    def _write_pictures(self, prediction: Prediction, place: Path, world: Path | None) -> dict[str, Any]:
+        """The row of a picture; its ``world`` file is copied beside each PNG and JPEG."""
         labels = self.output / LABELS
         if prediction.multilabel:
+            written = [named(labels / name / place, ".png") for name in prediction.classes]
             prediction.save_masks(labels, place.as_posix())
         else:
-            labels = named(labels / place, ".png")
+            written = [labels := named(labels / place, ".png")]
             prediction.save(labels, self.ids)
         if self.overlay:
-            write_image(named(self.output / OVERLAY / place, ".jpg"), prediction.overlay(clear=self.clear))
+            written.append(named(self.output / OVERLAY / place, ".jpg"))
+            write_image(written[-1], prediction.overlay(clear=self.clear))
         if self.confidence and prediction.confidence is not None:
-            write_image(named(self.output / CONFIDENCE / place, ".png"), as_grey(prediction.confidence))
+            written.append(named(self.output / CONFIDENCE / place, ".png"))
+            write_image(written[-1], as_grey(prediction.confidence))
+        if world is not None:
+            told = read_bytes(world)
+            for path in written:
+                with atomic_write(path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w")) as temporary:
+                    temporary.write_bytes(told)
         return {"labels": str(labels), "shares": prediction.shares}
 
 

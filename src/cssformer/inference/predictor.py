@@ -13,7 +13,7 @@ from torch import nn
 
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
-from cssformer.data.dataset import IGNORE, combined_colours, distinct_colours
+from cssformer.data.dataset import IGNORE, combined_colours, distinct_colours, no_data
 from cssformer.data.image_io import to_rgb, write_image, write_label
 from cssformer.data.multilabel import is_class, require_single_label
 from cssformer.inference.views import Options, predict, used_threshold
@@ -193,7 +193,7 @@ class Prediction:
     def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:
         """Write the labels as a PNG with the classes' colours as palette, or of 16 bits grey for ids above 254.
 
-        Where the picture has no data it holds 255, which is transparent, of 16 bits 65535.
+        Where the picture has no data it holds what :func:`cssformer.data.dataset.no_data` gives; 255 is transparent.
 
         Args:
             path: the file.
@@ -207,10 +207,8 @@ class Prediction:
         palette = [(0, 0, 0)] * (max(ids) + 1)
         for value, colour in zip(ids, self.colours, strict=True):
             palette[value] = colour
-        ignore = 255 if len(palette) <= 255 else 65535
-        write_label(
-            Path(path), np.where(self.labels == IGNORE, ignore, np.take(ids, self.labels, mode="clip")), palette
-        )
+        values = np.where(self.labels == IGNORE, no_data(ids), np.take(ids, self.labels, mode="clip"))
+        write_label(Path(path), values, palette)
 
     def save_masks(self, folder: str | Path, name: str) -> None:
         """Write ``folder/CLASS/NAME.png`` for each class: 255 where it is, 0 where not, transparent without data.

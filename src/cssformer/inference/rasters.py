@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cssformer import __version__
-from cssformer.data.dataset import IGNORE
+from cssformer.data.dataset import IGNORE, no_data
 from cssformer.data.rasters import TILE, Raster, opened, write_raster
 from cssformer.inference.labels import Block, assembled
 from cssformer.inference.predictor import Prediction, Predictor
@@ -39,7 +39,7 @@ class Outputs(NamedTuple):
     """What is written of a TIFF.
 
     Attributes:
-        labels: the file; 255 stands for no data, 65535 where ids need 16 bits.
+        labels: the file; no data are as :func:`cssformer.data.dataset.no_data`.
         overlay, confidence: files, None for none. The confidence of pixels without data is 0.
         clear: names of classes that the overlay leaves uncoloured.
         classes, colours, ids: of the classes.
@@ -210,8 +210,8 @@ def _write(
     if outputs.confidence:
         certain = (strip.certain for strip in strips(True, False) if strip.certain is not None)
         write_raster(outputs.confidence, source, certain, nodata=0)
-    many = max(outputs.ids) > 254
-    nodata = 65535 if many else 255
+    nodata = no_data(outputs.ids)
+    many = nodata != 255
     values = np.array([*outputs.ids, nodata], np.uint16 if many else np.uint8)
     counts = np.zeros(len(values), np.int64)
 

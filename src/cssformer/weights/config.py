@@ -104,7 +104,7 @@ _CONFIG: dict[str, Rule] = {
     "network": (lambda value: isinstance(value, dict), "a table"),
     "classes": _optional(_listed(_CLASS)),
     "colours": _optional(_listed(_listed(_whole(0, 255), 3))),
-    "raw_ids": _optional(_listed(_whole(0, 2**31 - 1))),
+    "raw_ids": _optional(_listed(_whole(0, 65535))),
     "channels": _optional((_are_channels, "a table of values (a type), mean and std (a number for each channel)")),
     "inference": (lambda value: isinstance(value, dict), "a table"),
     "backbone_licence": _optional(_CLASS),
