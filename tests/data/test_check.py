@@ -121,6 +121,10 @@ def colours_as_ids(root):
     relabel(root, lambda label: np.array([76, 150, 29, *[0] * 253], np.uint8)[label])
 
 
+def every_one_ignored(root):
+    relabel(root, lambda label: np.full_like(label, 255))
+
+
 ERRORS = {
     one_id: "The id 9 is outside the classes 0 to 2 .* 7 pixels in 1 label, .*train/labels/2.png the first",
     other_size: "1 label differs from the picture in size: .*train/labels/1.png is 60x49, its picture 60x50",
@@ -132,6 +136,7 @@ ERRORS = {
     no_label: "1 train picture is without label, .*train/images/3.jpg the first",
     no_picture: "1 val label is without picture, .*val/labels/1.png the first",
     no_split: "The val split is missing",
+    every_one_ignored: "[0-9]+ labels are ignored entirely, ",
     no_pictures: "val/images holds no pictures",
     shifted: "look shifted by one: they have 3 but never 0",
     binary: "foreground is 255",

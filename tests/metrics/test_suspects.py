@@ -126,6 +126,10 @@ def test_command_writes_table_sheet_json_and_page(
 def test_mistakes_are_told(learned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(data), "--output", str(tmp_path / "out")]) == 2
     assert "--output takes what --model finds" in capsys.readouterr().err
+    # Before all files are read.
+    assert main(["check", str(data), "--model", "no-such-model"]) == 2
+    told = capsys.readouterr()
+    assert "no-such-model" in told.err and not told.out
     (data / "dataset.yaml").unlink()
     DatasetInfo(("a", "b", "c"), COLOURS).save(data)
     with pytest.raises(UserError, match="Class 0 is 'road' for the model but 'a' in the data"):

@@ -222,6 +222,16 @@ def test_channels_that_tell_nothing_are_told(tmp_path: Path) -> None:
     )
 
 
+def test_pictures_without_any_data_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        write(tmp_path / "images" / f"{name}.tif", np.full((5, *SIZE), np.nan, np.float32))
+        write(tmp_path / "masks" / f"{name}.tif", np.eye(*SIZE, dtype=np.uint8)[None])
+    words = ["prepare", "folder", "--source", str(tmp_path / "images"), str(tmp_path / "masks"), "--val_share", "0.5"]
+    assert main([*words, "--output", str(tmp_path / "made")]) == 2
+    assert "No training picture has data: all values are NaN, infinite or" in capfd.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_page_is_no_file_of_the_data(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told = (data / "dataset.yaml").read_text()
     assert main(["check", str(data), "--html", str(data / "dataset.yaml")]) == 2

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cssformer.utils.parallel import AHEAD_BYTES, behind
+from cssformer.utils.parallel import AHEAD_BYTES, ahead, behind
 
 
 @pytest.mark.parametrize(("size", "most"), [(0, None), (AHEAD_BYTES, 1)])
@@ -43,3 +43,18 @@ def test_what_fails_behind_ends_it() -> None:
     results = behind(work, iter(range(1000)), lambda _: 0)
     with pytest.raises(ValueError, match="three"):
         assert list(results)
+
+
+def test_large_results_that_wait_let_no_others_begin() -> None:
+    begun = [threading.Event() for _ in range(20)]
+
+    def work(number: int) -> int:
+        begun[number].set()
+        return 0 if number < 2 else AHEAD_BYTES
+
+    results = ahead(work, 20, lambda result: result, threads=4)
+    assert next(results) == 0
+    # By then four at least of the first seven are done.
+    assert begun[8].wait(60)
+    assert next(results) == 0 and not begun[9].wait(0.2)
+    assert list(results) == [AHEAD_BYTES] * 18 and begun[19].is_set()

@@ -35,6 +35,14 @@ def _check(options: Namespace) -> int:
     for path in (options.html, options.output and options.output / "suspects.csv"):
         if path is not None:
             require_writable(path)
+    predictor = None
+    if options.model is not None:
+        from cssformer.commands.studies import know_baselines
+        from cssformer.inference import Predictor
+
+        # Before the long reading of all files.
+        know_baselines()
+        predictor = Predictor.from_pretrained(options.model, options.device)
     report = check(options.data)
     show(report.table())
     show(report.channel_table())
@@ -44,15 +52,12 @@ def _check(options: Namespace) -> int:
         print(f"warning: {sentence}")
     print(f"{counted(len(report.errors), 'error')}, {counted(len(report.warnings), 'warning')}.")
     result, shown = report.as_dict(), []
-    if options.model is not None and report.errors:
+    if predictor is not None and report.errors:
         print("note: labels are compared with the model when there are no errors.", file=sys.stderr)
-    elif options.model is not None:
-        from cssformer.commands.studies import know_baselines
-        from cssformer.inference import Predictor
+    elif predictor is not None:
         from cssformer.metrics.suspects import SHOWN, find_suspects, suspect_tiles, write_suspects
 
-        know_baselines()
-        predictor, info = Predictor.from_pretrained(options.model, options.device), report.info
+        info = report.info
         suspects = find_suspects(predictor, options.data)
         tiles = [suspect_tiles(each, predictor, info) for each in suspects[:SHOWN]]
         captions = [each.caption(info) for each in suspects[:SHOWN]]

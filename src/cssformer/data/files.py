@@ -1,6 +1,7 @@
 """Files of pictures on disk: which they are, their bytes, and whether they are whole."""
 
 from collections.abc import Iterator
+from os.path import isfile
 from pathlib import Path
 from typing import Protocol
 
@@ -27,9 +28,9 @@ def is_picture(path: Path) -> bool:
 def world_file(path: Path) -> Path | None:
     """The file beside a picture that tells its place on the Earth, called as GDAL looks for it: such as ``.tfw``."""
     suffix = path.suffix.lower()
-    names = (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld")
+    names = (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld") if suffix else (".wld",)
     found = (path.with_suffix(each) for name in names for each in (name, name.upper()))
-    return next((each for each in found if each.is_file()), None)
+    return next((each for each in found if isfile(each)), None)
 
 
 def files_under(folder: Path) -> list[Path]:

@@ -120,7 +120,7 @@ def of_ids(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:
             "Prepare the data again from the colour masks with a class file of `R G B NAME` lines.",
             True,
         )
-    if ignore in found and found <= {0, ignore} and classes > 1 and not info.multilabel:
+    if found == {0, ignore} and classes > 1 and not info.multilabel:
         yield Finding(
             f"The labels hold nothing but 0 and {ignore}, which is ignored: they look like binary masks whose "
             f"foreground is {ignore}. Prepare the data again from the masks.",
@@ -143,7 +143,8 @@ def of_classes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Findin
         yield Finding(f"{_the_classes(names)} {text}.")
     void = [each for each in labelled if set(each.pixels) == {info.ignore}]
     if void:
-        yield Finding(f"{are(len(void), 'label')} ignored entirely, {void[0].label} the first.", examples=tuple(void))
+        told = f"{are(len(void), 'label')} ignored entirely, {void[0].label} the first."
+        yield Finding(told, wrong=len(void) == len(labelled), examples=tuple(void))
     nothing = NO_CLASS if info.multilabel else 0
     blank = [each for each in labelled if set(each.pixels) - {info.ignore} == {nothing}]
     totals = {index: sum(each.pixels.get(index, 0) for each in labelled) for index in range(len(info.classes))}

@@ -182,7 +182,10 @@ def fill(
     measured = [(entry.split, each.moments) for entry, each in zip(entries, written, strict=True) if each]
     parts = [moments for split, moments in measured if moments and split == "train"]
     if parts and form is not None:
-        mean, std = (tuple(each.tolist()) for each in (merged(parts).mean, merged(parts).std))
+        whole = merged(parts)
+        if not whole.number.any():
+            raise UserError("No training picture has data: all values are NaN, infinite or what stands for no data.")
+        mean, std = tuple(whole.mean.tolist()), tuple(whole.std.tolist())
         info = replace(info, channels=Channels(form.values, mean, std, tuple(shown or ())))
     described = replace(
         info,

@@ -53,8 +53,9 @@ def ahead(
                     pending.append(pool.submit(work, begun))
                     begun += 1
                 result = pending.popleft().result()
-                # The next results are likely as large as this one.
-                room = max(1, min(2 * threads, AHEAD_BYTES // max(1, size(result))))
+                # The next results are likely as large as the largest of this one and those done after it.
+                done = [each.result() for each in pending if each.done() and not each.exception()]
+                room = max(1, min(2 * threads, AHEAD_BYTES // max(1, *map(size, (result, *done)))))
                 while begun < count and len(pending) < room:
                     pending.append(pool.submit(work, begun))
                     begun += 1
