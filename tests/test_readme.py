@@ -172,3 +172,17 @@ def test_links_lead_to_files_and_headings(page: str, target: str) -> None:
     assert file.exists(), f"{page} links to {target}"
     if anchor:
         assert anchor in anchors(file), f"{page} links to {target}"
+
+
+def test_the_tests_that_are_named_are_there() -> None:
+    named = [
+        (page, name, (ROOT / page).parent / file)
+        for page, text in TEXTS.items()
+        for name, file in re.findall(r"\[`(test_\w+)`\]\(([^)]+\.py)\)", text)
+    ]
+    for page, name, file in named:
+        assert re.search(rf"^def {name}\(", file.read_text(encoding="utf-8"), re.MULTILINE), f"{page} names {name}"
+    # What is ours beside other programs is shown by a test.
+    table = TEXTS["docs/training.md"].partition("## Beside other programs")[2]
+    rows = [line.split(" | ")[1] for line in table.splitlines() if line.startswith("| ") and " | ✔" in line]
+    assert len(rows) > 10 and all(not own.startswith("✔") or "[`test_" in own for own in rows)
