@@ -44,7 +44,7 @@ def blobs(rng: np.random.Generator, size: tuple[int, int], classes: int) -> np.n
 
 
 def count(prediction: np.ndarray, label: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    return count_by_distance(prediction, label, contour_distance(label, label), classes)
+    return count_by_distance(prediction, label, classes)
 
 
 @st.composite
@@ -137,7 +137,7 @@ def test_widths_by_hand() -> None:
 def test_the_width_of_the_bands_can_be_chosen() -> None:
     label = blobs(np.random.default_rng(0), (90, 120), 3)
     for ratio, distance in ((0.01, 2), (0.04, 6)):
-        _, areas = count_by_distance(label, label, contour_distance(label, label, ratio), 3, ratio)
+        _, areas = count_by_distance(label, label, 3, ratio)
         assert areas[1].tolist() == [plain_band(label == index, distance).sum() for index in range(3)]
 
 

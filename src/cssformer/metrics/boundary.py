@@ -62,18 +62,18 @@ def contour_distance(
 def count_by_distance(
     prediction: NDArray[np.int32],
     label: NDArray[np.int32],
-    distance: NDArray[np.uint16],
     classes: int,
     dilation_ratio: float = DILATION_RATIO,
+    distance: NDArray[np.uint16] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """What all scores of a picture are made of.
 
     Args:
         prediction: class indices (H, W), ``IGNORE`` where none is given.
         label: the truth (H, W) with ``IGNORE``.
-        distance: the truth's :func:`contour_distance`.
         classes: C.
         dilation_ratio: of Boundary IoU.
+        distance: the truth's :func:`contour_distance`, if it is known already.
 
     Returns:
         Confusion matrices (bands, C, C + 1): one for the pixels up to each of ``TRIMAP_WIDTHS`` from the true contours
@@ -84,6 +84,7 @@ def count_by_distance(
     Raises:
         ValueError: a class index is impossible.
     """
+    distance = contour_distance(label, label, dilation_ratio) if distance is None else distance
     width = boundary_width(label.shape, dilation_ratio)
     scored = label != IGNORE
     told = prediction != IGNORE
@@ -122,14 +123,14 @@ def contour_distances(
 def count_multilabel(
     prediction: NDArray[np.int32],
     label: NDArray[np.int32],
-    distances: NDArray[np.uint16],
     classes: int,
     dilation_ratio: float = DILATION_RATIO,
+    distances: NDArray[np.uint16] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """:func:`count_by_distance` of bit fields (H, W), of each class against its absence.
 
     Args:
-        distances: the truth's :func:`contour_distances`.
+        distances: the truth's :func:`contour_distances`, if they are known already.
 
     Returns:
         Confusion matrices (bands, C, 2, 3), absent before present, and the pixels of each class (3, C) in both bands of
@@ -141,8 +142,8 @@ def count_multilabel(
     for field in (prediction, label):
         if ((field != IGNORE) & (field >> classes != 0)).any():
             raise ValueError(f"Bit fields of {classes} classes must lie in [0, {1 << classes}).")
-    counts = [
-        count_by_distance(presence(prediction, index), presence(label, index), distances[index], 2, dilation_ratio)
-        for index in range(classes)
-    ]
+    counts = []
+    for index in range(classes):
+        own = None if distances is None else distances[index]
+        counts.append(count_by_distance(presence(prediction, index), presence(label, index), 2, dilation_ratio, own))
     return np.stack([bands for bands, _ in counts], axis=1), np.stack([near[:, 1] for _, near in counts], axis=1)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cssformer.data import IGNORE
-from cssformer.metrics.boundary import DILATION_RATIO, contour_distance, count_by_distance
+from cssformer.metrics.boundary import DILATION_RATIO, count_by_distance
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present
 
 Absent = Literal["skip", "one", "zero"]
@@ -98,6 +98,5 @@ class BoundaryIoU(MeanIoU):
     def _count(self, said: Tensor, true: Tensor) -> NDArray[np.int64]:
         areas = np.zeros_like(self.areas)
         for prediction, label in zip(said.int().cpu().numpy(), true.int().cpu().numpy(), strict=True):
-            distance = contour_distance(label, label, self.dilation_ratio)
-            areas += count_by_distance(prediction, label, distance, self.num_classes, self.dilation_ratio)[1]
+            areas += count_by_distance(prediction, label, self.num_classes, self.dilation_ratio)[1]
         return areas

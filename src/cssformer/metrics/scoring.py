@@ -233,10 +233,9 @@ class Scorer:
         """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape.")
-        distance = self.distance(label) if distance is None else distance
         said, classes = prediction.astype(np.int32, copy=False), len(self.info.classes)
         count = count_multilabel if self.info.multilabel else count_by_distance
-        counted = count(said, label, distance, classes, self.dilation_ratio)
+        counted = count(said, label, classes, self.dilation_ratio, distance)
         return Counts(*counted, None if self.regions is None else self._count_regions(said, label, classes))
 
     def _count_regions(self, said: NDArray[np.int32], label: NDArray[np.int32], classes: int) -> NDArray[np.float64]:

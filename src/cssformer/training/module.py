@@ -16,14 +16,12 @@ from cssformer.backbones import merged, trunk
 from cssformer.inference import predict
 from cssformer.inference.predictor import accelerated
 from cssformer.inference.views import as_input
-from cssformer.losses import SegmentationLoss
-from cssformer.losses import cross_entropy as pixel_entropy
+from cssformer.losses import SegmentationLoss, cross_entropy
 from cssformer.losses.multilabel import mean_over_classes
 from cssformer.metrics import ConfusionMatrix
-from cssformer.metrics.boundary import contour_distance, contour_distances, count_by_distance, count_multilabel
+from cssformer.metrics.boundary import count_by_distance, count_multilabel
 from cssformer.model import Metadata, SegmentationNetwork
 from cssformer.model.csf import CrossScaleFusion
-from cssformer.model.loss import cross_entropy
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.training.optim import make_optimizer, parameter_groups, polynomial_decay
 from cssformer.training.recipe import BOUNDARY_IOU, Recipe
@@ -129,18 +127,14 @@ class SegmentationTask(L.LightningModule):
         self.confusion.update(segmentation.labels, batch["label"].long())
         if self.recipe.training.best == BOUNDARY_IOU:
             said, true = (labels[0].int().cpu().numpy() for labels in (segmentation.labels, batch["label"]))
-            classes = self.model.num_classes
-            if self.metadata.multilabel:
-                areas = count_multilabel(said, true, contour_distances(true, classes), classes)[1]
-            else:
-                areas = count_by_distance(said, true, contour_distance(true, true), classes)[1]
-            self.boundary += torch.from_numpy(areas).to(self.device)
+            count = count_multilabel if self.metadata.multilabel else count_by_distance
+            self.boundary += torch.from_numpy(count(said, true, self.model.num_classes)[1]).to(self.device)
         if batch_idx == 0:
             self.example = batch["image"][0], segmentation.labels[0]
         if self.recipe.evaluation.mode == "whole":
             # At the logits' own size: all classes at a large picture's size would fill the memory.
             label = F.interpolate(batch["label"][None].float(), self.logits.shape[2:], mode="nearest-exact")
-            loss = partial(mean_over_classes, pixel_entropy, False) if self.metadata.multilabel else cross_entropy
+            loss = partial(mean_over_classes, cross_entropy, False) if self.metadata.multilabel else cross_entropy
             self.losses.append(loss(self.logits.float(), label[0].long()))
 
     def forward_logits(self, images: Tensor) -> Tensor:
