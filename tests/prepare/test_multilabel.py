@@ -196,3 +196,59 @@ def test_check_counts_classes_and_names_strange_values(tmp_path: Path) -> None:
     assert any("The id 8 is outside the classes 0 to 2" in each for each in check(tmp_path / "out").errors)
     with pytest.raises(UserError, match="has the id 8"):
         labels_of(tmp_path / "out")
+
+
+def one_hot(root: Path, masks: np.ndarray, suffix: str, last: bool, values: str) -> list[Path]:
+    """Pictures and a file for each of the masks (n, C, H, W) bool."""
+    for number, of_picture in enumerate(masks):
+        write(root / "pictures" / f"{number}.png", np.random.default_rng(number).random(of_picture.shape[1:]) < 0.5)
+        (root / "masks").mkdir(exist_ok=True)
+        path = root / "masks" / f"{number}_mask{suffix}"
+        bands = of_picture.astype(values) * (1 if values == "bool" else 255)
+        if suffix == ".npy":
+            np.save(path, np.moveaxis(bands, 0, -1) if last else bands)
+        else:
+            rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
+            size = {"count": len(bands), "height": bands.shape[1], "width": bands.shape[2]}
+            with rasterio.open(path, "w", driver="GTiff", dtype=bands.dtype, nodata=0, **size) as file:
+                file.write(bands)
+    return [root / "pictures", root / "masks"]
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("classes", [1, 3, 7])
+@pytest.mark.parametrize(
+    ("suffix", "last", "values"),
+    [(".npy", True, "bool"), (".npy", False, "float32"), (".npy", True, "int64"), (".tif", False, "uint8")],
+)
+def test_one_hot_files_are_read(tmp_path: Path, classes: int, suffix: str, last: bool, values: str) -> None:
+    # Pictures are as high as there are classes, so that the picture's size tells the axis.
+    masks = drawn(1, classes=classes)
+    masks[2] = False
+    names = [f"class {number}" for number in range(classes)]
+    prepare_folder(one_hot(tmp_path, masks, suffix, last, values), tmp_path / "out", classes=names, multilabel=True)
+    for name, label in labels_of(tmp_path / "out").items():
+        np.testing.assert_array_equal(label, (masks[int(name)] * (1 << np.arange(classes))[:, None, None]).sum(0))
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((7, 9), np.uint8), r"0_mask.npy is an array of uint8 \(7, 9\), without a band for each of 3 classes"),
+        (np.zeros((4, 7, 9), np.uint8), r"of uint8 \(4, 7, 9\), without a band"),
+        (np.full((3, 7, 9), np.nan), "0_mask.npy holds nan; bands are 0"),
+        (np.linspace(0, 1, 189).reshape(3, 7, 9), "0_mask.npy holds 0.0, 0.005"),
+        (np.full((3, 8, 9), 1), r"0.png is 9x7 but its mask .*0_mask.npy is 9x8"),
+        (b"no array", "0_mask.npy cannot be read as NumPy's array"),
+        (np.full((3, 7, 9), None), "0_mask.npy cannot be read as NumPy's array"),
+    ],
+)
+def test_files_that_are_not_one_hot_are_refused(tmp_path: Path, array: np.ndarray | bytes, told: str) -> None:
+    sources = one_hot(tmp_path, drawn(0), ".npy", True, "uint8")
+    with pytest.raises(UserError, match="name their classes in order with --classes"):
+        prepare_folder(sources, tmp_path / "out", multilabel=True)
+    path = tmp_path / "masks" / "0_mask.npy"
+    path.write_bytes(array) if isinstance(array, bytes) else np.save(path, array)
+    with pytest.raises(UserError, match=told):
+        prepare_folder(sources, tmp_path / "out", classes=list(CLASSES), multilabel=True)
+    assert not (tmp_path / "out").exists()

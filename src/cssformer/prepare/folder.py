@@ -111,7 +111,8 @@ def prepare_folder(
         shown: Channels that overlays and sheets show as red, green and blue, counted from 0, or one in grey; by default
             the first three.
         multilabel: A pixel may be of several classes: the second source has a folder of masks for each, CLASS/NAME.png,
-            which are 0 where the class is not; classes then chooses folders and their order.
+            which are 0 where the class is not; classes then chooses folders and their order. Or one-hot files, TIFFs or
+            NumPy's .npy, whose bands are the classes.
 
     Raises:
         UserError: anything about the source that is not as above; nothing is written then.

@@ -1,15 +1,17 @@
-"""Masks of classes of which a pixel may have several, a folder of them for each class: ``CLASS/NAME.png``."""
+"""Masks of classes of which a pixel may have several: a folder for each class, ``CLASS/NAME.png``, or one-hot files."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.data.bands import decode_bands
 from cssformer.data.dataset import MOST_MULTILABEL
-from cssformer.data.files import read_bytes
+from cssformer.data.files import files_under, is_picture, read_bytes
 from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
 from cssformer.prepare.pairing import Pairing, find_pairs, read_folders
 from cssformer.prepare.writer import Drawing, Entry
@@ -18,7 +20,8 @@ from cssformer.utils.parallel import in_parallel
 
 IGNORED = 65535
 MasksOf = Mapping[Path, Mapping[int, Path]]
-"""The masks of each picture, by the index of their class."""
+"""The masks of each picture, by the index of their class; nothing where masks are one-hot."""
+_ONE_HOT = (".npy", ".tif", ".tiff")
 
 
 def bits_of(count: int) -> dict[int, int | None]:
@@ -39,8 +42,8 @@ def pair_by_class(
 
     Args:
         images: the folder of the pictures.
-        masks: that of the classes' folders.
-        classes: which of these, in order; all by default, in the order of their names.
+        masks: that of the classes' folders, or of one-hot files: TIFFs or NumPy's arrays with a band for each class.
+        classes: which of these, in order; all by default, in the order of their names. Of one-hot files the bands'.
         image_suffix, label_suffix: of ``find_pairs``.
 
     Returns:
@@ -50,8 +53,17 @@ def pair_by_class(
         UserError: there is no folder of a class, or as ``find_pairs``.
     """
     found = sorted(path.name for path in masks.glob("*/") if not path.name.startswith("."))
-    if not found or (split := next((name for name in found if read_folders([name])[1]), None)):
-        what = f"the folder {split}" if found else "no folder of a class"
+    splits = [name for name in found if read_folders([name])[1]]
+    if (splits or not found) and masks.is_dir() and any(path.suffix.lower() in _ONE_HOT for path in files_under(masks)):
+        if not classes:
+            raise UserError(f"{masks} holds files of several bands; name their classes in order with --classes.")
+
+        def readable(path: Path) -> bool:
+            return is_picture(path) or path.suffix.lower() == ".npy"
+
+        return tuple(classes), find_pairs(images, masks, image_suffix, label_suffix, readable), {}
+    if not found or splits:
+        what = f"the folder {splits[0]}" if found else "no folder of a class"
         raise UserError(f"{masks} has {what}; several classes a pixel need {masks}/CLASS/NAME.png.")
     for name in classes or ():
         if name not in found:
@@ -84,6 +96,9 @@ def with_bit_fields(
     Raises:
         UserError: a mask cannot be read, or the masks of a class have more values.
     """
+    if not masks_of:
+        one_hot = [isinstance(entry.label, Path) and _one_hot(entry.label, len(classes)) for entry in entries]
+        return [replace(entry, label=label or None) for entry, label in zip(entries, one_hot, strict=True)], []
     notes = []
     understood = {}
     for index, name in enumerate(classes):
@@ -136,3 +151,34 @@ def _drawing(masks: Mapping[int, Path], understood: Mapping[int, LabelMapping]) 
 
     paths = tuple(masks.values())
     return Drawing(str(paths[0]), None, draw, paths)
+
+
+def _one_hot(path: Path, count: int) -> Drawing:
+    """The bit field of a file with a band for each of so many classes."""
+
+    def draw(size: tuple[int, int]) -> NDArray[np.uint16]:
+        data = read_bytes(path)
+        if path.suffix.lower() == ".npy":
+            try:
+                values = np.load(BytesIO(data), allow_pickle=False)
+            except (ValueError, EOFError) as error:
+                raise UserError(f"{path} cannot be read as NumPy's array: {str(error).rstrip('.')}.") from None
+        else:
+            values = decode_bands(data, path).values
+        # Arrays have the classes last as often as first.
+        axes = (0, -1) if values.ndim == 3 and values.dtype.kind in "biuf" else ()
+        fits = [np.moveaxis(values, axis, 0) for axis in axes if values.shape[axis] == count]
+        if not fits:
+            raise UserError(
+                f"{path} is an array of {values.dtype} {values.shape}, without a band for each of {count} classes."
+            )
+        bands = next((each for each in fits if each.shape[1:] == size), fits[0])
+        found = np.unique(bands)
+        if len(set(found.tolist()) - {0}) > 1 or not (found >= 0).all():
+            held = ", ".join(str(value) for value in found[:5])
+            raise UserError(
+                f"{path} holds {held}; bands are 0 where their class is not, and one other value where it is."
+            )
+        return np.einsum("chw,c->hw", bands != 0, 1 << np.arange(count)).astype(np.uint16)
+
+    return Drawing(str(path), None, draw, (path,))
