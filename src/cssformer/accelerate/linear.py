@@ -4,8 +4,8 @@ PyTorch hands those of float32 to MKL, which takes twice as long on other makers
 bfloat16 it adds the bias in a pass of its own (docs/performance.md). Other precisions are left to PyTorch.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cache
 from typing import ClassVar
@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from cssformer.utils.context import bound
 
 
 class OneDNNLinear(nn.Linear):
@@ -57,18 +59,13 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, activation
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda product: product, "relu": F.relu, "gelu": F.gelu}
 
 
-@contextmanager
-def weights_laid_once() -> Iterator[None]:
+Laid = dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]]
+_laid_weights: ContextVar[Laid | None] = ContextVar("laid_weights", default=None)
+
+
+def weights_laid_once() -> AbstractContextManager[Laid]:
     """Inside, a weight used again is not converted and laid out for the machine again. It must not change meanwhile."""
-    token = _laid_weights.set({})
-    try:
-        yield
-    finally:
-        _laid_weights.reset(token)
-
-
-_laid_weights: ContextVar[dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None]
-_laid_weights = ContextVar("laid_weights", default=None)
+    return bound(_laid_weights, {})
 
 
 def _laid(weight: Tensor, dtype: torch.dtype, rows: int) -> Tensor:

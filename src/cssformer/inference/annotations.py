@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -166,13 +167,11 @@ class AnnotationFiles:
         annotations = []
         for index, _, score in self._present(prediction):
             mask = prediction.mask(index)
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            left, top = int(columns[0]), int(rows[0])
             annotation = {
                 "category_id": index + 1,
                 "segmentation": run_lengths(mask),
                 "area": int(mask.sum()),
-                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "bbox": list(cv2.boundingRect(mask.astype(np.uint8))),
                 "iscrowd": 0,
             }
             annotations.append(annotation | ({} if score is None else {"score": round(score, 4)}))
@@ -272,9 +271,8 @@ def _feature(region: Region) -> dict[str, Any]:
 
 def _cropped(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
     """The box of a mask's pixels, and its left and top."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    return mask[top : rows[-1] + 1, left : columns[-1] + 1], left, top
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return mask[top : top + height, left : left + width], left, top
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,9 +82,8 @@ def explain_region(
     if mask.shape != seen.pixels.shape[:2] or not mask.any():
         height, width = seen.pixels.shape[:2]
         raise UserError(f"The {name} must be pixels of the picture, which is {width} wide and {height} high.")
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    middle = int(columns[0] + columns[-1]) // 2, int(rows[0] + rows[-1]) // 2
-    view, samplings = record(predictor, seen.pixels, *middle)
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    view, samplings = record(predictor, seen.pixels, left + (width - 1) // 2, top + (height - 1) // 2)
     y, x = np.nonzero(mask)
     tokens = [view.tokens_over(x, y, level) for level in range(len(view.strides))]
     maps = []

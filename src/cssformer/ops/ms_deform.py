@@ -9,7 +9,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cssformer.ops import gather, reference
+from cssformer.utils.context import bound
 from cssformer.utils.errors import UserError
 
 BACKENDS = ("auto", "reference", "gather", "numba", "triton")
@@ -162,18 +163,12 @@ class Sampling(NamedTuple):
 _recorded: ContextVar[list[Sampling] | None] = ContextVar("recorded", default=None)
 
 
-@contextmanager
-def record_sampling() -> Iterator[list[Sampling]]:
+def record_sampling() -> AbstractContextManager[list[Sampling]]:
     """Keep the arguments of every sampling inside the block, in this thread, in the order of the calls, in a list.
 
     Networks that torch.compile has compiled are not recorded.
     """
-    recorded: list[Sampling] = []
-    token = _recorded.set(recorded)
-    try:
-        yield recorded
-    finally:
-        _recorded.reset(token)
+    return bound(_recorded, [])
 
 
 def _record(sampling: Sampling) -> None:

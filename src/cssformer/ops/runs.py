@@ -1,13 +1,15 @@
 """A function over many rows, run by run, so that what it computes on the way stays small."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cssformer.utils.context import bound
 
 LARGE = 512
 """Rows of a run in PyTorch, which takes longer to begin one."""
@@ -32,15 +34,9 @@ class Body(NamedTuple):
 _bodies: ContextVar[list[Body] | None] = ContextVar("bodies", default=None)
 
 
-@contextmanager
-def as_loops() -> Iterator[list[Body]]:
+def as_loops() -> AbstractContextManager[list[Body]]:
     """Inside, ``in_runs`` is traced as one node, whose attribute ``body`` is an index in the list."""
-    bodies: list[Body] = []
-    token = _bodies.set(bodies)
-    try:
-        yield bodies
-    finally:
-        _bodies.reset(token)
+    return bound(_bodies, [])
 
 
 class _Loop(torch.autograd.Function):
