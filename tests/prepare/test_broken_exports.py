@@ -50,6 +50,7 @@ ONE_PICTURE = {
         "cannot be read as a picture",
     ),
     "labelme cut off": (*LABELME, r'"shape_type": "circle"(?s:.*)', "", "is not whole JSON"),
+    "labelme no shapes": (*LABELME, '"shapes"', '"shape"', "has no 'shapes'"),
     "labelme no label": (*LABELME, '"label"', '"lable"', "has no 'label'"),
     "cvat two points": (
         *CVAT,
@@ -146,6 +147,21 @@ def test_a_broken_picture(tmp_path, capsys, case):
     assert sum(counts.values()) == 2
     for split, count in counts.items():
         assert [len(list((tmp_path / "out" / split / part).iterdir())) for part in ("images", "labels")] == [count] * 2
+
+
+@pytest.mark.parametrize("kind", ["coco", "panoptic", "yolo", "voc", "labelme", "cvat", "label_studio"])
+def test_a_picture_that_is_not_there(tmp_path, capsys, kind):
+    shutil.copytree(EXPORTS / kind, tmp_path / "in")
+    command = "coco" if kind == "panoptic" else COMMANDS.get(kind, kind)
+    words = ["prepare", command, "--source", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    masks = ("Segmentation", "annotations")
+    (path,) = (each for each in (tmp_path / "in").rglob("*a.png") if not any(word in str(each) for word in masks))
+    path.unlink()
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "not there" in told and not (tmp_path / "out").exists()
+    assert main([*words, "--skip_broken", "--val_share", "0.5"]) == 0
+    assert "1 broken ones were left out; the first: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", WHOLE_EXPORT)

@@ -124,7 +124,8 @@ def _images(
 
         def shapes(size: Size, annotations: list[dict[str, Any]] = drawn[key]) -> Iterable[Shape]:
             for each in annotations:
-                place = f"{member}, the annotation {each.get('id')} of the image {each['image_id']},"
+                number = f" {each['id']}" if "id" in each else ""
+                place = f"{member}, the annotation{number} of the image {each['image_id']},"
                 with within(place):
                     if "segments_info" in each:
                         yield from _segments(each, names, member, panoptics, size)

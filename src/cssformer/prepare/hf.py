@@ -153,7 +153,11 @@ def read(
                 without += 1
                 continue
             with faults.caught():
-                values |= values_of(read_ids(label.read_bytes(), Path(str(label))))
+                own = values_of(read_ids(label.read_bytes(), Path(str(label))))
+                if names and (unknown := own - names.keys() - {255, 65535}):
+                    known = f"{min(names)} to {max(names)}"
+                    raise UserError(f"{label} has the id {min(unknown)}, but the classes are {known}.")
+                values |= own
                 path, picture = f"{folder}/{stem}-{number:06}.png".lstrip("/"), _Cell(rows, image, number)
                 found.append(Annotated(picture, path, str(label), None, partial(_classes, label, names), split))
     top = 65535 if max(values, default=0) > 255 else 255

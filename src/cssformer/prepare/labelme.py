@@ -61,7 +61,7 @@ def read(members: Sequence[Member], faults: Faults, line_width: float = 10.0) ->
             continue
         with faults.caught():
             content = read_json(member)
-            if not isinstance(content, dict) or not {"shapes", "imagePath"} <= content.keys():
+            if not isinstance(content, dict) or not {"shapes", "imagePath"} & content.keys():
                 continue
             with within(member):
                 image: Readable = _Embedded(member)

@@ -8,6 +8,7 @@ Label Studio writes ``classes.txt`` instead, a name a line, and no splits.
 """
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,10 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
             other = found.setdefault(picture, Annotated(picture, picture.name, place, None, shapes, split or None))
             if other.split != (split or None):
                 raise UserError(f"{picture} is in two splits, {other.split} and {split}; leave it in one.")
+    if not any(str(each).endswith(".txt") for split in SPLITS for each in _listed(content.get(split))):
+        for labels in _without_picture(list(texts.values()), sources[1:]):
+            with faults.caught():
+                raise UserError(f"{labels} is the label of a picture that is not there; add it, or remove both.")
     if found and len(sources) == 1:
         raise UserError(f"No picture of {member} has labels; those of images/a.jpg are labels/a.txt.")
     return Export(list(found.values()), [class_of[key] for key in sorted(class_of)], sources)
@@ -65,10 +70,22 @@ def _is_yaml(name: str) -> bool:
     return name.lower().endswith((".yaml", ".yml"))
 
 
+def _listed(entry: Any) -> list[Any]:
+    """The folders and lists of a split."""
+    return entry if isinstance(entry, list) else [entry] if entry else []
+
+
+def _without_picture(texts: Sequence[Member], labels: Sequence[Member]) -> list[Member]:
+    """The files of polygons that stand among others that have pictures."""
+    known, folders = set(labels), {(each.source, posixpath.dirname(each.name)) for each in labels}
+    rest = [each for each in texts if each not in known and (each.source, posixpath.dirname(each.name)) in folders]
+    return [each for each in rest if re.match(r"\s*\d+(\s+[\d.e+-]+){4,}\s*$", read_text(each).partition("\n")[0])]
+
+
 def _pictures(entry: Any, split: str, member: Member, members: Sequence[Member], faults: Faults) -> Iterator[Member]:
     """The pictures of a split: of folders and lists, one or several."""
     pictures = Pictures(members)
-    for each in entry if isinstance(entry, list) else [entry] if entry else []:
+    for each in _listed(entry):
         parts = [part for part in str(each).replace("\\", "/").split("/") if part not in ("", ".", "..")]
         # Paths are often of another machine, or begin above the folder: their ends tell, but not images alone.
         ends = ["/".join(parts[number:]) for number in range(len(parts)) if number == 0 or parts[number:] != ["images"]]
