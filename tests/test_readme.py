@@ -7,11 +7,14 @@ import textwrap
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from cssformer import CSSFormer
 from cssformer.cli import EXTRAS, _find_command, _parse, main
@@ -157,6 +160,33 @@ def test_the_loop_of_ones_own_trains_a_model_that_the_command_line_takes(
     assert model.metadata.classes == ("a", "b", "c") and model.metadata.inference == {"mode": "slide", "crop": [32, 32]}
     assert main(["evaluate", "models/mine", "--data", "data/mine"]) == 0
     assert re.search(r"^a .*\nb .*\nc ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_training_from_python_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = {
+        "output": "runs/mine",
+        "model": {"backbone": "test_resnet", "channels": 16, "heads": 2, "points": 2},
+        "scenes": {"count": 2, "val_count": 1, "size": [32, 32]},
+        "augment": {"crop": [32, 32]},
+        "training": {"steps": 2, "batch_size": 2, "validate_every": 1, "log_every": 1, "workers": 0},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    (body,) = [body for page, body in python_blocks() if page == "docs/training.md" and "my_loss" in body]
+    found: dict[str, Any] = {}
+    exec(compile(body, "docs/training.md", "exec"), found)
+    told = re.findall(r"^([12]) (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert [step for step, _ in told] == ["1", "2"]
+    assert max(float(miou) for _, miou in told) == pytest.approx(found["scores"].scores.miou)
+    (curves,) = (tmp_path / "logs").rglob("metrics.csv")
+    assert "mIoU" in curves.read_text() and not (tmp_path / "runs/mine/tensorboard").exists()
+    # The loss is the paper's, and what was given for it trains the same.
+    assert found["train"](dataclasses.replace(found["recipe"], output="plain")) is not None
+    first, second = (load_file(tmp_path / run / "model/model.safetensors") for run in ("runs/mine", "plain"))
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4)
 
 
 def anchors(page: Path) -> set[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -25,12 +26,14 @@ from torch.utils.data import get_worker_info
 
 from cssformer import CSSFormer
 from cssformer.data import Sample, SyntheticScenes
+from cssformer.model import SegmentationOutput
 from cssformer.training import assemble
 from cssformer.training import train as runs
 from cssformer.training.fit import accelerator
 from cssformer.training.module import SegmentationTask
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST
+from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import load
 
@@ -137,6 +140,53 @@ def test_a_first_row_that_comes_late_is_announced(tmp_path: Path, monkeypatch: p
         if name == "slow":
             # After two passes of four of the first step.
             assert re.match(r"About \d", lines[3]) and lines[4].startswith("step 1/2")
+
+
+class Weighted(nn.Module):
+    """A loss with a buffer, which checkpoints hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.linspace(1, 2, len(SyntheticScenes(1).info.classes)))
+
+    def forward(self, output: SegmentationOutput, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output.logits, labels, self.weights)
+
+
+class Counting(Callback):
+    """Counts steps, also over a resumption."""
+
+    steps = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.steps = state_dict["steps"]
+
+
+def test_a_loss_and_callbacks_of_ones_own_are_resumed(tmp_path: Path) -> None:
+    for name in ("whole", "part"):
+        asked, counting = recipe(tmp_path / name, steps=2 if name == "part" else 3, power=0.0), Counting()
+        best = ModelCheckpoint(tmp_path / name / "own", every_n_train_steps=1)
+        runs.train(asked, console=quiet(), callbacks=[counting, best], loss=Weighted())
+        assert list((tmp_path / name / "own").iterdir())
+    asked.training.steps, counting = 3, Counting()
+    runs.train(asked, True, quiet(), callbacks=[counting], loss=Weighted())
+    assert counting.steps == 3
+    found, expected = (
+        torch.load(tmp_path / name / LAST, weights_only=True)["state_dict"] for name in ("part", "whole")
+    )
+    assert "loss.weights" in found and digest(found) == digest(expected)
+
+
+def test_a_loss_that_learns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="loss has parameters of its own"):
+        runs.train(recipe(tmp_path / "run"), console=quiet(), loss=nn.Linear(1, 1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_four_pictures_are_learnt_by_heart(tmp_path: Path) -> None:

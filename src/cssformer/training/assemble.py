@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from cssformer.backbones import add_lora, first_licence, trunk
 from cssformer.data.class_pixels import verify_labels
@@ -20,7 +20,7 @@ from cssformer.model import CSSFormer, Metadata, SegmentationNetwork
 from cssformer.training.best import require_score
 from cssformer.training.datasets import Dataset, datasets, fingerprint, for_channels
 from cssformer.training.finetune import start_from, starting_point
-from cssformer.training.module import SegmentationTask
+from cssformer.training.module import Loss, SegmentationTask
 from cssformer.training.rare_classes import (
     build_loss,
     counted,
@@ -55,6 +55,7 @@ def assemble(
     checkpoint: dict[str, Any] | None = None,
     build: Build | None = None,
     verify: bool = True,
+    loss: Loss | None = None,
 ) -> Assembly:
     """Read the data and build the network, with the weights that it begins with.
 
@@ -64,6 +65,7 @@ def assemble(
         checkpoint: of the run that is gone on with, whose weights are not loaded here.
         build: makes the network for the recipe and the training data; :func:`build_model` by default.
         verify: read every label first.
+        loss: in place of the recipe's.
 
     Raises:
         UserError: the recipe asks for what cannot be, files are missing or wrong, or are not those of the checkpoint.
@@ -105,7 +107,10 @@ def assemble(
         ids = None
     require_score(recipe.training.best, info)
     pixels = counted(train_data, verified.get("train")) if wants_counts(recipe) else None
-    loss = build_loss(recipe, info, pixels)
+    if loss is None:
+        loss = build_loss(recipe, info, pixels)
+    elif isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
+        raise UserError("The loss has parameters of its own, which would not learn; give one without, or freeze them.")
     if pixels is not None:
         console.print(told_counts(pixels, info), markup=False)
     rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from cssformer.training.best import BestModel
 from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
-from cssformer.training.loggers import finished
 from cssformer.training.non_finite import Average, NonFinite
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
@@ -49,7 +48,8 @@ CHILD_SECONDS = 10.0
 def fit(
     assembly: Assembly,
     start: int,
-    loggers: list[Logger],
+    loggers: Sequence[Logger],
+    callbacks: Iterable[Callback],
     console: Console,
     stop: Stop,
 ) -> None:
@@ -63,13 +63,14 @@ def fit(
         run / METRICS, start, training.steps, training.batch_size, training.log_every, non_finite, console
     )
     best = BestModel(run / RUN_MODEL, info, training.best, training.patience, console)
-    callbacks: list[Callback] = [progress, Watch(progress), non_finite, best, resume_point]
+    # Those that are given see the averaged weights in validations, as BestModel does.
+    together = [progress, Watch(progress), non_finite, best, *callbacks, resume_point]
     if start == 0:
-        callbacks.append(AugmentedSheet(run, info))
+        together.append(AugmentedSheet(run, info))
     if training.ema is not None:
-        callbacks.append(Average(training.ema, non_finite))
+        together.append(Average(training.ema, non_finite))
     if console.is_terminal:
-        callbacks.append(ProgressBar(leave=True))
+        together.append(ProgressBar(leave=True))
     processes = max(8, os.cpu_count() or 1)
     if isinstance(training.devices, int) and training.devices > processes and best_device() == "cpu":
         raise UserError(
@@ -88,8 +89,8 @@ def fit(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             gradient_clip_val=training.clip,
-            logger=loggers,
-            callbacks=callbacks,
+            logger=list(loggers),
+            callbacks=together,
             plugins=[AtomicCheckpointIO()],
             enable_progress_bar=console.is_terminal,
             enable_model_summary=False,
@@ -138,7 +139,7 @@ def fit(
         for logger in loggers:
             logger.log_hyperparams(dataclasses.asdict(recipe))
     own = range(trainer.global_rank, len(val_data), trainer.world_size)
-    with _told(training.workers), finished(loggers), _devices_together(trainer, stop), stop.patience():
+    with _told(training.workers), _devices_together(trainer, stop), stop.patience():
         trainer.fit(
             task,
             loader(stream, batch_sampler=batches),

@@ -1,5 +1,6 @@
 """Training and validation steps, as Lightning runs them."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -20,22 +21,25 @@ from cssformer.losses import SegmentationLoss, cross_entropy
 from cssformer.losses.multilabel import mean_over_classes
 from cssformer.metrics import ConfusionMatrix
 from cssformer.metrics.boundary import count_by_distance, count_multilabel
-from cssformer.model import Metadata, SegmentationNetwork
+from cssformer.model import Metadata, SegmentationNetwork, SegmentationOutput
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.training.optim import make_optimizer, parameter_groups, polynomial_decay
 from cssformer.training.recipe import BOUNDARY_IOU, Recipe
 from cssformer.utils.errors import UserError
 
+Loss = Callable[[Tensor | SegmentationOutput, Tensor], Tensor]
+"""Of what the network gives in training mode and labels (B, H, W) int64, -100 where ignored: a scalar."""
+
 
 class SegmentationTask(L.LightningModule):
-    """A network under a recipe and a loss of its output in training mode and the labels; by default the paper's.
+    """A network under a recipe and a :data:`Loss`; by default the paper's.
 
     Validation leaves ``confusion``, ``finite``, an ``example``, where whole pictures are scored ``losses``, and where
     ``training.best`` is of it ``boundary`` (3, C), see :func:`cssformer.metrics.boundary.count_by_distance`.
     """
 
-    def __init__(self, model: SegmentationNetwork, recipe: Recipe, loss: nn.Module | None = None) -> None:
+    def __init__(self, model: SegmentationNetwork, recipe: Recipe, loss: Loss | None = None) -> None:
         super().__init__()
         self.model = model
         self.loss = loss or SegmentationLoss(

@@ -13,6 +13,7 @@ from cssformer.data.dataset import Samples
 from cssformer.data.multilabel import with_class
 from cssformer.data.rare_classes import RareClasses
 from cssformer.losses import SegmentationLoss, class_weights
+from cssformer.training.module import Loss
 from cssformer.training.recipe import OF_CLASS, Recipe
 from cssformer.utils.errors import UserError
 from cssformer.utils.text import listed
@@ -102,9 +103,9 @@ def told_counts(pixels: NDArray[np.integer], info: DatasetInfo) -> str:
     return f"classes of the {len(pixels)} training pictures: {named}"
 
 
-def told(loss: SegmentationLoss, rare: RareClasses | None, info: DatasetInfo) -> Iterator[str]:
+def told(loss: Loss, rare: RareClasses | None, info: DatasetInfo) -> Iterator[str]:
     """Sentences on what is weighted and what is drawn."""
-    if loss.class_weights is not None:
+    if isinstance(loss, SegmentationLoss) and loss.class_weights is not None:
         pairs = zip(info.classes, loss.class_weights.tolist(), strict=True)
         yield "class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
     if rare is not None:

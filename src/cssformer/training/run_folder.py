@@ -98,7 +98,9 @@ def require_same_network(
     checkpoint: dict[str, Any], model: SegmentationNetwork, training: TrainingConfig, run: Path
 ) -> None:
     """Raise UserError if what a checkpoint holds is of another network, or of an optimiser with other groups."""
-    held = {name.removeprefix("model."): value.shape for name, value in checkpoint["state_dict"].items()}
+    weights = checkpoint["state_dict"].items()
+    # The rest is of a loss that was given.
+    held = {name.removeprefix("model."): value.shape for name, value in weights if name.startswith("model.")}
     bias = "head.classify.bias"
     if bias in held and held[bias] != (model.num_classes,):
         raise UserError(

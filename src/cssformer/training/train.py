@@ -2,12 +2,14 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
@@ -17,7 +19,8 @@ from cssformer.metrics import Evaluation, evaluate, write_report
 from cssformer.training.assemble import Build, assemble
 from cssformer.training.estimate import fitting_batch
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
-from cssformer.training.loggers import make_loggers
+from cssformer.training.loggers import finished, make_loggers
+from cssformer.training.module import Loss
 from cssformer.training.recipe import CHANGEABLE, Recipe, TrainingConfig
 from cssformer.training.run_folder import (
     alone,
@@ -39,6 +42,9 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     build: Build | None = None,
+    callbacks: Iterable[Callback] = (),
+    loggers: Iterable[Logger] | None = None,
+    loss: Loss | None = None,
 ) -> Evaluation | None:
     """Train by the recipe and leave a run folder.
 
@@ -52,6 +58,14 @@ def train(
         console: where progress goes; the terminal by default.
         build: makes the network for the recipe and the training data; by default
             :func:`cssformer.training.assemble.build_model`.
+        callbacks: Lightning's, or of one's own, beside those of this package. Their ``pl_module`` has the network as
+            ``model``, and ``trainer.callback_metrics`` has ``mIoU`` from ``on_validation_end`` on. Their state is
+            resumed.
+        loggers: Lightning's, in place of those that ``training.logger`` names.
+        loss: in place of the recipe's (section ``loss`` and ``training.auxiliary_weight``), called with what the
+            network gives in training mode, logits (B, C, H, W) or :class:`cssformer.model.SegmentationOutput` of two
+            heads, and labels (B, H, W) int64, -100 where ignored; gives a scalar. One with weights that learn is
+            refused, since they are not part of the network.
 
     Returns:
         The evaluation of the best weights on the validation split; None if the run to resume is finished already,
@@ -62,6 +76,7 @@ def train(
             trains into the run folder.
         Interrupted: someone asked to stop; call again with ``resume``.
     """
+    recipe.require_sound()
     _require_apart(Path(recipe.output), recipe.data)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     stop, console = Stop(), console or plain_console()
@@ -71,7 +86,7 @@ def train(
             devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
             try:
                 with torch.random.fork_rng(devices):
-                    return _train(recipe.located(), resume, first, console, build, stop)
+                    return _train(recipe.located(), resume, first, console, build, callbacks, loggers, loss, stop)
             except UserError:
                 if not first:
                     # The first process, if it has met the same, tells it and ends this one.
@@ -89,6 +104,9 @@ def _train(
     first: bool,
     console: Console,
     build: Build | None,
+    callbacks: Iterable[Callback],
+    loggers: Iterable[Logger] | None,
+    loss: Loss | None,
     stop: Stop,
 ) -> Evaluation | None:
     run = Path(recipe.output)
@@ -99,9 +117,9 @@ def _train(
         if first:
             console.print(f"The run in {run} {ended}.", markup=False)
         return None
-    loggers = make_loggers(recipe, start, checkpoint.get("logged", {}) if checkpoint else {})
+    made = make_loggers(recipe, start, checkpoint.get("logged", {}) if checkpoint else {}) if loggers is None else []
     verify = first and not checkpoint
-    assembly = assemble(recipe, console if first else Console(quiet=True), checkpoint, build, verify)
+    assembly = assemble(recipe, console if first else Console(quiet=True), checkpoint, build, verify, loss)
     task = assembly.task
     recipe, model = task.recipe, task.model
     if checkpoint:
@@ -130,8 +148,9 @@ def _train(
         if start < recipe.training.steps:
             # What tells that a run is finished: it may have been, of fewer steps.
             (run / SCORES).unlink(missing_ok=True)
-            with _full_memory_told(recipe), quiet_lightning(recipe.training.matmul_precision):
-                fit(assembly, start, loggers, console, stop)
+            quiet = quiet_lightning(recipe.training.matmul_precision)
+            with _full_memory_told(recipe), quiet, finished(made):
+                fit(assembly, start, made if loggers is None else list(loggers), callbacks, console, stop)
         if not first:
             return None
         model, val_data = task.plain, assembly.val_data
