@@ -110,10 +110,10 @@ def test_an_output_that_is_there_is_whole_or_not(
 def test_an_interrupted_run_leaves_nothing(
     tmp_path: Path, pack: Pack, how: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(entry: writer.Entry, *_: object) -> object:
+    def write(*_: object) -> object:
         raise how(28, "No space left on device")
 
-    monkeypatch.setattr(writer, "_write_entry", write)
+    monkeypatch.setattr(writer._Writer, "write", write)
     source = pack(tmp_path / "it.zip", files())
     with pytest.raises(how if how is KeyboardInterrupt else UserError, match="No space left"):
         prepare_benchmark(BENCHMARK, [source], tmp_path / "out")
@@ -136,7 +136,7 @@ from dataclasses import replace
 from pathlib import Path
 from cssformer.prepare import ade20k, writer
 from cssformer.prepare.benchmark import prepare_benchmark
-writer._write_entry = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+writer._Writer.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 benchmark = replace(ade20k.BENCHMARK, counts={"train": 5, "val": 2, "test": 1})
 prepare_benchmark(benchmark, [Path(sys.argv[1])], Path(sys.argv[2]))
 """

@@ -151,7 +151,6 @@ def fill(
         UserError: a file is unreadable, sizes differ, a mask has a value that is not in ``index_of``, two pictures
             would have one name, or they have no such channels as are to be shown.
     """
-    table = class_table(index_of)
     taken: dict[tuple[str, str], Readable] = {}
     for entry in entries:
         other = taken.setdefault((entry.split, entry.name.lower()), entry.image)
@@ -165,10 +164,11 @@ def fill(
     faults = faults or Faults()
     form = _stored_form(entries, as_stored)
     _require_shown(shown, form)
+    writer = _Writer(folder, info.ignore, read, class_table(index_of), masks_as, form)
 
     def write(entry: Entry) -> Written | None:
         with faults.caught():
-            return _write_entry(entry, folder / entry.split, info, read, table, masks_as, form)
+            return writer.write(entry)
         return None
 
     written = in_parallel(write, entries, "Writing")
@@ -238,111 +238,109 @@ def turned_notes(written: Sequence[Written], masks_as: MasksAs) -> list[str]:
     ]
 
 
-def _write_entry(
-    entry: Entry,
-    folder: Path,
-    info: DatasetInfo,
-    read: Reader,
-    table: NDArray[np.int32],
-    masks_as: MasksAs,
-    form: Form | None,
-) -> Written:
-    """Write one picture, as stored if a form is given, and its label."""
-    data, where = read_bytes(entry.image), Path(str(entry.image))
-    missing, measured = None, None
-    suffix = ".jpg" if data[:2] == b"\xff\xd8" and read_orientation(data) == 1 else ".png"
-    kept = suffix == ".jpg" or (data[:4] == b"\x89PNG" and read_orientation(data) == 1)
-    if form is not None:
-        bands = decode_bands(data, where)
-        if bands.form != form:
-            raise UserError(f"{where} has {bands.form}, but the first picture has {form}; prepare them apart.")
-        missing, measured = bands.missing(), bands.moments()
-        content, facts, suffix = data, bands.facts, where.suffix.lower()
-        shape = (bands.values.shape[1], bands.values.shape[2])
-    elif kept:
-        content, (shape, facts) = data, inspect_image(data, where)
-    else:
-        (pixels, missing), facts = decode_pixels(data, where, None)
-        content, shape = encode_png(pixels), (pixels.shape[0], pixels.shape[1])
-    written = Written([(hashlib.sha256(data).hexdigest(), str(entry.image))], facts, None, False, measured)
-    if entry.label is not None:
-        label, written = _label(entry, written, shape, missing, info.ignore, read, table, masks_as)
-        (folder / "labels" / f"{entry.name}.png").write_bytes(label)
-    (folder / "images" / f"{entry.name}{suffix}").write_bytes(content)
-    return written
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the picture and the label of one entry after the other, on several threads; see :func:`fill`.
 
+    Attributes:
+        folder: of the splits.
+        ignore: the value of ignored pixels in labels.
+        read: decodes a mask's bytes to its values (H, W).
+        table: of :func:`class_table`.
+        masks_as: how masks of pictures with an EXIF orientation are drawn, where sizes do not tell.
+        form: what pictures have that are taken as stored, None for photographs.
+    """
 
-def _label(
-    entry: Entry,
-    written: Written,
-    shape: tuple[int, int],
-    missing: NDArray[np.bool_] | None,
-    ignore: int,
-    read: Reader,
-    table: NDArray[np.int32],
-    masks_as: MasksAs,
-) -> tuple[bytes, Written]:
-    """The label's file for a picture of the upright ``shape``, and what was found."""
-    where, orientation, data, own = Path(str(entry.label)), written.picture.orientation, b"", 1
-    if isinstance(entry.label, Drawing):
-        stored_shape = shape[::-1] if orientation >= 5 else shape
-        size = entry.label.size or (stored_shape if masks_as == "stored" else shape)
-        if size != stored_shape:
-            require_same_size(Path(str(entry.image)), shape, where, size, "annotation")
-        values = entry.label.draw(size)
-    else:
-        assert entry.label is not None
-        data = read_bytes(entry.label)
-        values, own = read(data, where), read_orientation(data)
-    values, taken_as, by_size = _upright(values, own, orientation, shape, masks_as)
-    require_same_size(Path(str(entry.image)), shape, where, values.shape, "mask")
-    reach = table[: int(values.max()) + 1]
-    if len(reach) <= values.max() or INVALID in reach:
-        _require_known(values, table, entry)
-    stored = _relabel(values, table, ignore)
-    if missing is not None:
-        stored = np.where(missing, stored.dtype.type(ignore), stored)
-    # The first pixel tells most differing labels apart without a look at the others.
-    same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
-    turned_now = taken_as == "stored" or own != 1
-    right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
-    sums = [(hashlib.sha256(data).hexdigest(), str(entry.label))] if data else []
-    if isinstance(entry.label, Drawing):
-        sums = [(hashlib.sha256(read_bytes(path)).hexdigest(), str(path)) for path in entry.label.files]
-    written = written._replace(sums=[*written.sums, *sums], masks_as=taken_as, by_size=by_size)
-    return data if right else encode_png(stored), written
+    folder: Path
+    ignore: int
+    read: Reader
+    table: NDArray[np.int32]
+    masks_as: MasksAs
+    form: Form | None
 
+    def write(self, entry: Entry) -> Written:
+        data, where, folder = read_bytes(entry.image), Path(str(entry.image)), self.folder / entry.split
+        missing, measured = None, None
+        suffix = ".jpg" if data[:2] == b"\xff\xd8" and read_orientation(data) == 1 else ".png"
+        kept = suffix == ".jpg" or (data[:4] == b"\x89PNG" and read_orientation(data) == 1)
+        if self.form is not None:
+            bands = decode_bands(data, where)
+            if bands.form != self.form:
+                raise UserError(f"{where} has {bands.form}, but the first picture has {self.form}; prepare them apart.")
+            missing, measured = bands.missing(), bands.moments()
+            content, facts, suffix = data, bands.facts, where.suffix.lower()
+            shape = (bands.values.shape[1], bands.values.shape[2])
+        elif kept:
+            content, (shape, facts) = data, inspect_image(data, where)
+        else:
+            (pixels, missing), facts = decode_pixels(data, where, None)
+            content, shape = encode_png(pixels), (pixels.shape[0], pixels.shape[1])
+        written = Written([(hashlib.sha256(data).hexdigest(), str(entry.image))], facts, None, False, measured)
+        if entry.label is not None:
+            label, written = self._label(entry, written, shape, missing)
+            (folder / "labels" / f"{entry.name}.png").write_bytes(label)
+        (folder / "images" / f"{entry.name}{suffix}").write_bytes(content)
+        return written
 
-def _upright(
-    values: NDArray[Any], own: int, orientation: int, shape: tuple[int, int], masks_as: MasksAs
-) -> tuple[NDArray[Any], MasksAs | None, bool]:
-    """The values of a mask, upright by its ``own`` orientation, as they lie on the upright picture."""
-    if own == orientation:
-        return values, None, False
-    stored = turned(as_stored(values, own), orientation)
-    by_size = stored.shape != values.shape
-    if by_size:
-        masks_as = "stored" if stored.shape == shape else "shown"
-    return stored if masks_as == "stored" else values, masks_as, by_size
+    def _label(
+        self, entry: Entry, written: Written, shape: tuple[int, int], missing: NDArray[np.bool_] | None
+    ) -> tuple[bytes, Written]:
+        """The label's file for a picture of the upright ``shape``, and what was found."""
+        image, where, orientation = Path(str(entry.image)), Path(str(entry.label)), written.picture.orientation
+        data, own = b"", 1
+        if isinstance(entry.label, Drawing):
+            stored_shape = shape[::-1] if orientation >= 5 else shape
+            size = entry.label.size or (stored_shape if self.masks_as == "stored" else shape)
+            if size != stored_shape:
+                require_same_size(image, shape, where, size, "annotation")
+            values = entry.label.draw(size)
+        else:
+            assert entry.label is not None
+            data = read_bytes(entry.label)
+            values, own = self.read(data, where), read_orientation(data)
+        values, taken_as, by_size = self._upright(values, own, orientation, shape)
+        require_same_size(image, shape, where, values.shape, "mask")
+        stored = self._relabelled(values, entry)
+        if missing is not None:
+            stored = np.where(missing, stored.dtype.type(self.ignore), stored)
+        # The first pixel tells most differing labels apart without a look at the others.
+        same = stored.flat[0] == values.flat[0] and np.array_equal(stored, values)
+        turned_now = taken_as == "stored" or own != 1
+        right = same and not turned_now and _is_grey_png(data, 8 * stored.itemsize)
+        sums = [(hashlib.sha256(data).hexdigest(), str(entry.label))] if data else []
+        if isinstance(entry.label, Drawing):
+            sums = [(hashlib.sha256(read_bytes(path)).hexdigest(), str(path)) for path in entry.label.files]
+        written = written._replace(sums=[*written.sums, *sums], masks_as=taken_as, by_size=by_size)
+        return data if right else encode_png(stored), written
 
+    def _upright(
+        self, values: NDArray[Any], own: int, orientation: int, shape: tuple[int, int]
+    ) -> tuple[NDArray[Any], MasksAs | None, bool]:
+        """The values of a mask, upright by its ``own`` orientation, as they lie on the upright picture."""
+        if own == orientation:
+            return values, None, False
+        stored, masks_as = turned(as_stored(values, own), orientation), self.masks_as
+        by_size = stored.shape != values.shape
+        if by_size:
+            masks_as = "stored" if stored.shape == shape else "shown"
+        return stored if masks_as == "stored" else values, masks_as, by_size
 
-def _require_known(values: NDArray[Any], table: NDArray[np.int32], entry: Entry) -> None:
-    unknown = np.append(table, np.int32(INVALID)).take(values, mode="clip") == INVALID
-    if unknown.any():
-        value = int(values[unknown][0])
-        raise UserError(f"The mask {entry.label} has the value {value}, which is no class and not ignored.")
+    def _relabelled(self, values: NDArray[Any], entry: Entry) -> NDArray[Any]:
+        """What is stored for the values of a mask (H, W); raises UserError where one is not known."""
+        reach = self.table[: int(values.max()) + 1]
+        if len(reach) <= values.max() or INVALID in reach:
+            unknown = np.append(self.table, np.int32(INVALID)).take(values, mode="clip") == INVALID
+            if unknown.any():
+                value = int(values[unknown][0])
+                raise UserError(f"The mask {entry.label} has the value {value}, which is no class and not ignored.")
+        if values.dtype == np.uint8:
+            # OpenCV looks up bytes several times as fast as NumPy; it wants a table of 256.
+            return cv2.LUT(np.ascontiguousarray(values), self._stored(np.resize(self.table, 256)))
+        return self._stored(np.take(self.table, values))
 
-
-def _relabel(values: NDArray[Any], table: NDArray[np.int32], ignore: int) -> NDArray[Any]:
-    """What is stored for the values of a mask (H, W), all of them known to ``table``."""
-    if values.dtype == np.uint8:
-        # OpenCV looks up bytes several times as fast as NumPy; it wants a table of 256.
-        return cv2.LUT(np.ascontiguousarray(values), _stored(np.resize(table, 256), ignore))
-    return _stored(np.take(table, values), ignore)
-
-
-def _stored(label: NDArray[np.int32], ignore: int) -> NDArray[Any]:
-    return np.where(label == IGNORE, ignore, label).astype(np.uint8 if ignore == 255 else np.uint16)
+    def _stored(self, indices: NDArray[np.int32]) -> NDArray[Any]:
+        """Class indices, or ``IGNORE``, as labels' files hold them."""
+        return np.where(indices == IGNORE, self.ignore, indices).astype(np.uint8 if self.ignore == 255 else np.uint16)
 
 
 def _is_grey_png(data: bytes, bits: int) -> bool:
