@@ -64,8 +64,26 @@ def export_model(
             compute what the network computes.
         ModuleNotFoundError: a package of the extra ``export`` is not installed.
     """
-    plain = "logits" in returns and input == "float" and size is None and short_side is None
-    _require(output, returns, size, short_side, precision, calibration, data, plain)
+    runtime = SUFFIXES.get(output.suffix)
+    if runtime is None:
+        raise UserError(f"The name {output} tells no format; end it in {', '.join(SUFFIXES)}.")
+    files = [output, output.with_suffix(".bin")] if output.suffix == ".xml" else [output]
+    if there := next((path for path in files if path.exists()), None):
+        raise UserError(f"{there} is there already; give another output or remove it.")
+    if len(set(returns)) < len(returns) or not returns:
+        raise UserError("Give each value of returns once, and one at least.")
+    if size is not None and short_side is not None:
+        raise UserError("Give either the size or the short side that the file resizes to.")
+    if precision == "int8" and output.suffix != ".onnx":
+        raise UserError(f"int8 is for ONNX files alone; end the name {output} in .onnx or take another precision.")
+    if calibration is not None and precision != "int8":
+        raise UserError("Pictures for calibration are for int8 alone; leave them out or take the precision int8.")
+    as_given = input == "float" and size is None and short_side is None
+    if data is not None and (not as_given or "logits" not in returns or output.suffix == ".pt2"):
+        raise UserError(
+            "Only a .onnx or .xml file that returns logits of pictures as they are can be scored; leave out data, or "
+            "returns, input, size and short_side."
+        )
     require_writable(output)
     scored = None if data is None else SegmentationFolder(data, "val")
     network = model if isinstance(model, SegmentationNetwork) else SegmentationNetwork.from_pretrained(model)
@@ -94,7 +112,6 @@ def export_model(
     traced = deployment
     if precision == "16" and output.suffix != ".xml":
         traced = Deployment(copy.deepcopy(network).half(), *arguments).eval()
-    runtime = SUFFIXES[output.suffix]
     calibrated = [] if calibration is None else quantize.seen(calibration, deployment)
     bin_file = atomic_write(output.with_suffix(".bin")) if output.suffix == ".xml" else nullcontext()
     with atomic_write(output) as path, bin_file as weights:
@@ -118,36 +135,6 @@ def export_model(
         megabytes = sum(file.stat().st_size for file in (path, weights) if file is not None) / 1e6
     found = {"output": str(output), "megabytes": megabytes, "runtime": runtime, "parity": rows}
     return found if scored is None else {**found, **_scores(output, network, scored)}
-
-
-def _require(
-    output: Path,
-    returns: Sequence[Returned],
-    size: tuple[int, int] | None,
-    short_side: int | None,
-    precision: Precision,
-    calibration: Path | None,
-    data: Path | None,
-    plain: bool,
-) -> None:
-    if output.suffix not in SUFFIXES:
-        raise UserError(f"The name {output} tells no format; end it in {', '.join(SUFFIXES)}.")
-    for path in (output, output.with_suffix(".bin"))[: 1 + (output.suffix == ".xml")]:
-        if path.exists():
-            raise UserError(f"{path} is there already; give another output or remove it.")
-    if len(set(returns)) < len(returns) or not returns:
-        raise UserError("Give each value of returns once, and one at least.")
-    if size is not None and short_side is not None:
-        raise UserError("Give either the size or the short side that the file resizes to.")
-    if precision == "int8" and output.suffix != ".onnx":
-        raise UserError(f"int8 is for ONNX files alone; end the name {output} in .onnx or take another precision.")
-    if calibration is not None and precision != "int8":
-        raise UserError("Pictures for calibration are for int8 alone; leave them out or take the precision int8.")
-    if data is not None and (not plain or output.suffix == ".pt2"):
-        raise UserError(
-            "Only a .onnx or .xml file that returns logits of pictures as they are can be scored; leave out data, or "
-            "returns, input, size and short_side."
-        )
 
 
 def _scores(output: Path, network: SegmentationNetwork, data: SegmentationFolder) -> dict[str, float | None]:
