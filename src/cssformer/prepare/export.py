@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
 from cssformer.data.files import Readable, is_picture
 from cssformer.data.image_io import read_ids
@@ -211,64 +213,96 @@ def prepare_export(
         for picture in export.pictures:
             if (other := first.setdefault(picture.image, picture)) is not picture:
                 raise UserError(f"{other.place} and {picture.place} both annotate {picture.path}; leave one there.")
-        overlap = overlap or export.overlap
-        several = overlap == "keep"
-        if several and unlabeled == "ignore":
-            raise UserError(
-                "Where overlapping shapes are kept, pixels without one are of no class; leave out unlabeled."
-            )
-        bare_pixels = "ignore" if several else unlabeled or export.unlabeled
-        info, value_of, index_of = _classes(export, map or [], ignore or [], bare_pixels)
-        empty = len(export.classes)
-        if several:
-            value_of = {
-                name: IGNORED if (index := index_of[value]) is None else 1 << index for name, value in value_of.items()
-            }
-            mapping = {name: index for name, index in info.mapping.items() if name != UNLABELED}
-            info = replace(info, ignore=IGNORED, mapping=mapping, multilabel=True)
-            index_of, empty = bits_of(len(info.classes)), 0
-        seen: set[str] = set()
-        bare: list[str] = []
-
-        def drawing(picture: Annotated) -> Drawing:
-            def values(size: Size) -> Any:
-                names: set[str] = set()
-                found = picture.shapes(size)
-                if isinstance(found, ClassMap):
-                    names.update(found.names.values())
-                    label = found.draw(value_of, empty)
-                else:
-                    label = draw(_noted(found, names), value_of, size, empty, overlap)
-                seen.update(names)
-                if not names:
-                    bare.append(picture.path)
-                return label
-
-            return Drawing(picture.place, picture.size, values)
-
+        labels = _Labels(export, map or [], ignore or [], unlabeled, overlap)
         chosen, how = _split(export.pictures, val_share, seed)
-        entries = [Entry(split, _flat_name(picture.path), picture.image, drawing(picture)) for picture, split in chosen]
+        entries = [
+            Entry(split, _flat_name(picture.path), picture.image, labels.drawing(picture)) for picture, split in chosen
+        ]
         with atomic_dir(output) as folder:
-            info, found = fill(folder, info, entries, read_ids, index_of, masks_as, faults, export.sources, shown=shown)
+            info, found = fill(
+                folder, labels.info, entries, read_ids, labels.index_of, masks_as, faults, export.sources, shown=shown
+            )
             if lacking := {"train", "val"} - info.counts.keys():
                 reason = faults.sentences[0] if faults.sentences else "give more pictures."
                 raise UserError(f"There are no pictures for the {max(lacking)} split: {reason}")
             written = [(entry, each) for entry, each in zip(entries, found, strict=True) if each is not None]
             notes = turned_notes([each for _, each in written], masks_as)
     notes = [*export.notes, *notes, *picture_notes({entry.image: each.picture for entry, each in written})]
-    on_top = {"smaller": "that of fewer pixels", "first": "the first one drawn", "last": "the last one drawn"}
-    notes.append(
-        "A pixel is of all classes whose shapes it lies in."
-        if several
-        else f"Of shapes that overlap, {on_top[overlap]} lies on top."
-    )
-    if bare:
-        notes.append(f"{len(bare)} pictures have no shape, {min(bare)} the first.")
-    if absent := [name for name in export.classes if name not in seen and name not in export.ignored]:
-        notes.append(f"No shape is of the class {', '.join(absent)}.")
+    notes += labels.notes()
     if faults.sentences:
         notes.append(f"{len(faults.sentences)} broken ones were left out; the first: {faults.sentences[0]}")
     return Prepared(output, info, (), how, tuple(notes))
+
+
+class _Labels:
+    """How the shapes of an export become labels, and which classes and pictures turn out to have none.
+
+    Args:
+        export: what the annotation tool wrote.
+        map, ignore, unlabeled, overlap: of :func:`prepare_export`.
+
+    Attributes:
+        info: the description of the data set, without counts and sources.
+        index_of: class index, or bit field, of each value that is drawn; None where it is ignored.
+
+    Raises:
+        UserError: the options name what the export has not, or leave no class.
+    """
+
+    def __init__(
+        self,
+        export: Export,
+        map: Sequence[str],
+        ignore: Sequence[str],
+        unlabeled: Literal["background", "ignore"] | None,
+        overlap: Overlap | None,
+    ) -> None:
+        self.export, self.overlap = export, overlap or export.overlap
+        self.bare: list[str] = []
+        self.seen: set[str] = set()
+        several = self.overlap == "keep"
+        if several and unlabeled == "ignore":
+            raise UserError(
+                "Where overlapping shapes are kept, pixels without one are of no class; leave out unlabeled."
+            )
+        bare_pixels = "ignore" if several else unlabeled or export.unlabeled
+        self.info, self.value_of, self.index_of = _classes(export, map, ignore, bare_pixels)
+        self.empty = len(export.classes)
+        if several:
+            indices = {name: self.index_of[value] for name, value in self.value_of.items()}
+            self.value_of = {name: IGNORED if index is None else 1 << index for name, index in indices.items()}
+            mapping = {name: index for name, index in self.info.mapping.items() if name != UNLABELED}
+            self.info = replace(self.info, ignore=IGNORED, mapping=mapping, multilabel=True)
+            self.index_of, self.empty = bits_of(len(self.info.classes)), 0
+
+    def drawing(self, picture: Annotated) -> Drawing:
+        """The label of a picture, drawn when it is written."""
+
+        def draw_values(size: Size) -> NDArray[Any]:
+            found, names = picture.shapes(size), set[str]()
+            if isinstance(found, ClassMap):
+                names.update(found.names.values())
+                values = found.draw(self.value_of, self.empty)
+            else:
+                values = draw(_noted(found, names), self.value_of, size, self.empty, self.overlap)
+            self.seen.update(names)
+            if not names:
+                self.bare.append(picture.path)
+            return values
+
+        return Drawing(picture.place, picture.size, draw_values)
+
+    def notes(self) -> Iterator[str]:
+        """What is worth telling once all pictures are written."""
+        on_top = {"smaller": "that of fewer pixels", "first": "the first one drawn", "last": "the last one drawn"}
+        if self.overlap == "keep":
+            yield "A pixel is of all classes whose shapes it lies in."
+        else:
+            yield f"Of shapes that overlap, {on_top[self.overlap]} lies on top."
+        if self.bare:
+            yield f"{len(self.bare)} pictures have no shape, {min(self.bare)} the first."
+        if absent := [name for name in self.export.classes if name not in {*self.seen, *self.export.ignored}]:
+            yield f"No shape is of the class {', '.join(absent)}."
 
 
 def _noted(shapes: Iterable[Shape], names: set[str]) -> Iterator[Shape]:
