@@ -72,6 +72,15 @@ def one_archive(folder: Path, maps: dict[str, NDArray[np.uint8]]) -> Path:
     return folder.with_suffix(".npz")
 
 
+def misnamed(folder: Path, maps: dict[str, NDArray[np.uint8]]) -> Path:
+    """An archive that is called as an array, and arrays that are called as archives."""
+    if maps is SAID:
+        return one_archive(folder, maps).rename(folder.with_suffix(".npy"))
+    for path in arrays(folder, maps).iterdir():
+        path.rename(path.with_suffix(".npz"))
+    return folder
+
+
 CATEGORIES = [{"id": 30, "name": "sky"}, {"id": 7, "name": "road"}, {"id": 21, "name": "tree"}]
 
 
@@ -132,7 +141,13 @@ FILES = (pngs, tiffs, arrays, archives, one_archive)
 
 
 @pytest.mark.parametrize(
-    ("said", "truth"), [*((said, pngs) for said in (*FILES, run_lengths)), (panoptic, one_archive), (results, panoptic)]
+    ("said", "truth"),
+    [
+        *((said, pngs) for said in (*FILES, run_lengths)),
+        (panoptic, one_archive),
+        (results, panoptic),
+        (misnamed, misnamed),
+    ],
 )
 def test_every_kind_scores_alike(tmp_path: Path, truth: Written, said: Written) -> None:
     file = tmp_path / "scores.json"

@@ -79,7 +79,8 @@ def find_label_files(path: Path, listed: dict[str, Any] | None = None) -> LabelF
     if kind not in (".npy", ".npz"):
         raise UserError(f"{path} is no folder, no .npy or .npz of arrays and no COCO .json; give one of these.")
     with _arrays(path) as arrays:
-        names = list(arrays) if kind == ".npz" else [str(number) for number in range(len(np.atleast_1d(arrays)))]
+        stack = isinstance(arrays, np.ndarray)
+        names = [str(number) for number in range(len(np.atleast_1d(arrays)))] if stack else list(arrays)
     return LabelFiles([(name, LabelMap(f"{path}, array {name},", partial(_array, path, name))) for name in names])
 
 
@@ -109,7 +110,8 @@ def _arrays(path: Path) -> Iterator[Any]:
     """An array, mapped since a stack may be larger than the memory, or an archive of arrays; never a pickle."""
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        with loaded if path.suffix.lower() == ".npz" else nullcontext():
+        # Whatever the file is called.
+        with nullcontext() if isinstance(loaded, np.ndarray) else loaded:
             yield loaded
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as NumPy arrays: {str(error).rstrip('.')}.") from None
