@@ -103,6 +103,16 @@ def test_a_device_that_computes_nothing_is_refused_and_leaves_the_network(model_
     assert not any(value.is_meta for value in network.state_dict().values())
 
 
+def test_a_network_in_training_stays_so_and_is_predicted_with_as_if_it_were_not(
+    predictor: Predictor, model_folder: Path, pictures: Path
+) -> None:
+    model = CSSFormer.from_pretrained(model_folder).train()
+    model.backbone.eval()
+    found = Predictor(model, "cpu")(pictures / "a.png")
+    assert (found.labels == predictor(pictures / "a.png").labels).all()
+    assert model.training and model.head.training and not model.backbone.training
+
+
 def test_a_list_of_pictures_gives_a_list(predictor: Predictor, pictures: Path) -> None:
     """Files and arrays, of different sizes."""
     paths = [pictures / "a.png", pictures / "deep/er/c.png"]

@@ -170,6 +170,13 @@ def test_interval_does_not_change_from_call_to_call() -> None:
     assert bootstrap_interval(areas) == bootstrap_interval(areas)
 
 
+def test_one_picture_has_no_interval() -> None:
+    assert np.isnan(bootstrap_interval(np.full((1, 3, 4), 5))).all()
+    evaluation = evaluate(ByColour(), Colours(1), workers=0)
+    assert evaluation.as_dict()["miou_interval"] == [None, None]
+    assert "95 %" not in dict(evaluation.summary())["mIoU"]
+
+
 def test_report(tmp_path: Path) -> None:
     model, data = ByColour(), Colours()
     evaluation = evaluate(model, data, workers=0, mode="slide", crop=32, precision="bf16")

@@ -120,6 +120,7 @@ def test_suffixes_lists_order_and_checksums(tmp_path: Path) -> None:
             {"classes": ["exudate"]},
             "no folder .*exudate with masks of the class; there are exudates,",
         ),
+        (lambda root: None, {"classes": [CLASSES[1], CLASSES[1]]}, "differ in case at most"),
         (lambda root: (root / "masks").rename(root / "train"), {}, "no folder"),
         (lambda root: (root / "masks" / "optic disc").rename(root / "masks" / "train"), {}, "has the folder train"),
         (lambda root: write(root / "masks" / CLASSES[0] / "x.png", np.eye(4)), {}, "x.png has no picture"),

@@ -288,6 +288,27 @@ def test_a_flipped_byte_never_passes(done: Recipe, tmp_path: Path) -> None:
     assert refused > 20
 
 
+def test_a_run_whose_best_network_is_lost_keeps_the_next_one(done: Recipe, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done.output, tmp_path / "run"))
+    checkpoint = torch.load(run / LAST, weights_only=True)
+    checkpoint["callbacks"]["BestModel"]["best"] = 0.99
+    del checkpoint["sha256"]
+    AtomicCheckpointIO().save_checkpoint(checkpoint, run / LAST)
+    (run / "model" / "model.safetensors").write_bytes(b"half")
+    further = dataclasses.replace(done, output=str(run), training=dataclasses.replace(done.training, steps=2))
+    out = io.StringIO()
+    assert runs.train(further, resume=True, console=Console(file=out, width=1000)) is not None
+    assert "warning: the best network is lost" in out.getvalue() and weights(run)
+
+
+def test_a_damaged_table_of_metrics_is_told(done: Recipe, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(done.output, tmp_path / "run"))
+    (run / "metrics.csv").write_text("no table\n1,2\n")
+    further = dataclasses.replace(done, output=str(run), training=dataclasses.replace(done.training, steps=2))
+    with pytest.raises(UserError, match=r"metrics\.csv is damaged"):
+        runs.train(further, resume=True)
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_run_may_take_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
     # With a power of 0 the learning rate does not depend on the number of steps.

@@ -33,8 +33,9 @@ def accelerate_cpu(model: Network) -> Network:
     Its modules are swapped for those of :mod:`cssformer.accelerate.modules` and oneDNN's linear layers. With gradients
     the copy computes what the network computes. A module that is not exactly the product's (a subclass, another
     ``forward``, hooks, an edited formula) is left as it is, which the log tells: before it is swapped, both ways are
-    compared on random numbers. Weights that change in place are the copy's too; after ``to(dtype)`` and
-    ``load_state_dict(assign=True)``, which give the network other tensors, it is to be accelerated anew.
+    compared on random numbers. Hooks that come later may not be called. Weights that change in place are the copy's
+    too; after ``to(dtype)`` and ``load_state_dict(assign=True)``, which give the network other tensors, it is to be
+    accelerated anew.
     """
     shared: list[Any] = [*model.parameters(), *model.buffers()]
     for module in model.modules():

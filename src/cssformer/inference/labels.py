@@ -206,7 +206,8 @@ def segment(
                 total.scatter_(-1, chosen[..., None], -1)
 
     # A tile is too small to be shared out, so each thread has tiles of its own; a GPU's stream belongs to this thread.
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         share_out = pool.map if device.type == "cpu" else map
         for top in first.rows[::tile]:
             height = min(tile, first.rows.stop - top)
@@ -221,6 +222,8 @@ def segment(
             strips = [view.strip(top, top + height) for view in views]
             for _ in share_out(partial(label, strips, ranked, best, found), range(len(first.columns))):
                 pass
+            # Else the one of these would be the number of all threads that begin later.
+            torch.set_num_threads(threads)
             yield Block(top, first.left, found)
 
 

@@ -16,7 +16,7 @@ from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
 from cssformer.data.dataset import IGNORE, combined_colours, distinct_colours, no_data
 from cssformer.data.image_io import to_rgb, write_image, write_label
 from cssformer.data.multilabel import is_class, require_single_label
-from cssformer.inference.views import Options, predict, used_threshold
+from cssformer.inference.views import Options, evaluating, predict, used_threshold
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.console import percentage
 from cssformer.utils.device import best_device, device_of
@@ -229,7 +229,7 @@ class Predictor:
     """A network with all that is needed to label pictures.
 
     Args:
-        model: a trained ``CSSFormer``, or an exported one.
+        model: a trained ``CSSFormer``, or an exported one; it is moved to the device and stays in its mode.
         device: "cuda", "mps", "cpu" and the like; "auto" takes the best there is.
         **options: of :class:`cssformer.inference.views.Options`. What is not given, or None, is done as the model was
             trained for.
@@ -243,12 +243,13 @@ class Predictor:
         if str(device).startswith("meta"):
             raise UserError("The device 'meta' computes nothing; take cpu or auto.")
         try:
-            model = model.to(best_device() if device == "auto" else device).eval()
+            model = model.to(best_device() if device == "auto" else device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
         self.network = model
-        self.model = accelerated(model)
+        with evaluating(model):
+            self.model = accelerated(model)
         known = [field.name for field in fields(Options)]
         if unknown := options.keys() - known:
             raise UserError(f"There is no option {min(unknown)!r} of prediction; there are {', '.join(known)}.")

@@ -97,7 +97,10 @@ class Evaluation:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Percentile bootstrap over pictures, or groups of them: the 95 % confidence interval of the mIoU."""
+        """Percentile bootstrap over pictures, or groups of them: the 95 % confidence interval of the mIoU.
+
+        NaN of one picture, which tells nothing of others.
+        """
         return bootstrap_interval(self.by_group(self.areas))
 
     def by_group(self, areas: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -159,8 +162,9 @@ class Evaluation:
         """Name and value in percent of each score of the whole data set."""
         low, high = self.interval
         drawn = "" if self.groups is None else f", by {len(set(self.groups))} groups"
+        likely = "" if np.isnan(low) else f"  (95 %: {percent(low)} to {percent(high)}{drawn})"
         return [
-            ("mIoU", f"{percent(self.scores.miou)}  (95 %: {percent(low)} to {percent(high)}{drawn})"),
+            ("mIoU", f"{percent(self.scores.miou)}{likely}"),
             ("mean accuracy", percent(self.scores.mean_accuracy)),
             ("pixel accuracy", percent(self.scores.pixel_accuracy)),
             ("frequency-weighted IoU", percent(self.scores.frequency_weighted_iou)),
@@ -287,13 +291,15 @@ def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int 
     """Confidence interval of the mIoU if other pictures of the same kind had been drawn.
 
     Each of 1000 resamplings draws as many pictures as there are, with replacement, and takes the mIoU of their summed
-    areas; the interval runs between the percentiles of these scores.
+    areas; the interval runs between the percentiles of these scores. One picture has none (NaN).
 
     Args:
         areas: (n, 3, C), see :class:`Evaluation`.
         level: share of the resamplings inside.
         seed: of the draws.
     """
+    if len(areas) < 2:
+        return np.nan, np.nan
     return percentile_interval(mean_of_present(intersection_over_union(resampled(areas, seed))), level)
 
 

@@ -50,7 +50,7 @@ def pair_by_class(
         The classes; the pictures, each with the first of its masks; and all masks.
 
     Raises:
-        UserError: there is no folder of a class, or as ``find_pairs``.
+        UserError: there is no folder of a class, two classes differ in case at most, or as ``find_pairs``.
     """
     found = sorted(path.name for path in masks.glob("*/") if not path.name.startswith("."))
     splits = [name for name in found if read_folders([name])[1]]
@@ -69,6 +69,11 @@ def pair_by_class(
         if name not in found:
             raise UserError(f"There is no folder {masks / name} with masks of the class; there are {', '.join(found)}.")
     names = tuple(classes or found)
+    alike = [name for name in names if [each.casefold() for each in names].count(name.casefold()) > 1]
+    if alike:
+        raise UserError(
+            f"The classes {alike[0]!r} and {alike[1]!r} differ in case at most; rename one or leave it out."
+        )
     pairings = [find_pairs(images, masks / name, image_suffix, label_suffix) for name in names]
     masks_of: dict[Path, dict[int, Path]] = defaultdict(dict)
     for index, pairing in enumerate(pairings):

@@ -21,6 +21,7 @@ from cssformer.training.recipe import BOUNDARY_IOU, MIOU, OF_CLASS
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import nearest
 from cssformer.visualize.drawing import colourise
+from cssformer.weights.hub import load
 
 
 def require_score(name: str, info: DatasetInfo) -> None:
@@ -125,3 +126,10 @@ class BestModel(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.since_best = state_dict["best"], state_dict["since_best"]
+        try:
+            if self.best > -math.inf:
+                load(self.folder)
+        except UserError as error:
+            told = f"warning: the best network is lost; the next validation's takes its place. {error}"
+            self.console.print(told, markup=False)
+            self.best = -math.inf

@@ -184,8 +184,11 @@ class Progress(Callback):
 
 
 def _read_rows(path: Path, start: int) -> list[dict[str, str]]:
-    """The rows of an interrupted run up to the step it resumes from."""
+    """The rows of an interrupted run up to the step it resumes from; raises UserError if they cannot be read."""
     if not start or not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged, a table of the run's metrics; mend or remove it.") from error
