@@ -17,6 +17,7 @@ from cssformer.training.loggers import run_ids
 from cssformer.training.module import SegmentationTask
 from cssformer.training.non_finite import NonFinite
 from cssformer.utils.atomic import atomic_write
+from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
 
 PATIENCE_SECONDS = 60.0
