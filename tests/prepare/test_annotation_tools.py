@@ -258,6 +258,33 @@ def test_yolo_of_label_studio(tmp_path):
     assert classes == ["background", "car", "tree"] and {name.rpartition("_")[2] for name in found} == {"a", "b", "c"}
 
 
+def test_yolo_of_label_studio_without_its_pictures(tmp_path, capsys):
+    yolo(tmp_path / "in", "")
+    (tmp_path / "in/data.yaml").unlink()
+    (tmp_path / "in/classes.txt").write_text("car\ntree\n")
+    for path in (tmp_path / "in").glob("*/*/*"):
+        path.rename(path.parents[1] / path.name)
+    (tmp_path / "in/images").rename(tmp_path / "uploaded")
+    words = ["prepare", "yolo", "--output", str(tmp_path / "out"), "--val_share", "0.5", "--source"]
+    assert main([*words, str(tmp_path / "in"), str(tmp_path / "uploaded")]) == 0
+    counts = DatasetInfo.load(tmp_path / "out").counts
+    # A picture that no file of labels names is none of the project.
+    assert counts == {"train": 1, "val": 1}
+    (tmp_path / "uploaded/a.png").unlink()
+    shutil.rmtree(tmp_path / "out")
+    assert main([*words, str(tmp_path / "in"), str(tmp_path / "uploaded")]) == 2
+    assert "labels/a.txt names the picture a, which is not there" in capsys.readouterr().err
+
+
+def test_exports_without_any_shape(tmp_path, capsys):
+    yolo(tmp_path, "train: images/train\nval: images/val\nnames: [car, tree]")
+    for path in tmp_path.glob("labels/*/*.txt"):
+        path.write_text("\n")
+    assert main(["prepare", "yolo", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert f"No picture of {tmp_path} has a shape; export polygons or masks" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_macos_adds_to_archives(tmp_path, pack):
     labelme(tmp_path / "in", [shape("car", "rectangle", (0, 0), (3, 3))])
     files = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}

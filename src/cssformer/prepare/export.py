@@ -225,6 +225,8 @@ def prepare_export(
             if lacking := {"train", "val"} - info.counts.keys():
                 reason = faults.sentences[0] if faults.sentences else "give more pictures."
                 raise UserError(f"There are no pictures for the {max(lacking)} split: {reason}")
+            if not seen:
+                raise UserError(f"No picture of {source[0]} has a shape; export polygons or masks, not boxes alone.")
             written = [(entry, each) for entry, each in zip(entries, found, strict=True) if each is not None]
             notes = turned_notes([each for _, each in written], masks_as)
     notes = [*export.notes, *notes, *picture_notes({entry.image: each.picture for entry, each in written})]

@@ -4,7 +4,7 @@
 The labels of ``images/a.jpg`` are ``labels/a.txt``: a line for each polygon, the class's number and x y x y ... as
 shares of width and height. A picture without a file of labels has no shape.
 
-Label Studio writes ``classes.txt`` instead, a name a line, and no splits.
+Label Studio writes ``classes.txt`` instead, a name a line, and no splits; its pictures may be in another source.
 """
 
 import posixpath
@@ -46,18 +46,22 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
         numbered = names.items() if isinstance(names, dict) else enumerate(names)
         class_of = {int(key): str(name) for key, name in numbered}
     texts = {(each.source, each.name): each for each in members if each.name.lower().endswith(".txt")}
+    elsewhere = _pictures_elsewhere(member, members, faults) if "" in content else {}
     found: dict[Member, Annotated] = {}
     sources = [member]
-    for split in (*SPLITS, ""):
-        for picture in _pictures(content.get(split), split, member, members, faults):
-            labels = next((texts[key] for key in _label_names(picture) if key in texts), None)
+    for split in [""] if elsewhere else (*SPLITS, ""):
+        for picture in elsewhere or _pictures(content.get(split), split, member, members, faults):
+            beside = (texts[key] for key in _label_names(picture) if key in texts)
+            labels = elsewhere.get(picture) or next(beside, None)
             place = str(labels or picture)
             sources += [labels] if labels else []
             shapes = partial(_shapes, labels, class_of)
             other = found.setdefault(picture, Annotated(picture, picture.name, place, None, shapes, split or None))
             if other.split != (split or None):
                 raise UserError(f"{picture} is in two splits, {other.split} and {split}; leave it in one.")
-    if not any(str(each).endswith(".txt") for split in SPLITS for each in _listed(content.get(split))):
+    if not elsewhere and not any(
+        str(each).endswith(".txt") for split in SPLITS for each in _listed(content.get(split))
+    ):
         for labels in _without_picture(list(texts.values()), sources[1:]):
             with faults.caught():
                 raise UserError(f"{labels} is the label of a picture that is not there; add it, or remove both.")
@@ -104,6 +108,20 @@ def _pictures(entry: Any, split: str, member: Member, members: Sequence[Member],
         if not chosen and split != "test":
             raise UserError(f"{member} names the folder {each}, which is not there or holds no pictures.")
         yield from chosen
+
+
+def _pictures_elsewhere(member: Member, members: Sequence[Member], faults: Faults) -> dict[Member, Member]:
+    """Of ``classes.txt`` without pictures beside it, those of other sources, each with the file of its labels."""
+    folder = member.name.rpartition("classes.txt")[0]
+    own = [each for each in members if each.source == member.source]
+    if any(each.name.startswith(f"{folder}images/") and is_picture(Path(each.name)) for each in own):
+        return {}
+    pictures, found = Pictures(members), {}
+    for labels in own:
+        if labels.name.startswith(f"{folder}labels/") and labels.name.endswith(".txt"):
+            with faults.caught():
+                found[pictures.find(Path(labels.name).stem, labels)] = labels
+    return found
 
 
 def _label_names(picture: Member) -> Iterable[tuple[Path, str]]:
