@@ -225,7 +225,7 @@ def prepare_export(
             if lacking := {"train", "val"} - info.counts.keys():
                 reason = faults.sentences[0] if faults.sentences else "give more pictures."
                 raise UserError(f"There are no pictures for the {max(lacking)} split: {reason}")
-            if not seen:
+            if not labels.seen:
                 raise UserError(f"No picture of {source[0]} has a shape; export polygons or masks, not boxes alone.")
             written = [(entry, each) for entry, each in zip(entries, found, strict=True) if each is not None]
             notes = turned_notes([each for _, each in written], masks_as)
