@@ -135,7 +135,7 @@ def to_indices(ids: NDArray[Any], table: NDArray[np.int32], place: str, known: s
     ids = ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
     # These would be clipped to 0, a class: negative ids, and those that are negative as int64.
     outside = next((int(end) for end in (ids.min(), ids.max()) if not 0 <= int(end) < 2**63), None)
-    labels = look_up(table, ids)
+    labels = look_up(table, ids.astype(np.int64) if ids.dtype == np.uint64 else ids)
     if outside is None and labels.max() == INVALID:
         outside = int(ids[labels == INVALID][0])
     if outside is not None:

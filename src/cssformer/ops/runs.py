@@ -57,7 +57,7 @@ def in_runs(function: Function, each: Sequence[Tensor], shared: Sequence[Tensor]
 
     The function takes any number of rows and treats each by itself.
     """
-    rows, bodies = each[0].shape[0], _bodies.get()
+    rows, bodies = each[0].shape[0], None if torch.compiler.is_compiling() else _bodies.get()
     if bodies is None and not isinstance(rows, int):
         from functorch.experimental.control_flow import map as map_runs  # PyTorch 2.7 imports its compiler for it
 
