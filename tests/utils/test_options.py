@@ -178,6 +178,8 @@ def test_values_of_several_texts() -> None:
     parser.add_function_arguments(function)
     found = parse(parser, ["--names", "a, b", "5", "--switch"], "it")
     assert (found.names, found.switch) == (["a, b", "5"], True)
+    assert parsed("--training.logger", "[]", "--seed", "3").training.logger == []
+    assert parsed("--training.logger", "csv", "wandb").training.logger == ["csv", "wandb"]
 
 
 def test_parsed_numbers_are_pythons_own() -> None:

@@ -242,7 +242,8 @@ def _in_one_word(arguments: list[str], types_of: dict[str, Any]) -> tuple[list[s
             texts = []
             while remaining and not remaining[-1].startswith("--"):
                 texts.append(remaining.pop())
-            words.append(f"{word}={json.dumps(texts)}" if texts else word)
+            given = "[]" if texts == ["[]"] else json.dumps(texts)
+            words.append(f"{word}={given}" if texts else word)
         elif any(typing.get_origin(part) in (tuple, list) for part in (kind, *typing.get_args(kind))):
             values = []
             while remaining and _is_number(remaining[-1]):
