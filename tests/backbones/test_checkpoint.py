@@ -38,7 +38,9 @@ def random_(network: nn.Module) -> Any:
 
 def loaded(name: str, state: dict[str, Any], folder: Path, **arguments: Any) -> nn.Module:
     torch.save(state, folder / "weights.pth")
-    return create_body(name, weights=str(folder / "weights.pth"), **arguments).eval()
+    body = create_body(name, weights=str(folder / "weights.pth"), **arguments).eval()
+    assert "larger network" not in getattr(body, "vit", body).origin
+    return body
 
 
 def maps(body: nn.Module, images: Tensor = IMAGES) -> list[Tensor]:
@@ -370,6 +372,13 @@ def test_what_was_taken_over_is_told(tmp_path: Path) -> None:
     body = create_body("resnet18", weights=str(tmp_path / "weights.safetensors"))
     told = "99 of 100 tensors of the backbone (100.0% of its parameters) come from"
     assert body.origin == f"{told} {tmp_path / 'weights.safetensors'}; anew begin layer4.1.bn2.weight"
+
+
+def test_weights_of_a_larger_network_are_told(tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet34").state_dict(), tmp_path / "weights.safetensors")
+    body = create_body("resnet18", weights=str(tmp_path / "weights.safetensors"))
+    assert "100 of 100 tensors" in body.origin and body.origin.endswith("perhaps of a larger network")
+    assert re.search(r"; \d+ more are of layers that it does not have \(layer1\.2\.\S+, \.\.\.\)", body.origin)
 
 
 @pytest.mark.parametrize(

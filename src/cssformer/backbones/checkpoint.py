@@ -27,6 +27,7 @@ WRAPPERS = (
     "student.",
     "model.",
     "network.",
+    "net.",
     "backbone.",
     "encoder.",
     "swin.",
@@ -81,6 +82,12 @@ def load_weights(body: nn.Module, path: Path, name: str, arguments: dict[str, An
     body.load_state_dict(found, strict=False)
     missing = [key for key in own if key not in found]
     anew = f"; anew begin {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}" if missing else ""
+    layers, used = {flat(key) for key, _ in network.named_modules()}, {flat(key) for key in found}
+    parts = {key.partition(".")[0] for key in state if flat(key) in used}
+    # Of a classifier nothing is used.
+    left = [key for key in state if key.partition(".")[0] in parts and flat(key.rpartition(".")[0]) not in layers]
+    if sum(state[key].numel() for key in left) > (1 - LEAST_SHARE) * sum(value.numel() for value in own.values()):
+        anew += f"; {len(left)} more are of layers that it does not have ({left[0]}, ...), perhaps of a larger network"
     return f"{len(found)} of {len(own)} tensors of the backbone ({share:.1%} of its parameters) come from {path}{anew}"
 
 
