@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cssformer.data import IGNORE, SegmentationFolder
 from cssformer.prepare.folder import prepare_folder
-from cssformer.prepare.masks import TRANSPARENT
+from cssformer.prepare.survey import TRANSPARENT
 from cssformer.utils.errors import UserError
 from tests.data.drawn import CONTENTS, FORMS, SUFFIX, Drawn, drawn_mask
 

@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 from cssformer.data.dataset import SPLITS, DatasetInfo
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member, open_source
-from cssformer.prepare.masks import Reader
-from cssformer.prepare.writer import Entry, fill, require_free
+from cssformer.prepare.writer import Entry, Reader, fill, require_free
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.errors import UserError
 

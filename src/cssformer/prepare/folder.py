@@ -11,10 +11,11 @@ from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
 from cssformer.data.image_io import read_ids
 from cssformer.data.picture_facts import notes as picture_notes
 from cssformer.prepare.class_file import read_class_file
-from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
+from cssformer.prepare.masks import LabelMapping, Transparent, meaning
 from cssformer.prepare.multilabel import IGNORED, MasksOf, bits_of, pair_by_class, with_bit_fields
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
 from cssformer.prepare.splits import draw_validation
+from cssformer.prepare.survey import MaskStats, survey
 from cssformer.prepare.writer import Entry, MasksAs, fill, require_free, turned_notes
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.errors import UserError

@@ -1,54 +1,23 @@
-"""Masks as people have them: the forms of their files, their values, and which class each value is."""
+"""Which class each value of masks is that people have: ids, palette indices, colours, 0 and 255."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.dataset import DatasetInfo, distinct_colours
-from cssformer.data.files import read_bytes
 from cssformer.data.image_io import decode_mask
 from cssformer.prepare.class_file import ClassLine, Colour
+from cssformer.prepare.survey import TRANSPARENT, MaskStats, packed, unpacked
 from cssformer.utils.errors import UserError
-
-MOST_COLOURS = 65536
-"""Of one mask; a picture with more is no mask, and remembering the colours of many would fill the memory."""
 
 Transparent = Literal["background", "ignore"]
 """What the transparent pixels of masks are: a class of its own, or ignored."""
-TRANSPARENT = 1 << 24
-"""The value of transparent pixels, beyond all ids and colours."""
-
-# Values of a mask, by which its classes are told: ids, or colours packed as 0xRRGGBB.
-Reader = Callable[[bytes, Path], NDArray[Any]]
 _MOST_CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class MaskStats:
-    """What one mask file holds.
-
-    Attributes:
-        path: of the file.
-        ids: of its opaque pixels; None if they are colours.
-        colours: of its opaque pixels, packed as 0xRRGGBB.
-        palette: each id's colour in a palette.
-        blended: those ids or colours most of whose pixels are unlike all their neighbours, or lie between those left
-            and right or above and below.
-    """
-
-    path: Path
-    ids: frozenset[int] | None
-    colours: frozenset[int]
-    palette: dict[int, Colour] = field(default_factory=dict)
-    blended: frozenset[int] = frozenset()
-    #: Whether some pixels are transparent.
-    transparent: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,67 +40,12 @@ class LabelMapping:
         """An id as a number, a colour as "r g b"."""
         if value == TRANSPARENT:
             return "transparent"
-        return " ".join(map(str, _unpacked(value))) if self.as_colours else str(value)
+        return " ".join(map(str, unpacked(value))) if self.as_colours else str(value)
 
     def read(self, data: bytes, path: Path) -> NDArray[Any]:
         """Decode a mask to its values (H, W): ids, or colours packed as 0xRRGGBB, or ``TRANSPARENT``."""
         mask = decode_mask(data, path)
         return mask.colours(path, TRANSPARENT) if self.as_colours else mask.ids(path, TRANSPARENT)
-
-
-def survey(path: Path) -> MaskStats:
-    """Read a mask and list its values.
-
-    Raises:
-        UserError: the file is missing, truncated, damaged, a JPEG, or of another form.
-    """
-    mask = decode_mask(read_bytes(path), path)
-    see_through = mask.transparent is not None
-    if mask.pixels.ndim == 3:
-        packed = mask.colours(path, TRANSPARENT)
-        colours = values_of(packed) - {TRANSPARENT}
-        if len(colours) > MOST_COLOURS:
-            raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
-        if any(value % 0x010101 for value in colours):
-            blended = _blended(mask.pixels, packed) if len(colours) > 3 else frozenset[int]()
-            return MaskStats(path, None, colours, blended=blended, transparent=see_through)
-    pixels = mask.ids(path, TRANSPARENT)
-    ids = values_of(pixels) - {TRANSPARENT}
-    if mask.palette is not None:
-        rows = {index: _unpacked(_packed(mask.palette[index])) for index in ids if index < len(mask.palette)}
-        return MaskStats(path, ids, frozenset(map(_packed, rows.values())), rows, transparent=see_through)
-    grey = frozenset(value * 0x010101 for value in ids if value < 256)
-    # Only ids with gaps can be those of smoothed masks.
-    sparse = len(ids) > 2 and max(ids - {max(ids)}) >= 2 * len(ids)
-    blended = _blended(pixels[..., None], pixels) if sparse else frozenset()
-    return MaskStats(path, ids, grey, blended=blended, transparent=see_through)
-
-
-def _blended(channels: NDArray[Any], values: NDArray[Any]) -> frozenset[int]:
-    """See :class:`MaskStats`; of ``channels`` (H, W, C), whose pixels have the ``values`` (H, W)."""
-    between, alone = np.zeros(values.shape, bool), np.ones(values.shape, bool)
-    for view, flat, marked, apart in (
-        (channels, values, between, alone),
-        (channels.swapaxes(0, 1), values.T, between.T, alone.T),
-    ):
-        before, middle, after = view[:-2], view[1:-1], view[2:]
-        marked[1:-1] |= (((before < middle) & (middle < after)) | ((before > middle) & (middle > after))).any(-1)
-        same = flat[1:] == flat[:-1]
-        apart[1:] &= ~same
-        apart[:-1] &= ~same
-    # Compression leaves specks on even ground; where all is specks, they were drawn.
-    marks = np.unique(values[between | alone if 4 * alone.sum() < alone.size else between], return_counts=True)
-    some = dict(zip(*(each.tolist() for each in marks), strict=True))
-    every = zip(*(each.tolist() for each in np.unique(values, return_counts=True)), strict=True)
-    return frozenset(value for value, number in every if 2 * some.get(value, 0) > number)
-
-
-def values_of(array: NDArray[Any]) -> frozenset[int]:
-    """The different values of an array."""
-    flat = array.ravel()
-    # Masks have long runs; only where a value differs from the one before can it be new.
-    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    return frozenset(np.unique(np.append(flat[starts], flat[:1])).tolist())
 
 
 def meaning(
@@ -204,18 +118,42 @@ def meaning(
             f"The class file has {len(lines)} names in the order of the ids, but no mask holds an id above {largest}: "
             f"see that {lines[0].name!r} is the class of id 0."
         )
-    palette = {index: colour for each in surveys for index, colour in each.palette.items()}
-    index_of: dict[int, int | None] = dict.fromkeys(sorted(ignored & (found | known.keys())))
-    classes: dict[str, tuple[int, Colour | None]] = {}
-    if any(each.transparent for each in surveys):
+    see_through = any(each.transparent for each in surveys)
+    if see_through:
         if not (lines or names) and behind in {line.name for line in known.values()}:
             behind = "transparent"
-        index_of[TRANSPARENT] = classes.setdefault(behind, (0, None))[0] if behind else None
         notes.append(f"What is transparent in masks is {f'the class {behind}' if behind else 'ignored'}.")
+    palette = {index: colour for each in surveys for index, colour in each.palette.items()}
+    unused = dict.fromkeys(sorted(ignored & (found | known.keys())))
+    kept = {value: line for value, line in known.items() if value not in ignored}
+    return _mapping(as_colours, kept, unused, behind if see_through else None, palette, tuple(notes))
+
+
+def _mapping(
+    as_colours: bool,
+    known: dict[int, ClassLine],
+    ignored: dict[int, None],
+    behind: str | None,
+    palette: dict[int, Colour],
+    notes: tuple[str, ...],
+) -> LabelMapping:
+    """Number the classes in the order of their values; values of one name are one class.
+
+    Args:
+        as_colours: whether values are colours.
+        known: the class of each value.
+        ignored: values that are no class.
+        behind: the class of transparent pixels, the first; empty where they are ignored, None where there are none.
+        palette: the colours of ids for which ``known`` has none.
+        notes: of the mapping.
+    """
+    index_of: dict[int, int | None] = dict(ignored)
+    classes: dict[str, tuple[int, Colour | None]] = {}
+    if behind is not None:
+        index_of[TRANSPARENT] = classes.setdefault(behind, (0, None))[0] if behind else None
     for value, line in known.items():
-        if value not in ignored:
-            colour = _unpacked(value) if as_colours else line.colour or palette.get(value)
-            index_of[value] = classes.setdefault(line.name, (len(classes), colour))[0]
+        colour = unpacked(value) if as_colours else line.colour or palette.get(value)
+        index_of[value] = classes.setdefault(line.name, (len(classes), colour))[0]
     if not classes:
         raise UserError("Every value of the masks is ignored; no class is left.")
     alike: dict[str, str] = {}
@@ -224,7 +162,7 @@ def meaning(
             raise UserError(f"The classes {alike[name.casefold()]!r} and {name!r} differ in case alone; rename one.")
     given = (colour for _, colour in classes.values())
     colours = tuple(own or default for own, default in zip(given, distinct_colours(len(classes)), strict=True))
-    return LabelMapping(as_colours, tuple(classes), colours, index_of, tuple(notes))
+    return LabelMapping(as_colours, tuple(classes), colours, index_of, notes)
 
 
 def _transparent_class(surveys: Sequence[MaskStats], names: Sequence[str], transparent: Transparent | None) -> str:
@@ -260,7 +198,7 @@ def _read_by_colour(
     """
     colours = frozenset[int]().union(*(each.colours for each in surveys))
     # Lines of colours without ids speak of colours if the masks have these; else they are in the order of the ids.
-    table = {_packed(line.colour) for line in lines if line.colour is not None and line.id is None}
+    table = {packed(line.colour) for line in lines if line.colour is not None and line.id is None}
     palettes = [each for each in surveys if each.palette]
     if any(each.ids is None for each in surveys) or (table and (palettes or colours <= table)):
         return True
@@ -337,7 +275,7 @@ def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int]) -> None
 
 def _value(line: ClassLine, number: int, as_colours: bool) -> Any:
     if as_colours:
-        return None if line.colour is None else _packed(line.colour)
+        return None if line.colour is None else packed(line.colour)
     return number if line.id is None else line.id
 
 
@@ -345,7 +283,7 @@ def _ignored(token: str, as_colours: bool, known: dict[int, ClassLine]) -> list[
     numbers = re.findall(r"\d+", token) if re.fullmatch(r"[\d\s,]+", token) else []
     if len(numbers) == 3 and as_colours:
         red, green, blue = map(int, numbers)
-        return [_packed((red, green, blue))]
+        return [packed((red, green, blue))]
     if len(numbers) == 1 and not as_colours:
         return [int(numbers[0])]
     values = [value for value, line in known.items() if line.name == token]
@@ -367,7 +305,7 @@ def _named(
         # A class that happens to be absent must not shift those behind it.
         values = in_order
     elif names and len(names) != len(values):
-        shown = ", ".join(str(_unpacked(value)) if as_colours else str(value) for value in values[:20])
+        shown = ", ".join(str(unpacked(value)) if as_colours else str(value) for value in values[:20])
         shown += ", ..." if len(values) > 20 else ""
         shown += f" and {void[0]}, which is ignored" if void else ""
         raise UserError(
@@ -384,15 +322,7 @@ def _named(
         if binary:
             names = ["background", "foreground"][-len(values) :]
         elif as_colours:
-            names = ["colour {} {} {}".format(*_unpacked(value)) for value in values]
+            names = ["colour {} {} {}".format(*unpacked(value)) for value in values]
         else:
             names = [f"class {value}" for value in values]
     return {value: ClassLine(name, value, None) for value, name in zip(values, names, strict=True)}
-
-
-def _packed(colour: Sequence[int]) -> int:
-    return int(colour[0]) << 16 | int(colour[1]) << 8 | int(colour[2])
-
-
-def _unpacked(value: int) -> Colour:
-    return value >> 16, value >> 8 & 255, value & 255

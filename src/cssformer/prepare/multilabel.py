@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from cssformer.data.bands import decode_bands
 from cssformer.data.dataset import MOST_MULTILABEL
 from cssformer.data.files import files_under, is_picture, read_bytes
-from cssformer.prepare.masks import LabelMapping, MaskStats, Transparent, meaning, survey
+from cssformer.prepare.masks import LabelMapping, Transparent, meaning
 from cssformer.prepare.pairing import Pairing, find_pairs, read_folders
+from cssformer.prepare.survey import MaskStats, survey
 from cssformer.prepare.writer import Drawing, Entry
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel

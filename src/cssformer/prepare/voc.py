@@ -14,10 +14,10 @@ from cssformer.prepare.archives import Member
 from cssformer.prepare.benchmark import full_name
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.export import Annotated, Export, Pictures, read_text, split_words, within
-from cssformer.prepare.masks import values_of
 from cssformer.prepare.pascal_context import CLASSES as CONTEXT
 from cssformer.prepare.pascal_context import colour
 from cssformer.prepare.shapes import ClassMap, Size
+from cssformer.prepare.survey import values_of
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 

@@ -21,12 +21,13 @@ from cssformer.data.formats import as_stored, turned
 from cssformer.data.image_io import encode_png, inspect_image, read_orientation
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.prepare.archives import Member
-from cssformer.prepare.masks import Reader
 from cssformer.utils.atomic import remove_abandoned
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
 CHECKSUMS = "sources.sha256"
+Reader = Callable[[bytes, Path], NDArray[Any]]
+"""Decodes a mask's bytes to its values (H, W), by which its classes are told: ids, or colours packed as 0xRRGGBB."""
 
 
 @dataclass(frozen=True)
