@@ -19,8 +19,7 @@ from cssformer.inference.predictor import Input, Picture, Prediction, Predictor,
 from cssformer.inference.views import SMALLEST, as_input, evaluating, seen_sizes
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
-from cssformer.ops import record_sampling
-from cssformer.ops.ms_deform import Sampling
+from cssformer.ops import Sampling, record_sampling
 from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_places

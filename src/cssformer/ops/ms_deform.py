@@ -9,17 +9,16 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cssformer.ops import gather, reference
-from cssformer.utils.context import bound
+from cssformer.ops.recording import Sampling, record
 from cssformer.utils.errors import UserError
 
 BACKENDS = ("auto", "reference", "gather", "numba", "triton")
@@ -81,7 +80,7 @@ def ms_deform_sample(
             f"weights {tuple(weights_BNMLK.shape)} must have the shape of positions "
             f"{tuple(positions_BNMLK2.shape)} without its last axis"
         )
-    _record(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
+    record(Sampling(shapes, positions_BNMLK2, weights_BNMLK))
     if by_definition(value_BSMD):
         return _plain().ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights_BNMLK)
     return _ms_deform_sample(value_BSMD, _flat(shapes), positions_BNMLK2, weights_BNMLK)
@@ -121,60 +120,10 @@ def ms_deform_attend(
         raise ValueError(f"query {tuple(query_BNMD.shape)} must be (B, N, M, D) = {(B, N, M, value_BSMD.shape[-1])}")
     if key_BSMD.shape != value_BSMD.shape:
         raise ValueError(f"key {tuple(key_BSMD.shape)} and value {tuple(value_BSMD.shape)} must have one shape")
-    _record(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
+    record(Sampling(shapes, positions_BNMLK2, query=query_BNMD, key=key_BSMD))
     if by_definition(value_BSMD):
         return _plain().ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, shapes, positions_BNMLK2)
     return _ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
-
-
-def ms_deform_attention_weights(
-    query_BNMD: Tensor, key_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor
-) -> Tensor:
-    """The weights by which :func:`ms_deform_attend` mixes its samples: (B, N, M, L, K), summing to 1 over L·K.
-
-    In plain PyTorch, of few queries: it stores every sampled key.
-    """
-    return reference.attention_weights(query_BNMD, key_BSMD, shapes, positions_BNMLK2)
-
-
-class Sampling(NamedTuple):
-    """One call of a sampling function: positions (B, N, M, L, K, 2), and what weighs the samples.
-
-    ``weights`` (B, N, M, L, K) of :func:`ms_deform_sample`; ``query`` (B, N, M, D) and ``key`` (B, S, M, D) of
-    :func:`ms_deform_attend`.
-    """
-
-    shapes: Sequence[tuple[int, int]]
-    positions: Tensor
-    weights: Tensor | None = None
-    query: Tensor | None = None
-    key: Tensor | None = None
-
-    def weights_of(self, tokens: Sequence[int]) -> Tensor:
-        """The weights (B, I, M, L, K) of the samples of some queries."""
-        if self.weights is not None:
-            return self.weights[:, tokens].float()
-        assert self.query is not None and self.key is not None
-        return ms_deform_attention_weights(
-            self.query[:, tokens].float(), self.key.float(), self.shapes, self.positions[:, tokens]
-        )
-
-
-_recorded: ContextVar[list[Sampling] | None] = ContextVar("recorded", default=None)
-
-
-def record_sampling() -> AbstractContextManager[list[Sampling]]:
-    """Keep the arguments of every sampling inside the block, in this thread, in the order of the calls, in a list.
-
-    Networks that torch.compile has compiled are not recorded.
-    """
-    return bound(_recorded, [])
-
-
-def _record(sampling: Sampling) -> None:
-    # The compiler of PyTorch 2.7 cannot read a context variable.
-    if not torch.compiler.is_compiling() and (recorded := _recorded.get()) is not None:
-        recorded.append(sampling)
 
 
 def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, *others: Tensor) -> None:

@@ -54,14 +54,18 @@ def ms_deform_attend(
 ) -> Tensor:
     """The definition of :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    weights = attention_weights(query_BNMD.to(compute), key_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
+    query, key, positions = (each.to(compute) for each in (query_BNMD, key_BSMD, positions_BNMLK2))
+    weights = ms_deform_attention_weights(query, key, shapes, positions)
     return ms_deform_sample(value_BSMD, shapes, positions_BNMLK2, weights)
 
 
-def attention_weights(
+def ms_deform_attention_weights(
     query_BNMD: Tensor, key_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor
 ) -> Tensor:
-    """softmax(query · sampled key / √D) over the L·K samples: (B, N, M, L, K)."""
+    """The weights by which ``ms_deform_attend`` mixes its samples: (B, N, M, L, K), summing to 1 over L·K.
+
+    softmax(query · sampled key / √D) over the L·K samples. It is for few queries: it stores every sampled key.
+    """
     query_BMDN1 = query_BNMD.permute(0, 2, 3, 1).unsqueeze(-1) * query_BNMD.shape[-1] ** -0.5
     # Products and sums rather than matmul: autocast would round a matmul to half precision.
     logits = [(sampled * query_BMDN1).sum(2) for sampled in _samples(key_BSMD, shapes, positions_BNMLK2)]
