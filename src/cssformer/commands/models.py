@@ -8,15 +8,13 @@ from jsonargparse import ArgumentParser, Namespace
 from cssformer.commands.command import Command, write_json
 from cssformer.utils.console import percentage, show
 from cssformer.utils.errors import UserError
-from cssformer.weights.run_files import SCORES
+from cssformer.weights.run_files import RUN_CHECKPOINTS, RUN_MODEL, SCORES
 
 MODEL = "A run or model folder, a bundled model (`cssformer models`), or a Hugging Face model id."
 
 
 def note_unfinished(model: str) -> None:
     """Say that a run folder's model may still get better."""
-    from cssformer.weights.hub import RUN_CHECKPOINTS, RUN_MODEL
-
     run = Path(model)
     if (run / RUN_CHECKPOINTS).is_dir() and (run / RUN_MODEL).is_dir() and not (run / SCORES).exists():
         print(f"{model} has not finished its training; this is its best network so far.")

@@ -16,6 +16,7 @@ from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import add_device
+from cssformer.weights.run_files import SCORES
 
 if TYPE_CHECKING:
     from cssformer.metrics import Evaluation, Predictions
@@ -77,7 +78,6 @@ def _score(options: Namespace) -> int:
     from cssformer.data import SegmentationFolder
     from cssformer.metrics import Predictions, evaluate_predictions
     from cssformer.metrics.scoring import groups_of
-    from cssformer.weights.run_files import SCORES
 
     if options.output is not None:
         # Not only after hours of work.

@@ -15,7 +15,7 @@ from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import ConfigFile
 from cssformer.weights.family import FAMILY
-from cssformer.weights.run_files import RECIPE
+from cssformer.weights.run_files import RECIPE, SCORES
 
 
 def _add_train(parser: ArgumentParser) -> None:
@@ -79,8 +79,6 @@ def _train(options: Namespace) -> int:
         print(f"Stopped{done}; {f'continue with: {again}' if begun else 'nothing is kept yet.'}", file=sys.stderr)
         return interrupted.code
     if evaluation is None:
-        from cssformer.weights.run_files import SCORES
-
         scores = Path(recipe.output) / SCORES
         if options.resume and scores.is_file():
             write_json(options, json.loads(scores.read_text(encoding="utf-8")))

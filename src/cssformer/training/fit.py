@@ -37,7 +37,7 @@ from cssformer.training.watch import Watch
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
-from cssformer.weights.hub import RUN_MODEL
+from cssformer.weights.run_files import RUN_MODEL
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """Lightning's names of the recipe's."""

@@ -17,7 +17,7 @@ from cssformer.training.recipe import TrainingConfig
 from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
-from cssformer.weights.hub import RUN_CHECKPOINTS
+from cssformer.weights.run_files import RUN_CHECKPOINTS
 
 LAST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", "metrics.csv"
 DIGEST = "sha256"

@@ -33,8 +33,8 @@ from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import written
 from cssformer.utils.stop import Interrupted, Stop
-from cssformer.weights.hub import RUN_MODEL, load
-from cssformer.weights.run_files import RECIPE, SCORES
+from cssformer.weights.hub import load
+from cssformer.weights.run_files import RECIPE, RUN_MODEL, SCORES
 
 
 def train(

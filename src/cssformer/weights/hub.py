@@ -26,7 +26,7 @@ from cssformer.weights.bundled import bundled_models
 from cssformer.weights.card import model_card
 from cssformer.weights.config import FORMAT, check_config
 from cssformer.weights.family import decoder_of
-from cssformer.weights.run_files import RECIPE
+from cssformer.weights.run_files import RECIPE, RUN_CHECKPOINTS, RUN_MODEL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from cssformer.model.cssformer import SegmentationNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-RUN_MODEL = "model"
-"""Where a training run keeps its model: a run folder may be given wherever a model folder is asked for."""
-RUN_CHECKPOINTS = "checkpoints"
 CLASS_LAYERS = ("head.classify.", "aux_head.4.")
 """How the names of weights begin of which there are as many as classes."""
 OF_A_MODEL = (CONFIG, WEIGHTS, RUN_MODEL, RUN_CHECKPOINTS, RECIPE)
