@@ -16,23 +16,29 @@ from cssformer.utils.parallel import in_parallel
 
 @dataclass
 class CheckReport:
-    """What ``check`` found: what is wrong, what is suspicious, and the facts behind them."""
+    """What ``check`` found: what is wrong, what is suspicious, and the facts behind them.
+
+    Attributes:
+        info: what ``dataset.yaml`` says.
+        findings: what is told, in sentences.
+        pictures: how many each split has.
+        sizes: number of pictures of each size (width, height).
+        ignored: share of the pixels of labels that are ignored.
+        shares, present: share of each class in the labelled pixels of the training split, and the pictures it is in,
+            per split.
+        regions, areas: connected regions of each class, and their mean area in pixels.
+        channels: of each channel of the training pictures, in the files' units.
+    """
 
     info: DatasetInfo
     findings: list[Finding] = field(default_factory=list)
-    #: Pictures per split.
     pictures: dict[str, int] = field(default_factory=dict)
-    #: Number of pictures of each size (width, height).
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
-    #: Share of the pixels of labels that are ignored.
     ignored: float = 0.0
-    #: Share of each class in the labelled pixels of the training split, and the pictures it is in, per split.
     shares: list[float] = field(default_factory=list)
     present: list[dict[str, int]] = field(default_factory=list)
-    #: Connected regions of each class, and their mean area in pixels.
     regions: list[int] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
-    #: Of each channel of the training pictures, in the files' units.
     channels: Moments | None = None
 
     @property

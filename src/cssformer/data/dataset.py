@@ -57,23 +57,29 @@ def combined_colours(colours: tuple[tuple[int, int, int], ...]) -> tuple[tuple[i
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What ``dataset.yaml`` says: classes with their colours, and where the pictures came from."""
+    """What ``dataset.yaml`` says: classes with their colours, and where the pictures came from.
+
+    Attributes:
+        classes: their names.
+        colours: an RGB triple, 0 to 255, per class.
+        ignore: the value of ignored pixels in label files: 255 (8-bit) or 65535 (16-bit).
+        mapping: raw id or colour ("r g b") of the source -> class index, None where it was ignored.
+        counts: split -> number of pictures.
+        sources: source file -> SHA-256.
+        partial: whether a benchmark has fewer pictures than officially, so that its scores are not comparable.
+        channels: what the pictures hold, where they are no photographs.
+        multilabel: whether a pixel may be of several classes: labels are bit fields then, see
+            :mod:`cssformer.data.multilabel`.
+    """
 
     classes: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
-    #: The value of ignored pixels in label files: 255 (8-bit) or 65535 (16-bit).
     ignore: int = 255
-    #: Raw id or colour ("r g b") of the source -> class index, None where it was ignored.
     mapping: dict[str, int | None] = field(default_factory=dict)
-    #: Pictures per split.
     counts: dict[str, int] = field(default_factory=dict)
-    #: Source file -> SHA-256.
     sources: dict[str, str] = field(default_factory=dict)
-    #: Of a benchmark: fewer pictures than officially, so that scores do not compare with published ones.
     partial: bool = False
-    #: What the pictures hold, where they are no photographs.
     channels: Channels | None = None
-    #: Whether a pixel may be of several classes: labels are bit fields then, see :mod:`cssformer.data.multilabel`.
     multilabel: bool = False
 
     @property

@@ -52,33 +52,38 @@ with suppress(OSError, AttributeError):
 
 @dataclass(frozen=True)
 class TiffPage:
-    """What a page of a TIFF says of its pixels."""
+    """What a page of a TIFF says of its pixels.
+
+    Attributes:
+        bands: how many it has.
+        bits, kind: of a value, and whether it is unsigned (1), signed (2) or a floating-point number (3).
+        compression: TIFF's number of it.
+        colours: what the values mean: white (0) or black (1) is zero, RGB (2), a palette (3) and so on.
+        layout: pixel by pixel (1) or each band whole before the next (2).
+        extra: what the band beyond grey or RGB is: unknown (0), alpha that colours are multiplied by (1), alpha (2).
+        fill_order: whether the bits of compressed bytes begin with the highest (1) or the lowest (2).
+        width, height: as stored, in pixels.
+        orientation: as EXIF's, 1 to 8.
+        is_big_endian_big: whether it is in a BigTIFF whose numbers begin with the highest byte.
+        is_georeferenced: whether it tells its place on the Earth, or what stands for no data.
+        nodata: what stands for no data in a GeoTIFF.
+        pieces: offset and size in the file of each strip or tile.
+    """
 
     bands: int
-    #: Of a value, and whether it is unsigned (1), signed (2) or a floating-point number (3).
     bits: int
     kind: int
     compression: int
-    #: What the values mean: white (0) or black (1) is zero, RGB (2), a palette (3) and so on.
     colours: int
-    #: Pixel by pixel (1) or each band whole before the next (2).
     layout: int
-    #: What the band beyond grey or RGB is: unknown (0), alpha that colours are multiplied by (1), alpha (2).
     extra: int
-    #: Whether the bits of compressed bytes begin with the highest (1) or the lowest (2).
     fill_order: int
-    #: As stored, in pixels.
     width: int
     height: int
-    #: As EXIF's, 1 to 8.
     orientation: int
-    #: Whether it is in a BigTIFF whose numbers begin with the highest byte.
     is_big_endian_big: bool
-    #: Whether it tells its place on the Earth, or what stands for no data.
     is_georeferenced: bool
-    #: What stands for no data in a GeoTIFF.
     nodata: float | None
-    #: Offset and size in the file of each strip or tile.
     pieces: tuple[tuple[int, int], ...]
 
     def __str__(self) -> str:

@@ -27,29 +27,38 @@ NO_CLASS = -1
 
 @dataclass
 class PairFacts:
-    """What one picture and its label hold; a file that cannot be read leaves a problem instead."""
+    """What one picture and its label hold; a file that cannot be read leaves a problem instead.
+
+    Attributes:
+        problems: sentences on files that cannot be read.
+        file: facts of the picture's file.
+        channels: of each channel, in the file's units.
+        size: of the picture, width and height.
+        digest: SHA-256 of its pixels.
+        hash: of :func:`cssformer.data.duplicates.perceptual_hash`.
+        label_size, label_orientation, bits: of the label, which has so many bits a pixel.
+        pixels: how many the label has of each id; of multi-label data of each class, of ``NO_CLASS``, and of values
+            that are no bits of classes.
+        regions, beside_ignored: of each class: its connected regions (by sides and corners), and the pixels beside
+            ignored ones.
+        turned: how the label must be turned to fit its picture, if it fits so alone.
+    """
 
     split: str
     image: Path
     label: Path | None
     problems: list[str] = field(default_factory=list)
     file: PictureFacts | None = None
-    #: Of each channel, in the file's units.
     channels: Moments | None = None
     size: tuple[int, int] | None = None
     digest: str = ""
-    #: Of :func:`cssformer.data.duplicates.perceptual_hash`.
     hash: NDArray[np.bool_] | None = None
-    #: Of the label: its size, the bits and the number of pixels of each id; of multi-label data those of each class,
-    #: of ``NO_CLASS``, and of values that are no bits of classes.
     label_size: tuple[int, int] | None = None
     label_orientation: int = 1
     bits: int = 0
     pixels: dict[int, int] = field(default_factory=dict)
-    #: Of each class: its connected regions (by sides and corners), and the pixels beside ignored ones.
     regions: dict[int, int] = field(default_factory=dict)
     beside_ignored: dict[int, int] = field(default_factory=dict)
-    #: How the label must be turned to fit its picture, if it fits so alone.
     turned: str | None = None
 
     @property

@@ -5,13 +5,17 @@ from typing import Any, NamedTuple
 
 
 class PictureFacts(NamedTuple):
-    """What is worth telling of a picture's file."""
+    """What is worth telling of a picture's file.
 
-    #: The EXIF orientation by which the file's pixels were turned upright, 1 to 8; 1 is upright already.
+    Attributes:
+        orientation: the EXIF orientation by which the file's pixels were turned upright, 1 to 8; 1 is upright already.
+        pages: how many pages or frames it has; only the first is read.
+        largest: a value of 0 to 65535 that no pixel of a picture of 16 bits exceeds, at most 255 too high; None for 8
+            bits.
+    """
+
     orientation: int
-    #: Pages or frames; only the first is read.
     pages: int
-    #: A value of 0 to 65535 that no pixel of a picture of 16 bits exceeds, at most 255 too high; None for 8 bits.
     largest: int | None
 
 

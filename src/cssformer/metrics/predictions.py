@@ -83,7 +83,7 @@ class Predictions:
                 raise UserError(f"{places} may both be the prediction for {name}; leave one there.")
         self.maps = {name: only for name, (only,) in maps.items()}
         self.path, self.by_ids = path, self.raw and found.categories is None
-        #: The largest value of each map read, and whether it has ignored ones; 255 aside.
+        # The largest value of each map read, and whether it has ignored ones; 255 aside.
         self.seen: set[tuple[int, bool]] = set()
 
     def read(self, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:

@@ -52,13 +52,16 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a folder or an archive; safe to be read by several threads at a time."""
+    """A file of a folder or an archive; safe to be read by several threads at a time.
 
-    #: The folder or archive.
+    Attributes:
+        source: the folder or archive.
+        name: relative to it, with slashes; never leads outside.
+        size: in bytes, unpacked, as the archive says.
+    """
+
     source: Path
-    #: Relative to it, with slashes; never leads outside.
     name: str
-    #: In bytes, unpacked, as the archive says.
     size: int
     _read: Callable[[], bytes] = field(repr=False, compare=False)
 

@@ -27,24 +27,29 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """An official data set."""
+    """An official data set.
+
+    Attributes:
+        title, homepage, licence: for people.
+        archives: what to give as sources, as the homepage names it.
+        layout: where pictures and labels stand in them, for the message about a wrong archive.
+        counts: pictures per split; a test split may be left out.
+        classes, colours: in the order of their indices.
+        index_of: value in the official labels -> class index, None where it is ignored. Any other value is an error.
+        parts: finds pictures and labels among all files of the sources; test pictures may be without labels.
+        read: decodes a label's bytes to its values (H, W).
+    """
 
     title: str
     homepage: str
     licence: str
-    #: What to give as sources, as the homepage names it.
     archives: str
-    #: Where pictures and labels stand in them, for the message about a wrong archive.
     layout: str
-    #: Pictures per split; a test split may be left out.
     counts: dict[str, int]
     classes: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
-    #: Value in the official labels -> class index, None where it is ignored. Any other value is an error.
     index_of: dict[int, int | None]
-    #: Finds pictures and labels among all files of the sources; test pictures may be without labels.
     parts: Callable[[Sequence[Member]], Iterable[Part]]
-    #: Decodes a label's bytes to its values (H, W).
     read: Reader = read_ids
 
     def info(self) -> DatasetInfo:

@@ -39,36 +39,46 @@ _SPLIT_WORD = re.compile(r"(?:^|[_\-. ])(train|val|test)(?:ing|id|idation)?(?:20
 
 @dataclass(frozen=True)
 class Annotated:
-    """One picture of an export."""
+    """One picture of an export.
+
+    Attributes:
+        image: its file.
+        path: the path by which it is called, relative to the source.
+        place: where its shapes stand, for messages.
+        size: height and width, if the file tells them.
+        shapes: its shapes for a height and width, or the class of each pixel; raises UserError.
+        split: train, val or test; None if the export does not say.
+    """
 
     image: Readable
-    #: The path by which it is called, relative to the source.
     path: str
-    #: Where its shapes stand, for messages.
     place: str
-    #: Height and width, if the file tells them.
     size: Size | None
-    #: Its shapes for a height and width, or the class of each pixel; raises UserError.
     shapes: Callable[[Size], Iterable[Shape] | ClassMap]
-    #: Train, val or test; None if the export does not say.
     split: str | None
 
 
 @dataclass(frozen=True)
 class Export:
-    """What an annotation tool wrote."""
+    """What an annotation tool wrote.
+
+    Attributes:
+        pictures: those that it annotates.
+        classes: names of the classes, in the order of the file.
+        sources: the annotation files.
+        overlap: which of two shapes lies on top.
+        unlabeled: what pixels without a shape are.
+        colours: of classes, where the file gives them.
+        ignored: names that mean no class.
+        notes: what is worth telling.
+    """
 
     pictures: Sequence[Annotated]
-    #: Names of the classes, in the order of the file.
     classes: Sequence[str]
-    #: The annotation files.
     sources: Sequence[Member]
-    #: Which of two shapes lies on top.
     overlap: Overlap = "smaller"
-    #: What pixels without a shape are.
     unlabeled: Literal["background", "ignore"] = "background"
     colours: dict[str, Colour] = field(default_factory=dict)
-    #: Names that mean no class.
     ignored: Sequence[str] = ()
     notes: Sequence[str] = ()
 

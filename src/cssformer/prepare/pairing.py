@@ -57,8 +57,9 @@ class Pairing:
 
 @dataclass(frozen=True)
 class _File:
+    """A picture or a mask; it pairs by ``name``."""
+
     path: Path
-    #: By which it pairs.
     name: str
     folders: tuple[str, ...]
     split: str | None

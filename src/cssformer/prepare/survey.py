@@ -30,6 +30,7 @@ class MaskStats:
         palette: each id's colour in a palette.
         blended: those ids or colours most of whose pixels are unlike all their neighbours, or lie between those left
             and right or above and below.
+        transparent: whether some pixels are transparent.
     """
 
     path: Path
@@ -37,7 +38,6 @@ class MaskStats:
     colours: frozenset[int]
     palette: dict[int, Colour] = field(default_factory=dict)
     blended: frozenset[int] = frozenset()
-    #: Whether some pixels are transparent.
     transparent: bool = False
 
 

@@ -32,15 +32,18 @@ Reader = Callable[[bytes, Path], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A label that is drawn when it is wanted."""
+    """A label that is drawn when it is wanted.
 
-    #: Where it stands in its file, for messages.
+    Attributes:
+        place: where it stands in its file, for messages.
+        size: height and width of the picture, if the file tells them.
+        draw: the values (H, W) for a height and width; raises UserError.
+        files: the files that it alone is made of, for their checksums.
+    """
+
     place: str
-    #: Height and width of the picture, if the file tells them.
     size: tuple[int, int] | None
-    #: The values (H, W) for a height and width; raises UserError.
     draw: Callable[[tuple[int, int]], NDArray[Any]]
-    #: The files that it alone is made of, for their checksums.
     files: Sequence[Path] = ()
 
     def __str__(self) -> str:
@@ -79,14 +82,20 @@ MasksAs = Literal["shown", "stored"]
 
 
 class Written(NamedTuple):
-    """What was found while an entry was written."""
+    """What was found while an entry was written.
+
+    Attributes:
+        sums: checksum and name of each file that was read.
+        picture: facts of its file.
+        masks_as, by_size: how the mask of a turned picture was taken, and whether its size told so; None where both are
+            the same.
+        moments: of each channel, where pictures are taken as stored.
+    """
 
     sums: list[tuple[str, str]]
     picture: PictureFacts
-    #: How the mask of a turned picture was taken, and whether its size told so; None where both are the same.
     masks_as: MasksAs | None
     by_size: bool
-    #: Of each channel, where pictures are taken as stored.
     moments: Moments | None = None
 
 
