@@ -251,6 +251,12 @@ def test_preparing_and_checking_need_no_torch(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_json_replaces_no_file_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photo.png").write_bytes(b"photo")
+    assert main(["models", "--json", str(tmp_path / "photo.png")]) == 2
+    assert "--json would replace" in capsys.readouterr().err and (tmp_path / "photo.png").read_bytes() == b"photo"
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -152,6 +152,9 @@ def _parse(command: "Command", name: str, arguments: list[str]) -> "Namespace":
     if command.presets is not None:
         options = parse(parser, [*command.presets(options), *arguments], name)
     if options.json is not None:
+        # Who takes it for a switch gives it the next word, such as a picture.
+        if options.json.is_file() and options.json.suffix.lower() != ".json":
+            raise UserError(f"--json would replace {options.json}; give it a file that ends in .json, or a new one.")
         # Not only after hours of work.
         require_writable(options.json)
     return options

@@ -168,6 +168,10 @@ def test_the_command_tells_which_strides_there_are(
 def test_outputs_that_cannot_be_written_are_told_before_the_model_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for image, output in (("no.png", "no.png"), (".", "deep/looks.png")):
+        words = ["explain", str(tmp_path / "no model"), str(tmp_path / image), "--class", "a", "--output"]
+        assert main([*words, str(tmp_path / output)]) == 2
+        assert "is the picture itself or lies among" in capsys.readouterr().err
     for name, told in (("looks.bmp", "ends in .png or .jpg"), ("folder.png", "is a folder")):
         (tmp_path / "folder.png").mkdir(exist_ok=True)
         words = ["explain", str(tmp_path / "no model"), str(tmp_path / "no.png"), "--at", "5", "6", "--output"]

@@ -259,11 +259,11 @@ def test_what_is_there_is_skipped(model_folder: Path, pictures: Path, tmp_path: 
     output, options = tmp_path / "out", {"overlay": True, "skip_existing": True, "device": "cpu"}
     first = predict_files(str(model_folder), [pictures], output, **options)
     (output / "labels/a.png").unlink()
-    (output / "overlay/b.v2.jpg").unlink()
+    (output / "overlay/b.v2.jpg").write_bytes(b"")  # as a power cut leaves files
     before = (output / "labels/deep/er/c.png").stat().st_mtime_ns
     again = predict_files(str(model_folder), [pictures], output, **options)
     assert [(found["pictures"], found["skipped"]) for found in (first, again)] == [(3, 0), (2, 1)]
-    assert (output / "labels/a.png").exists() and (output / "overlay/b.v2.jpg").exists()
+    assert (output / "labels/a.png").exists() and (output / "overlay/b.v2.jpg").stat().st_size
     assert (output / "labels/deep/er/c.png").stat().st_mtime_ns == before
     last = predict_files(str(model_folder), [pictures], output, **options)
     assert (last["pictures"], last["skipped"], set(last["shares"].values())) == (0, 3, {0})
@@ -396,6 +396,13 @@ def test_linked_folders_are_entered_but_not_in_circles(model_folder: Path, pictu
     assert [row["input"] for row in result["files"]] == [
         str(pictures / name) for name in ("b.v2.jpg", "deep/er/c.png", "linked/a.png")
     ]
+
+
+def test_a_link_to_itself_stops_no_other_file(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "self").symlink_to("self")
+    (pictures / "round.png").symlink_to("round.png")
+    done = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
+    assert done["pictures"] == 3 and list(done["failed"]) == [str(pictures / "round.png")]
 
 
 def test_long_names(model_folder: Path, pictures: Path, tmp_path: Path) -> None:

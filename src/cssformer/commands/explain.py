@@ -48,6 +48,8 @@ def _explain(options: Namespace) -> int:
     given = [name for name in ("at", "box", "class") if options[name] is not None]
     if len(given) != 1:
         raise UserError("What shall be explained? Give one of --at X Y, --box X Y WIDTH HEIGHT and --class NAME.")
+    if options.image.resolve() in ((output := options.output.resolve()), *output.parents):
+        raise UserError(f"{options.output} is the picture itself or lies among the pictures; give another output.")
     # Not only after the computation.
     require_picture_name(options.output)
     require_writable(options.output)

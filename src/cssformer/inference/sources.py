@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from glob import glob, has_magic
+from os.path import realpath
 from pathlib import Path
 
 from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, require_file
@@ -69,10 +70,11 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], in
 
 
 def is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
-    """Whether all files of a picture or video are written; what is there is whole."""
+    """Whether all files of a picture or video are written; what is there is whole, or empty after a power cut."""
     kinds = [(OVERLAY, ".mp4")] if source.is_video else wanted
     places = [(output / kind / source.place, suffix) for kind, suffix in kinds]
-    return all(any(named(place, each).exists() for each in (suffix, ".tif")) for place, suffix in places)
+    alike = [[named(place, each) for each in (suffix, ".tif")] for place, suffix in places]
+    return all(any(path.is_file() and path.stat().st_size for path in paths) for paths in alike)
 
 
 def inputs_under(folder: Path, but: Set[Path] = frozenset()) -> list[Path]:
@@ -83,7 +85,8 @@ def inputs_under(folder: Path, but: Set[Path] = frozenset()) -> list[Path]:
     """
     roots = [root for root in (folder.resolve(), folder.resolve().parent) if (root / "dataset.yaml").is_file()]
     masks = {labels.resolve() for root in roots for labels in root.glob("*/labels")} - {folder.resolve()} | but
-    found = [(path, path.resolve()) for path in files_under(folder)]
+    # Which, unlike Path.resolve, takes links to themselves.
+    found = [(path, Path(realpath(path))) for path in files_under(folder)]
     return [path for path, real in found if masks.isdisjoint((real, *real.parents))]
 
 
