@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 
 from cssformer.commands import COMMANDS
 from cssformer.training.recipe import Recipe
-from cssformer.utils.options import described, make_parser, written
+from cssformer.utils.options import make_parser, values_of, written
 
 ROOT = Path(__file__).parents[1]
 PYTHON = (
@@ -64,9 +64,9 @@ def options(actions: list[Any]) -> Iterator[str]:
     yield "| option | meaning | values | default |\n|---|---|---|---|"
     for action in actions:
         name = f"--{action.dest}" if action.option_strings else action.dest.upper()
-        kind = getattr(action, "_typehint", action.type)
-        default = "required" if action.required or not action.option_strings else f"`{written(action.default)}`"
-        cells = (f"`{name}`", action.help or "", "" if kind is None else described(kind), default)
+        needed = action.required or not action.option_strings
+        default = "required" if needed else "" if action.default is None else f"`{written(action.default)}`"
+        cells = (f"`{name}`", action.help or "", values_of(action) or "", default)
         yield "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -289,7 +289,9 @@ def test_help_tells_ranges_in_words_and_defaults_as_they_are_written(capsys: pyt
     out = " ".join(capsys.readouterr().out.split())
     assert "(type: a whole number from 0 to 2147483647, default: 0)" in out
     assert "each a whole number from 32 to 8192, default: 128 128)" in out
-    assert "(type: true or false, default: true)" in out and "or null, default: null)" in out
+    assert "(type: true or false, default: true)" in out
+    # Null is told where it takes a default away, and not of options that are null without a word.
+    assert "a number above 0 and at most 1000000 or null, default: 1.0)" in out and "default: null" not in out
     assert re.search(r"Int\d|Float\d|Optional\[|Literal\[|ClosedUnit|print_config|--model CONFIG", out) is None
 
 

@@ -1,5 +1,6 @@
 """ONNX files with weights and products of 8 bits, by ONNX Runtime's own quantisation."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ def to_int8(path: Path, calibration: Sequence[Tensor]) -> None:
     smaller = path.with_name(f"{path.name}.int8")
     # Products of two computed tensors stay as they are: sampling is made of them.
     constant = {"MatMulConstBOnly": True}
+    # It asks for a preparation that the file does not need, by the root logger.
+    told = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         if not calibration:
             quantize_dynamic(path, smaller, ["MatMul", "Gemm"], weight_type=QuantType.QInt8, extra_options=constant)
@@ -54,6 +58,7 @@ def to_int8(path: Path, calibration: Sequence[Tensor]) -> None:
             )
         os.replace(smaller, path)
     finally:
+        logging.disable(told)
         smaller.unlink(missing_ok=True)
 
 

@@ -18,6 +18,7 @@ from cssformer.prepare.splits import draw_validation
 from cssformer.prepare.survey import MaskStats, survey
 from cssformer.prepare.writer import Entry, MasksAs, fill, require_free, turned_notes
 from cssformer.utils.atomic import atomic_dir
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -39,7 +40,7 @@ class Prepared:
         """Rows of a fact and its value."""
         pairs = ", ".join(f"*{image} + *{label}" for image, label in self.suffixes)
         rows = [("written", str(self.output)), *([("paired", pairs)] if pairs else []), ("split", self.split)]
-        rows += [(split, f"{count} pictures") for split, count in self.info.counts.items()]
+        rows += [(split, counted(count, "picture")) for split, count in self.info.counts.items()]
         for index, name in enumerate(self.info.classes):
             raw = [value for value, target in self.info.mapping.items() if target == index]
             rows.append((f"class {index}", f"{name} (from {', '.join(raw)})"))

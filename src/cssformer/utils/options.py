@@ -122,11 +122,13 @@ class _HelpFormatter(DefaultHelpFormatter):
     """Types in words, and defaults as they are written on the command line."""
 
     def _get_type_str(self, action: Action) -> str | None:
-        kind = getattr(action, "_typehint", action.type)
-        return None if kind is None else described(kind)
+        return values_of(action)
 
     def _get_help_string(self, action: Action) -> str:
-        return super()._get_help_string(action).replace("%(default)s", written(action.default))
+        text = super()._get_help_string(action)
+        if action.default is None:
+            return text.replace(", default: %(default)s", "")
+        return text.replace("%(default)s", written(action.default))
 
 
 def written(value: Any) -> str:
@@ -353,6 +355,14 @@ _WORDS: dict[Any, str] = {
     Path: "a path",
     ClosedUnitInterval: "a number from 0 to 1",
 }
+
+
+def values_of(action: Action) -> str | None:
+    """What people give to an option, in words; null is no such value where leaving the option out says the same."""
+    kind = getattr(action, "_typehint", action.type)
+    if kind is None:
+        return None
+    return described(kind).removesuffix(" or null" if action.default is None else "")
 
 
 def described(kind: Any) -> str:
