@@ -280,9 +280,12 @@ def test_a_network_that_cannot_be_exported_is_told(suffix: str, model: CSSFormer
 
 
 @pytest.mark.parametrize("precision", ["16", "int8"])
-def test_the_cost_of_lower_precision_is_told(precision: Any, model: CSSFormer, tmp_path: Path) -> None:
+def test_the_cost_of_lower_precision_is_told(
+    precision: Any, model: CSSFormer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     onnx = pytest.importorskip("onnx")
     found = export_model(model, tmp_path / "model.onnx", precision=precision)
+    assert not caplog.records
     assert found["megabytes"] == pytest.approx((tmp_path / "model.onnx").stat().st_size / 1e6)
     assert all(0 < row["difference"] < 0.2 and row["equal"] > 0.9 for row in found["parity"])
     kind = onnx.TensorProto.FLOAT16 if precision == "16" else onnx.TensorProto.INT8
