@@ -277,6 +277,27 @@ def test_smoothed_colours_are_refused(tmp_path: Path) -> None:
         prepare_folder([write(tmp_path / "in", pictures)], tmp_path / "out")
 
 
+def test_colours_and_pixels_of_smoothed_edges_are_told(tmp_path: Path) -> None:
+    """Red and green on black: two columns of the border of the one, one of the other, each of 40 pixels."""
+    mask = np.zeros((40, 60, 3), np.uint8)
+    mask[:, 10:20], mask[:, 40:50] = (255, 0, 0), (0, 255, 0)
+    mask[:, 9], mask[:, 20], mask[:, 39] = (128, 0, 0), (128, 0, 0), (0, 99, 0)
+    mask[:30, 50] = (0, 64, 0)
+    (tmp_path / "classes.txt").write_text("0 0 0 ground\n255 0 0 red\n0 255 0 green\n")
+    root = write(tmp_path / "in", [Image.fromarray(mask)] * 3)
+    told = (
+        "3 colours of the masks, 128,0,0 and 0,99,0 and 0,64,0 first, 450 pixels, are specks or lie between those of "
+        f"the pixels beside them, in {root}/masks/0.png for one: the masks were smoothed or compressed. Save them "
+        "again without anti-aliasing and compression, or give a class file and --ignore the other values."
+    )
+    with pytest.raises(UserError) as refused:
+        prepare_folder([root], tmp_path / "out", class_file=tmp_path / "classes.txt")
+    assert str(refused.value) == told
+    others = ["128,0,0", "0,99,0", "0,64,0"]
+    prepared = prepare_folder([root], tmp_path / "out", class_file=tmp_path / "classes.txt", ignore=others)
+    assert (labels_of(prepared)["0"] == IGNORE).sum() == 150
+
+
 def test_compressed_masks_saved_as_png_are_refused(tmp_path: Path) -> None:
     pictures = []
     for seed in range(3):

@@ -1,6 +1,7 @@
 """Which class each value of masks is that people have: ids, palette indices, colours, 0 and 255."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
@@ -13,6 +14,7 @@ from cssformer.data.dataset import DatasetInfo, distinct_colours
 from cssformer.data.image_io import decode_mask
 from cssformer.prepare.class_file import ClassLine, Colour
 from cssformer.prepare.survey import TRANSPARENT, MaskStats, packed, unpacked
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 Transparent = Literal["background", "ignore"]
@@ -90,7 +92,7 @@ def meaning(
         known = {0: lines[0], top: lines[1]}
     if not as_colours and top not in known:
         _require_one_foreground(surveys, found - ignored)
-    _require_sharp(surveys, found - ignored - known.keys())
+    _require_sharp(surveys, found - ignored - known.keys(), as_colours)
     if not as_colours and top in found and top not in known and not binary and top not in ignored:
         if not lines and len(rest := found - ignored - {top}) == 1:
             (value,) = rest
@@ -253,24 +255,31 @@ def _require_one_foreground(surveys: Sequence[MaskStats], values: frozenset[int]
     )
 
 
-def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int]) -> None:
+def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int], as_colours: bool) -> None:
     """Raise if most values are specks or between those beside them, as smoothing and lossy compression leave them."""
-    blended = frozenset[int]().union(*(each.blended for each in surveys)) & values
+    pixels = Counter[int]()
+    for each in surveys:
+        pixels.update(each.blended)
+    blended = sorted(pixels.keys() & values, key=lambda value: -pixels[value])
     # Compression leaves values just above 0 and just below 255, with gaps between them.
     compressed = 2 <= len(values) < 128 and values & {1, 2, 3} and values & {252, 253, 254}
     # Else 255, the object, would be taken as ignored, and its border as a class.
-    binary = blended and values - blended in ({0, 255}, {0, 65535})
-    if (len(blended) >= 3 and 2 * len(blended) >= len(values)) or compressed or binary:
+    binary = blended and values.difference(blended) in ({0, 255}, {0, 65535})
+    if not ((len(blended) >= 3 and 2 * len(blended) >= len(values)) or compressed or binary):
+        return
+    what = "Values of the masks lie just above 0 and just below 255"
+    if blended:
+        named = [",".join(map(str, unpacked(value))) if as_colours else str(value) for value in blended[:3]]
+        kind, total = "colour" if as_colours else "value", sum(pixels[value] for value in blended)
         what = (
-            "are specks or lie between those of the pixels beside them"
-            if blended
-            else "lie just above 0 and just below 255"
+            f"{counted(len(blended), kind)} of the masks, {' and '.join(named)} first, {total} pixels, are specks or "
+            "lie between those of the pixels beside them"
         )
-        path = next((each.path for each in surveys if each.blended), surveys[0].path)
-        raise UserError(
-            f"Values of the masks {what}, in {path} for one: the masks were smoothed or compressed. "
-            "Give them as they were before, or a class file and the values to ignore."
-        )
+    path = next((each.path for each in surveys if each.blended), surveys[0].path)
+    raise UserError(
+        f"{what}, in {path} for one: the masks were smoothed or compressed. Save them again without anti-aliasing and "
+        "compression, or give a class file and --ignore the other values."
+    )
 
 
 def _value(line: ClassLine, number: int, as_colours: bool) -> Any:

@@ -29,7 +29,7 @@ class MaskStats:
         colours: of its opaque pixels, packed as 0xRRGGBB.
         palette: each id's colour in a palette.
         blended: those ids or colours most of whose pixels are unlike all their neighbours, or lie between those left
-            and right or above and below.
+            and right or above and below; and how many pixels they have.
         transparent: whether some pixels are transparent.
     """
 
@@ -37,7 +37,7 @@ class MaskStats:
     ids: frozenset[int] | None
     colours: frozenset[int]
     palette: dict[int, Colour] = field(default_factory=dict)
-    blended: frozenset[int] = frozenset()
+    blended: dict[int, int] = field(default_factory=dict)
     transparent: bool = False
 
 
@@ -55,7 +55,7 @@ def survey(path: Path) -> MaskStats:
         if len(colours) > MOST_COLOURS:
             raise UserError(f"The mask {path} has {len(colours)} colours; it is a photograph, not a mask.")
         if any(value % 0x010101 for value in colours):
-            blended = _blended(mask.pixels, values) if len(colours) > 3 else frozenset[int]()
+            blended = _blended(mask.pixels, values) if len(colours) > 3 else {}
             return MaskStats(path, None, colours, blended=blended, transparent=see_through)
     pixels = mask.ids(path, TRANSPARENT)
     ids = values_of(pixels) - {TRANSPARENT}
@@ -65,11 +65,11 @@ def survey(path: Path) -> MaskStats:
     grey = frozenset(value * 0x010101 for value in ids if value < 256)
     # Only ids with gaps can be those of smoothed masks.
     sparse = len(ids) > 2 and max(ids - {max(ids)}) >= 2 * len(ids)
-    blended = _blended(pixels[..., None], pixels) if sparse else frozenset()
+    blended = _blended(pixels[..., None], pixels) if sparse else {}
     return MaskStats(path, ids, grey, blended=blended, transparent=see_through)
 
 
-def _blended(channels: NDArray[Any], values: NDArray[Any]) -> frozenset[int]:
+def _blended(channels: NDArray[Any], values: NDArray[Any]) -> dict[int, int]:
     """See :class:`MaskStats`; of ``channels`` (H, W, C), whose pixels have the ``values`` (H, W)."""
     between, alone = np.zeros(values.shape, bool), np.ones(values.shape, bool)
     for view, flat, marked, apart in (
@@ -85,7 +85,7 @@ def _blended(channels: NDArray[Any], values: NDArray[Any]) -> frozenset[int]:
     marks = np.unique(values[between | alone if 4 * alone.sum() < alone.size else between], return_counts=True)
     some = dict(zip(*(each.tolist() for each in marks), strict=True))
     every = zip(*(each.tolist() for each in np.unique(values, return_counts=True)), strict=True)
-    return frozenset(value for value, number in every if 2 * some.get(value, 0) > number)
+    return {value: number for value, number in every if 2 * some.get(value, 0) > number}
 
 
 def values_of(array: NDArray[Any]) -> frozenset[int]:
