@@ -1,6 +1,7 @@
 """The study's sheet: the pictures on which its networks disagree most, chosen by count and not by hand."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cssformer.data.image_io import write_image
 from cssformer.inference import predict
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.device import best_device
-from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, sheet, sheet_width
+from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, sheet
 
 PICTURES = 6
 TILE = 300
@@ -102,7 +103,7 @@ def draw(
     heads = ("picture", "truth", *titles)
     entries = [(info.classes[index], info.colours[index]) for index in np.argsort(-seen, kind="stable") if seen[index]]
     entries += [("not scored", UNKNOWN), ("striped: wrong", WRONG)]
-    return sheet(rows, heads, captions, legend(entries, sheet_width(TILE, len(heads))))
+    return sheet(rows, heads, captions, partial(legend, entries))
 
 
 def _tile(picture: NDArray[np.uint8], height: int, how: int = cv2.INTER_NEAREST) -> Picture:

@@ -19,7 +19,6 @@ from cssformer.training.rare_classes import build_loss, counted, told_counts
 from cssformer.training.recipe import AugmentConfig, LossConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST
 from cssformer.utils.errors import UserError
-from cssformer.visualize.drawing import sheet_width
 
 INFO = DatasetInfo(("road", "tree", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
@@ -143,7 +142,7 @@ def test_a_sheet_shows_what_the_network_sees(tmp_path: Path, monkeypatch: pytest
     info = SyntheticScenes(1).info
     assert np.array_equal(read_image(tmp_path / AUGMENTED), augmented_sheet(images.transpose(0, 2, 3, 1), labels, info))
     # Of one picture there is one column less.
-    assert augmented_sheet(images[:1].transpose(0, 2, 3, 1), labels[:1], info).shape[1] == sheet_width(TILE, 2)
+    assert augmented_sheet(images[:1].transpose(0, 2, 3, 1), labels[:1], info).shape[1] == 2 * TILE + 3 * 12
 
 
 def test_ones_own_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

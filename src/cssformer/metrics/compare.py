@@ -7,10 +7,9 @@ the same kind. It does not tell of other trainings.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,10 +17,10 @@ from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.channels import rgb_view
 from cssformer.data.class_pixels import pixels_of
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present, number, percent
-from cssformer.metrics.report import EXAMPLES, TILE, legend_entries, thinned, tile
+from cssformer.metrics.report import EXAMPLES, legend_entries, thinned, tile
 from cssformer.metrics.scoring import Evaluation, percentile_interval, resampled
 from cssformer.utils.errors import UserError
-from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, sheet, sheet_width
+from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, pale, sheet
 
 FIRST_RIGHT, SECOND_RIGHT = (51, 154, 240), (255, 146, 43)
 """Colours of pixels that only one of the two has right."""
@@ -222,17 +221,17 @@ def differences_sheet(comparison: Comparison, data: Any, scored: Sequence[Callab
         picture, truth = np.ascontiguousarray(rgb_view(thinned(image), data.info.channels)), thinned(label)
         first, second = (examples[place] for examples in told)
         pixels += sum(pixels_of(shown, data.info) for shown in (truth, first, second))
-        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8) // 2 + 96
+        who = pale(picture)
         right = np.stack([first == truth, second == truth])
-        grey[right[0] & ~right[1]] = FIRST_RIGHT
-        grey[right[1] & ~right[0]] = SECOND_RIGHT
-        grey[~right.any(axis=0)] = WRONG
-        grey[truth == IGNORE] = UNKNOWN
+        who[right[0] & ~right[1]] = FIRST_RIGHT
+        who[right[1] & ~right[0]] = SECOND_RIGHT
+        who[~right.any(axis=0)] = WRONG
+        who[truth == IGNORE] = UNKNOWN
         maps = (colourise(each, data.info.palette) for each in (truth, first, second))
-        rows.append([tile(part, smooth=number == 0) for number, part in enumerate((picture, *maps, grey))])
+        rows.append([tile(part, smooth=number == 0) for number, part in enumerate((picture, *maps, who))])
         scores = (percent(float(each.picture_miou[index])) for each in (comparison.first, comparison.second))
         captions.append("{} · mIoU of A {} %, of B {} %".format(name, *scores))
     heads = ("picture", "truth", "A", "B", "who is right")
     kinds = [("only A right", FIRST_RIGHT), ("only B right", SECOND_RIGHT), ("both wrong", WRONG)]
     entries = [*legend_entries(pixels, data.info), *kinds, ("not scored", UNKNOWN)]
-    return sheet(rows, heads, captions, legend(entries, sheet_width(TILE, len(heads))))
+    return sheet(rows, heads, captions, partial(legend, entries))

@@ -4,6 +4,7 @@ import csv
 import heapq
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from cssformer.visualize.drawing import (
     colourise,
     confusion_picture,
     legend,
+    pale,
     sheet,
-    sheet_width,
 )
 from cssformer.weights.run_files import SCORES
 
@@ -139,14 +140,13 @@ def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetI
         picture, truth = np.ascontiguousarray(rgb_view(thinned(image), info.channels)), thinned(label)
         scored = truth != IGNORE
         pixels += pixels_of(truth, info) + pixels_of(said, info)
-        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        errors = np.where(scored[..., None], grey // 2 + 96, np.array(UNKNOWN, np.uint8))
+        errors = np.where(scored[..., None], pale(picture), np.array(UNKNOWN, np.uint8))
         errors[scored & (said != truth)] = WRONG
         row = [picture, colourise(truth, palette), colourise(said, palette), errors]
         rows.append([tile(part, smooth=index == 0) for index, part in enumerate(row)])
     entries = [*legend_entries(pixels, info), ("not scored", UNKNOWN), ("wrong", WRONG)]
     heads = ("picture", "truth", "prediction", "errors")
-    return sheet(rows, heads, captions, legend(entries, sheet_width(TILE, len(heads))))
+    return sheet(rows, heads, captions, partial(legend, entries))
 
 
 def legend_entries(pixels: NDArray[np.integer], info: DatasetInfo) -> list[tuple[str, Colour]]:

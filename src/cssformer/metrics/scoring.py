@@ -287,7 +287,7 @@ def groups_of(names: Sequence[str], pattern: str | None) -> tuple[str, ...] | No
     return groups
 
 
-def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of the mIoU if other pictures of the same kind had been drawn.
 
     Each of 1000 resamplings draws as many pictures as there are, with replacement, and takes the mIoU of their summed
@@ -296,17 +296,16 @@ def bootstrap_interval(areas: NDArray[np.int64], level: float = 0.95, seed: int 
     Args:
         areas: (n, 3, C), see :class:`Evaluation`.
         level: share of the resamplings inside.
-        seed: of the draws.
     """
     if len(areas) < 2:
         return np.nan, np.nan
-    return percentile_interval(mean_of_present(intersection_over_union(resampled(areas, seed))), level)
+    return percentile_interval(mean_of_present(intersection_over_union(resampled(areas))), level)
 
 
-def resampled(areas: NDArray[np.int64], seed: int = 0) -> NDArray[np.float64]:
+def resampled(areas: NDArray[np.int64]) -> NDArray[np.float64]:
     """Areas (n, ...) summed over n pictures drawn with replacement, 1000 times: (1000, ...)."""
     pictures = len(areas)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     times_drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=RESAMPLINGS).astype(np.float64)
     return (times_drawn @ areas.reshape(pictures, -1)).reshape(-1, *areas.shape[1:])
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from cssformer.metrics.report import NAMED, TILE, tile
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.console import progress
 from cssformer.utils.parallel import ahead
-from cssformer.visualize.drawing import WRONG, Picture, colourise, legend, sheet, sheet_width
+from cssformer.visualize.drawing import WRONG, Picture, colourise, legend, sheet
 
 TABLE, SHEET = "suspects.csv", "suspects.png"
 SHOWN = 24
@@ -194,5 +195,4 @@ def write_suspects(
         entries = [(info.classes[index], info.colours[index]) for index in classes[:NAMED]]
         captions = [each.caption(info) for each in suspects[: len(tiles)]]
         heads = ("picture", "label", "prediction")
-        foot = legend(entries, sheet_width(TILE, len(heads)))
-        write_image(folder / SHEET, sheet(tiles, heads, captions, foot))
+        write_image(folder / SHEET, sheet(tiles, heads, captions, partial(legend, entries)))

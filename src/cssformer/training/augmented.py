@@ -1,5 +1,6 @@
 """The first pictures as the network sees them, to look at before a long training."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cssformer.data.channels import rgb_view
 from cssformer.data.class_pixels import pixels_of
 from cssformer.data.image_io import write_image
 from cssformer.metrics.report import legend_entries, tile
-from cssformer.visualize.drawing import UNKNOWN, Picture, legend, overlay, sheet, sheet_width
+from cssformer.visualize.drawing import UNKNOWN, Picture, legend, overlay, sheet
 
 AUGMENTED = "augmented.png"
 SHOWN = 12
@@ -54,5 +55,4 @@ def augmented_sheet(images: NDArray[Any], labels: NDArray[np.integer], info: Dat
     heads = ("picture", "labels over it") * (across // 2)
     pixels = pixels_of(labels, info)
     entries = [*legend_entries(pixels, info), ("ignored", UNKNOWN)]
-    foot = legend(entries, sheet_width(tiles[0].shape[1], across))
-    return sheet(rows, heads, [""] * len(rows), foot)
+    return sheet(rows, heads, [""] * len(rows), partial(legend, entries))

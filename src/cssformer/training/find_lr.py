@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from rich.console import Console
 from torch.utils.data import DataLoader
 
 from cssformer.data.sampler import ResumableBatchSampler
@@ -52,7 +51,7 @@ class RangeTest:
         return {**dataclasses.asdict(self), "suggested": self.suggested}
 
 
-def find_lr(recipe: Recipe, console: Console | None = None) -> RangeTest:
+def find_lr(recipe: Recipe) -> RangeTest:
     """Train the recipe's network for at most a hundred steps at rising rates, on one device, and keep nothing of it.
 
     Raises:
@@ -61,7 +60,7 @@ def find_lr(recipe: Recipe, console: Console | None = None) -> RangeTest:
     longer = dataclasses.replace(
         recipe.located(), training=dataclasses.replace(recipe.training, steps=STEPS, thaw_after=0)
     )
-    assembly = assemble(longer, console or plain_console())
+    assembly = assemble(longer, plain_console())
     task, training = assembly.task, dataclasses.replace(recipe.training, lr=1.0)
     with quiet_lightning(training.matmul_precision):
         fabric = L.Fabric(accelerator=accelerator(), devices=1, precision=PRECISIONS[training.precision])

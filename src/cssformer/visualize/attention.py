@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -30,6 +31,8 @@ MODULES = {
     "MSFE": "MSFE, Multi-Scale Feature Enhancement: the weights come from a linear layer",
     "CSF": "CSF, Cross-Scale Fusion: the weights come from the content, by attention",
 }
+LIGHT = 127
+"""Of the grey picture below the colours of heads and heat."""
 HOT = (224, 49, 49)
 """Where much of a region's weight lies."""
 GRID, INVALID = (206, 212, 218), (173, 181, 189)
@@ -48,8 +51,7 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
     height, width = image.shape[:2]
     size = TILE, round(TILE * min(1.2, max(0.5, height / width)))
     whole = _Panel.holding(np.array((width - 1, height - 1)) / 2, np.array((width, height)) / 2, size)
-    # Grey and pale, so that colours are the heads' alone.
-    pale = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 127, 3, axis=2).astype(np.uint8)
+    pale = drawing.pale(image, LIGHT)
     colours = distinct_colours(looks[0].weights.shape[1])
     name, confidence = explanation.label
 
@@ -79,8 +81,7 @@ def draw_places(explanation: "Explanation", token: int) -> Picture:
         rows.append(row)
         captions.append(MODULES[look.module.split()[0]])
     heads = ["picture, prediction", "all scales", *(f"stride {stride}" for stride in explanation.strides)]
-    foot = _foot(colours, explanation.strides[token], drawing.sheet_width(TILE, len(heads)))
-    return drawing.sheet(rows, heads, captions, foot)
+    return drawing.sheet(rows, heads, captions, partial(_foot, colours, explanation.strides[token]))
 
 
 def draw_regions(explanations: "Sequence[RegionExplanation]", token: int) -> Picture:
@@ -108,15 +109,17 @@ def draw_regions(explanations: "Sequence[RegionExplanation]", token: int) -> Pic
     heads = [look.module for look in first.maps]
     if len(explanations) == 1:
         heads = ["all scales", *(f"stride {stride}" for stride in first.strides)]
-    width = drawing.sheet_width(TILE, len(heads) + 1)
     words = f"red: where tokens of stride {first.strides[token]} over the region look, the mean over its pixels"
-    foot = drawing.written(np.full((STRIP, width, 3), PAPER, np.uint8), words, 12, STRIP // 2)
+
+    def foot(width: int) -> Picture:
+        return drawing.written(np.full((STRIP, width, 3), PAPER, np.uint8), words, 12, STRIP // 2)
+
     return drawing.sheet(rows, ["region", *heads], captions, foot)
 
 
 def _hot(image: Picture, heat: Array, highest: float) -> Picture:
     """The picture, grey and pale, under the square root of the heat."""
-    pale = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] // 2 + 127, 3, axis=2)
+    pale = drawing.pale(image, LIGHT)
     part = cv2.resize(np.sqrt(heat / max(highest, 1e-9)), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
     return _tile((pale * (1 - part) + np.array(HOT) * part).astype(np.uint8))
 

@@ -1,7 +1,7 @@
 """Pictures for people: colours for classes, overlays, legends, sheets of examples, confusion matrices."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,9 +60,9 @@ def overlay(image: Picture, labels: Labels, colours: Colours, alpha: float = 0.5
     return mixed
 
 
-def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size: int = 15) -> Picture:
+def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Picture:
     """Swatches with names in as many columns as ``width`` pixels hold: RGB (height, width, 3)."""
-    pad = size
+    size = pad = 15
     column = max((int(_length(name, size)) for name, _ in entries), default=0) + 3 * pad
     columns = max(1, min(len(entries), (width - pad) // column))
     rows = -(-len(entries) // columns)
@@ -76,20 +76,29 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int, size
     return np.asarray(canvas)
 
 
-def sheet(rows: Sequence[Sequence[Picture]], heads: Sequence[str], captions: Sequence[str], foot: Picture) -> Picture:
+def pale(picture: Picture, light: int = 96) -> Picture:
+    """The picture in grey, at half its contrast and as light as said, so that colours drawn on it stand out."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] // 2 + light
+    return np.repeat(grey, 3, axis=2).astype(np.uint8)
+
+
+def sheet(
+    rows: Sequence[Sequence[Picture]], heads: Sequence[str], captions: Sequence[str], foot: Callable[[int], Picture]
+) -> Picture:
     """A table of pictures with a heading for each column, a caption under each row and a legend at the foot.
 
     Args:
         rows: tiles, all of one width; those of one row have one height.
         heads: of the columns.
         captions: of the rows.
-        foot: as wide as :func:`sheet_width` says.
+        foot: the legend of a width in pixels.
     """
     gap, head, caption = 12, 34, 26
     tile = rows[0][0].shape[1]
     heights = [row[0].shape[0] for row in rows]
-    width = sheet_width(tile, len(heads))
-    canvas = Image.new("RGB", (width, head + sum(heights) + (caption + gap) * len(rows) + foot.shape[0]), PAPER)
+    below = foot(gap + len(heads) * (tile + gap))
+    height = head + sum(heights) + (caption + gap) * len(rows) + below.shape[0]
+    canvas = Image.new("RGB", (below.shape[1], height), PAPER)
     draw = ImageDraw.Draw(canvas)
     lefts = [gap + index * (tile + gap) for index in range(len(heads))]
     for left, text in zip(lefts, heads, strict=True):
@@ -100,13 +109,8 @@ def sheet(rows: Sequence[Sequence[Picture]], heads: Sequence[str], captions: Seq
             canvas.paste(Image.fromarray(picture), (left, top))
         _text(draw, (gap, top + height + caption / 2), text, FAINT, 13)
         top += height + caption + gap
-    canvas.paste(Image.fromarray(foot), (0, top))
+    canvas.paste(Image.fromarray(below), (0, top))
     return np.asarray(canvas)
-
-
-def sheet_width(tile: int, columns: int) -> int:
-    """Width in pixels of a :func:`sheet` whose tiles have this width."""
-    return 12 + columns * (tile + 12)
 
 
 def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str]) -> Picture:
