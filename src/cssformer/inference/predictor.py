@@ -104,14 +104,12 @@ class Prediction:
     def shares(self) -> dict[str, float]:
         """Class name -> share of the pixels with data, from 0 to 1, for the classes that occur, the largest first."""
         if self.multilabel:
-            parts = np.array([np.count_nonzero(self.mask(index)) for index in range(len(self.classes))])
-            parts = parts / max(1, np.count_nonzero(self.labels != IGNORE))
-            return {self.classes[index]: float(parts[index]) for index in np.argsort(-parts) if parts[index]}
+            pixels = np.array([np.count_nonzero(self.mask(index)) for index in range(len(self.classes))])
+            return shares_of(self.classes, pixels, int(np.count_nonzero(self.labels != IGNORE)))
         # In blocks of rows, because numpy makes eight bytes of each label.
         blocks = np.array_split(self.labels, -(-self.labels.size // 2**20))
-        counts = sum(np.bincount(block[block != IGNORE], minlength=len(self.classes)) for block in blocks)
-        pixels = np.asarray(counts) / max(1, np.sum(counts))
-        return {self.classes[index]: float(pixels[index]) for index in np.argsort(-pixels) if pixels[index]}
+        pixels = np.sum([np.bincount(block[block != IGNORE], minlength=len(self.classes)) for block in blocks], axis=0)
+        return shares_of(self.classes, pixels, int(pixels.sum()))
 
     def overlay(self, alpha: float = 0.5, clear: Sequence[str] = ("background",)) -> Picture:
         """The picture under its classes' colours: RGB uint8 (H, W, 3).
@@ -353,6 +351,12 @@ def accelerated(model: Network) -> Network:
             raise
         return model
     return accelerate_cpu(model)
+
+
+def shares_of(classes: Sequence[str], pixels: NDArray[np.integer], known: int) -> dict[str, float]:
+    """Class name -> share of the known pixels, for the classes that have some of these (C,), the largest first."""
+    order = np.argsort(-pixels, kind="stable").tolist()
+    return {classes[index]: float(pixels[index] / known) for index in order if pixels[index]}
 
 
 def by_class(top_labels: NDArray[np.integer], top_probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

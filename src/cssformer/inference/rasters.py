@@ -18,7 +18,7 @@ from cssformer import __version__
 from cssformer.data.dataset import IGNORE, no_data
 from cssformer.data.rasters import TILE, Raster, opened, write_raster
 from cssformer.inference.labels import Block, assembled
-from cssformer.inference.predictor import Prediction, Predictor
+from cssformer.inference.predictor import Prediction, Predictor, shares_of
 from cssformer.inference.views import Options, predict_blocks
 from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.console import progress
@@ -229,9 +229,8 @@ def _write(
         classes=dict(zip(outputs.ids, outputs.classes, strict=True)),
         nodata=nodata,
     )
-    shares = counts[:-1] / max(1, counts[:-1].sum())
-    found = {outputs.classes[index]: float(shares[index]) for index in np.argsort(-shares) if shares[index]}
-    return {"labels": str(outputs.labels), "shares": found}
+    shares = shares_of(outputs.classes, counts[:-1], int(counts[:-1].sum()))
+    return {"labels": str(outputs.labels), "shares": shares}
 
 
 def _overlays(strips: Iterator[_Strip], outputs: Outputs) -> Iterator[NDArray[np.uint8]]:
