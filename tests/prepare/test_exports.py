@@ -10,8 +10,9 @@ import shapely
 from PIL import Image
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.prepare.annotated import Export
 from cssformer.prepare.archives import open_source
-from cssformer.prepare.export import Export, prepare_export
+from cssformer.prepare.export import prepare_export
 from cssformer.prepare.shapes import Ellipse, Polygons
 from cssformer.prepare.writer import Faults
 

@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from cssformer.prepare.annotated import MOST_ANNOTATIONS, Annotated, Export, Pictures, split_words, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.class_file import Colour
-from cssformer.prepare.export import MOST_ANNOTATIONS, Annotated, Export, Pictures, split_words, within
 from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size, require_counts
 from cssformer.prepare.writer import Faults

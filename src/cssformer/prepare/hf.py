@@ -18,8 +18,8 @@ import pyarrow.parquet
 from huggingface_hub import HfApi, snapshot_download
 
 from cssformer.data.image_io import read_ids
+from cssformer.prepare.annotated import MOST_ANNOTATIONS, Annotated, Export, split_words
 from cssformer.prepare.archives import Member
-from cssformer.prepare.export import MOST_ANNOTATIONS, Annotated, Export, split_words
 from cssformer.prepare.shapes import ClassMap, Size
 from cssformer.prepare.survey import values_of
 from cssformer.prepare.writer import Faults

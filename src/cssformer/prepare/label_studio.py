@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.image_io import decode_mask
+from cssformer.prepare.annotated import Annotated, Export, Pictures, read_json, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.cvat import turned_box
-from cssformer.prepare.export import Annotated, Export, Pictures, read_json, within
 from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError

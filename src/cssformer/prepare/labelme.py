@@ -16,8 +16,8 @@ from typing import Any
 
 from cssformer.data.files import Readable
 from cssformer.data.image_io import decode_mask
+from cssformer.prepare.annotated import Annotated, Export, Pictures, read_json, within
 from cssformer.prepare.archives import Member
-from cssformer.prepare.export import Annotated, Export, Pictures, read_json, within
 from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Ellipse, Line, Polygons, Region, Shape, Size
 from cssformer.prepare.writer import Faults

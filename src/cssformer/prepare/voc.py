@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from cssformer.data.image_io import decode_mask
+from cssformer.prepare.annotated import Annotated, Export, Pictures, read_text, split_words, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.benchmark import full_name
 from cssformer.prepare.class_file import Colour
-from cssformer.prepare.export import Annotated, Export, Pictures, read_text, split_words, within
 from cssformer.prepare.pascal_context import CLASSES as CONTEXT
 from cssformer.prepare.pascal_context import colour
 from cssformer.prepare.shapes import ClassMap, Size

@@ -16,9 +16,9 @@ from typing import Any
 
 from cssformer.data.dataset import SPLITS
 from cssformer.data.files import is_picture
+from cssformer.prepare.annotated import Annotated, Export, Pictures, read_text, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.benchmark import full_name
-from cssformer.prepare.export import Annotated, Export, Pictures, read_text, within
 from cssformer.prepare.shapes import Polygons, Shape, Size
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
