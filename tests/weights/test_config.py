@@ -105,6 +105,8 @@ MALFORMED: dict[str, list[Any]] = {
         {"values": "uint16", "mean": [1, 2, "x"], "std": [1, 1, 1]},
         {"values": "uint16", "mean": [1, 2, [3]], "std": [1, 1, 1]},
         {"values": "uint16", "mean": [1, 2, 3], "std": [1, 1, -1]},
+        {"values": "uint16", "mean": [1, 2, 3], "std": [1, 1, 1], "shown": [0, 1, 3]},
+        {"values": "uint16", "mean": [1, 2, 3], "std": [1, 1, 1], "shown": 0},
     ],
     "network.in_channels": [0, None, "3", 4, 3.0, 2000],
     "format": [None, "2", 2.0, True, [2]],

@@ -106,7 +106,10 @@ def open_source(path: Path) -> Iterator[list[Member]]:
         yield [Member(path.parent, path.name, path.stat().st_size, path.read_bytes)]
         return
     if not kind.endswith(ARCHIVES):
-        raise UserError(f"{path} is neither a folder nor an archive ({', '.join(ARCHIVES)}).")
+        known = ", ".join((*ARCHIVES, *ANNOTATIONS))
+        raise UserError(
+            f"{path} is neither a folder nor an archive or a file of annotations ({known}); give its folder."
+        )
     with ExitStack() as opened:
         try:
             if kind.endswith(".zip"):
