@@ -82,16 +82,17 @@ def test_photographs_are_not_trained_by_the_demonstration_in_silence(
     data, output = ["--data", str(folder(tmp_path, 480, 640))], ["--output", str(tmp_path / "run")]
     assert main(["train", *data, *output, "--training.steps", "7"]) == 0
     said = capsys.readouterr().out
-    assert "No --config: cpu is taken, for photographs on a CPU (3 pictures of about 640x480, 3 classes" in said
+    assert "The data choose --config cpu, for photographs on a CPU (3 pictures of about 640x480, 3 classes" in said
     assert "--config binary, cpu, demo, few_pictures, large_pictures, photos, rare_classes, vit or FILE chooses" in said
+    assert "--model.init animals --training.steps 100" in said
     assert (taken[-1].model.backbone, taken[-1].augment.short_side) == ("mobilenetv2_100", 256)
     assert taken[-1].training.steps == 7
     assert main(["train", *data, *output, "--model.backbone", "resnet18", "--model.heads", "2"]) == 0
-    assert "No --config: cpu is taken" in capsys.readouterr().out
+    assert "The data choose --config cpu" in capsys.readouterr().out
     expected = dataclasses.replace(Recipe.load("cpu").model, backbone="resnet18", heads=2)
     assert (taken[-1].model, taken[-1].augment) == (expected, Recipe.load("cpu").augment)
     assert main(["train", *data, *output, "--config", "small"]) == 0
-    assert "No --config: cpu is taken" in capsys.readouterr().out
+    assert "The data choose --config cpu" in capsys.readouterr().out
     assert taken[-1].model == dataclasses.replace(Recipe.load("cpu").model, **decoder_of("small"))
     for name in ("demo", "photos"):
         assert main(["train", *data, *output, "--config", name]) == 0
@@ -113,7 +114,8 @@ def test_with_a_network_to_start_from_the_data_choose_the_rest(
     words = ["train", "--output", str(tmp_path / "run"), "--model.init", str(tmp_path / "model")]
     assert main([*words, "--data", str(folder(tmp_path / "data", 480, 640))]) == 0
     said = capsys.readouterr().out
-    assert "cpu is taken" in said and f", with the network of {words[-1]}." in said
+    assert "The data choose --config cpu" in said and f", with the network of {words[-1]}." in said
+    assert "--model.init animals" not in said
     assert main(words) == 0
     for each in taken:
         model, _, weights = starting_point(each, words[-1])

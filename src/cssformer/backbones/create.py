@@ -90,8 +90,9 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except HubUnreachable as error:
         raise UserError(
-            f"The pretrained weights of {name} cannot be had: {error}; give a file of them, --model.weights FILE, or "
-            "--model.pretrained false, which needs many more steps."
+            f"The pretrained weights of {name} cannot be had: {error}; begin with the bundled network, "
+            "--model.init animals, give a file of them, --model.weights FILE, or --model.pretrained false, which needs "
+            "many more steps."
         ) from error
     except (OSError, RuntimeError, TypeError, AssertionError, ValueError) as error:
         reason = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}"

@@ -10,7 +10,7 @@ import torch
 from cssformer.metrics.profile import multiply_adds, untrained
 from cssformer.training.estimate import GIB, fitting, needs
 from cssformer.training.module import SegmentationTask
-from cssformer.training.presets import DataFacts, choose_preset
+from cssformer.training.presets import SOONER, DataFacts, choose_preset
 from cssformer.training.recipe import Recipe
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.memory import total_memory
@@ -81,6 +81,7 @@ class Suggestion:
             f"{training.batch_size} fit at a time, and takes 3 x {cost.crop_multiply_adds / 1e9:,.0f} billion "
             "multiply-adds",
             f"{training.steps} steps see each picture {seen:,.0f} times",
+            *([SOONER] if self.name == "cpu" else []),
             self.command,
         ]
 
