@@ -4,17 +4,14 @@
     python benchmarks/export.py --backbone resnet10t --channels 128 --side 320 --threads 2
 
 Each contender has a process of its own and ends at the logits of cells of 4x4 pixels, UPerNet's at those of pixels.
-Told is the least CPU time of the rounds, also as a multiple of the same network's in PyTorch (ours: the accelerated
-one), and what the process held at its peak beyond what it held before the first picture.
+Ours take turns, and so do each peer and its file. Told is the median CPU time, also as a multiple of the same network's
+in PyTorch (ours: the accelerated one), and what the process held at its peak beyond what it held before the first
+picture (Linux only).
 """
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from cssformer.export.formats import OPSET, write
 from cssformer.export.graph import AnySize, Deployment
 from cssformer.export.runtime import open_onnx, open_openvino
 from cssformer.utils.console import show
+from turns import Child, answer, in_turns
 
 OURS = ("accelerated", "eager", "gather.onnx", "gridsample.onnx", "gather.xml")
 PEERS = ("fpn", "upernet", "segformer")
@@ -72,17 +70,12 @@ def contender(name: str, folder: Path, classes: int):
     return lambda images: network.forward_logits(torch.from_numpy(images))
 
 
-def measure(name: str, folder: Path, side: int, rounds: int, classes: int) -> dict[str, float]:
-    run = contender(name, folder, classes)
+def serve(name: str, folder: str, side: int, threads: int, classes: int) -> None:
+    torch.set_num_threads(threads)
+    run = contender(name, Path(folder), classes)
     images = np.random.default_rng(0).random((1, 3, side, side), np.float32)
-    before, times = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
     with torch.inference_mode():
-        for _ in range(rounds + 1):
-            start = time.process_time()
-            run(images)
-            times.append(time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": min(times[1:]), "gigabytes": peak / 2**20}
+        answer(lambda: run(images), "cpu")
 
 
 def main() -> None:
@@ -93,12 +86,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.worker:
-        name, folder = options.worker
-        print(json.dumps(measure(name, Path(folder), options.side, options.rounds, options.classes)))
+    if options.serve:
+        serve(**json.loads(options.serve))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -114,14 +106,13 @@ def main() -> None:
             with torch.no_grad(), AnySize():
                 network = Logits(peer(name, options.classes)).eval()
                 torch.onnx.export(network, (images,), folder / f"{name}.onnx", dynamo=False, opset_version=OPSET)
-        found = {}
-        for name in (*OURS, *(name for peer in PEERS for name in (peer, f"{peer}.onnx"))):
-            command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, temporary]
-            found[name] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    rows = []
-    for name, row in found.items():
-        base = found["accelerated" if name in OURS else name.removesuffix(".onnx")]["seconds"]
-        rows.append((name, f"{row['seconds']:.2f}", f"{row['seconds'] / base:.2f}", f"{row['gigabytes']:.2f}"))
+        rows = []
+        common = {"folder": temporary, "side": options.side, "threads": options.threads, "classes": options.classes}
+        for group in (OURS, *((name, f"{name}.onnx") for name in PEERS)):
+            children = [Child(__file__, {"name": name, **common}) for name in group]
+            found = [(np.median(child.processor), memory) for child, memory, _ in in_turns(children, options.rounds)]
+            for name, (seconds, memory) in zip(group, found, strict=True):
+                rows.append((name, f"{seconds:.2f}", f"{seconds / found[0][0]:.2f}", f"{memory / 1024:.2f}"))
     show(rows, ("contender", "seconds", "times PyTorch", "GB"))
 
 

@@ -1,28 +1,29 @@
-"""A folder of small pictures: ``cssformer predict`` beside the bare network on tensors of the same size.
+"""Many small pictures: ``cssformer predict`` and ``evaluate`` beside the bare network on tensors of the same size.
 
     python benchmarks/predict.py --network demo --pictures 1000
     python benchmarks/predict.py --network paper --pictures 120 --turn 40
 
 Pictures are JPEGs of 640x480. ``predict`` reads them, labels them and writes PNGs (with ``--drawn`` overlays and
-confidence too), loading the model included. The bare network is the same accelerated network on one tensor after the
-other, to class scores at the pictures' size. Both take turns. Networks are untrained: ``demo`` is that of the
-demonstration, ``paper`` the paper's on Swin-T.
+confidence too), ``evaluate`` reads and scores them, contours too; each loads the model in every turn. The bare network
+is the same accelerated network on one tensor after the other, to class scores at the pictures' size. All take turns.
+Networks are untrained: ``demo`` is that of the demonstration, ``paper`` the paper's on Swin-T.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from cssformer import CSSFormer, Predictor
-from cssformer.data import SyntheticScenes
+from cssformer.data import DatasetInfo, SegmentationFolder, SyntheticScenes
+from cssformer.data.dataset import distinct_colours
 from cssformer.inference import predict_files
+from cssformer.metrics import evaluate
 from cssformer.utils.malloc import keep_freed_memory
 
 HEIGHT, WIDTH = 480, 640
@@ -56,44 +57,57 @@ def main() -> None:
         CSSFormer(num_classes=CLASSES, aux=False, **NETWORKS[options.network]).save_pretrained(folder / "model")
         predictor = Predictor.from_pretrained(folder / "model", options.device)
         device = next(predictor.model.parameters()).device
-        scenes = SyntheticScenes(SCENES, (HEIGHT, WIDTH))
-        pictures = [scenes[index].image for index in range(SCENES)]
-        tensors = [torch.from_numpy(each.copy()).permute(2, 0, 1)[None].to(device) / 255 for each in pictures]
-        for index in range(options.pictures):
-            path = folder / f"turn{index // options.turn}" / f"{index}.jpg"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(pictures[index % SCENES]).save(path, quality=92)
+        drawn = SyntheticScenes(SCENES, (HEIGHT, WIDTH))
+        scenes = [drawn[index] for index in range(SCENES)]
+        tensors = [torch.from_numpy(each.image.copy()).permute(2, 0, 1)[None].to(device) / 255 for each in scenes]
+        turns = [range(first, options.pictures)[: options.turn] for first in range(0, options.pictures, options.turn)]
+        for turn, part in enumerate(turns):
+            root = folder / f"turn{turn}"
+            for kind in ("images", "labels"):
+                (root / "val" / kind).mkdir(parents=True)
+            for index in part:
+                scene = scenes[index % SCENES]
+                Image.fromarray(scene.image).save(root / "val" / "images" / f"{index}.jpg", quality=92)
+                label = np.where(scene.label < 0, 255, scene.label).astype(np.uint8)
+                Image.fromarray(label).save(root / "val" / "labels" / f"{index}.png")
+            DatasetInfo(tuple(map(str, range(CLASSES))), distinct_colours(CLASSES)).save(root)
 
         @torch.inference_mode()
-        def bare(tensors: list[Tensor]) -> None:
-            for tensor in tensors:
-                logits = predictor.model(tensor)
+        def bare(part: Sequence[int]) -> None:
+            for index in part:
+                logits = predictor.model(tensors[index % SCENES])
             logits[0, 0, 0, 0].item()
 
         def files(turn: int) -> None:
             predict_files(
                 str(folder / "model"),
-                [folder / f"turn{turn}"],
+                [folder / f"turn{turn}" / "val" / "images"],
                 folder / f"out{turn}",
                 overlay=options.drawn,
                 confidence=options.drawn,
                 device=options.device,
             )
 
-        bare(tensors[:2])
-        alone, whole = [], []
-        for turn, first in enumerate(range(0, options.pictures, options.turn)):
-            part = [tensors[i % SCENES] for i in range(first, min(first + options.turn, options.pictures))]
-            alone.append(seconds(lambda part=part: bare(part)))
-            whole.append(seconds(lambda turn=turn: files(turn)))
-    clock, processor = np.sum(alone, 0) / np.sum(whole, 0)
+        def scores(turn: int) -> None:
+            model = Predictor.from_pretrained(folder / "model", options.device)
+            evaluate(model, SegmentationFolder(folder / f"turn{turn}", "val"))
+
+        bare(range(2))
+        taken = {"network alone": [], "predict": [], "evaluate": []}
+        for turn, part in enumerate(turns):
+            taken["network alone"].append(seconds(lambda part=part: bare(part)))
+            taken["predict"].append(seconds(lambda turn=turn: files(turn)))
+            taken["evaluate"].append(seconds(lambda turn=turn: scores(turn)))
     print(
         f"{options.network}: {options.pictures} pictures of {WIDTH}x{HEIGHT}, {device}, "
         f"{torch.get_num_threads()} threads"
     )
-    print(f"network alone {options.pictures / np.sum(alone, 0)[0]:8.2f} pictures a second")
-    print(f"predict       {options.pictures / np.sum(whole, 0)[0]:8.2f} pictures a second")
-    print(f"ratio         {100 * clock:8.1f} % of the clock, {100 * processor:.1f} % of the processor")
+    print(f"{'':16}{'pictures a second':>20}{'processor, s':>16}{'the network takes of the clock, the processor':>48}")
+    alone = np.sum(taken["network alone"], 0)
+    for title, each in taken.items():
+        clock, processor = whole = np.sum(each, 0)
+        share = " %".join(f"{percent:8.1f}" for percent in 100 * alone / whole)
+        print(f"{title:16}{options.pictures / clock:20.2f}{processor:16.2f}{share + ' %':>48}")
 
 
 if __name__ == "__main__":

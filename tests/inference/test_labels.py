@@ -59,6 +59,14 @@ def test_labels_are_interpolation_and_argmax(seed: int, classes: int, height: in
     assert_best(labels, plain_scores(coarse, height, width))
 
 
+@pytest.mark.parametrize("confidence", [False, True])
+def test_of_equal_scores_the_first_class_is_taken(confidence: bool) -> None:
+    coarse = coarse_map(0, 4, 20, 70)
+    twice = coarse.repeat_interleave(2, 1)
+    once, found = (label(scores, (20, 70), confidence=confidence).labels for scores in (coarse, twice))
+    assert torch.equal(found, 2 * once)
+
+
 @pytest.mark.parametrize("classes", [5, 150])
 def test_labels_of_a_large_map(classes: int) -> None:
     coarse = coarse_map(0, classes, 401, 603)

@@ -107,26 +107,25 @@ class View:
             end = min(begin + self.tile, right)
             mirror_image = (output_size[1] - end, output_size[1] - begin)
             column, weights = self._weights(1, *(mirror_image if mirrored else (begin, end)))
-            columns.append((column, weights.flip(0) if mirrored else weights))
+            columns.append((column, (weights.flip(0) if mirrored else weights).T.contiguous()))
         first = min(column for column, _ in columns)
         self.columns = [(column - first, weights) for column, weights in columns]
         self.top, _ = self._weights(0, top, top + 1)
-        self.blocks = blocks(first, max(column + weights.shape[1] for column, weights in columns), self.top)
+        self.blocks = blocks(first, max(column + weights.shape[0] for column, weights in columns), self.top)
         self.held = self._next()
 
     def strip(self, top: int, bottom: int) -> Callable[[int], Tensor]:
-        """Gives the scores of output rows top..bottom-1 in the tile of an index: (B, bottom - top, tile, C)."""
+        """Gives the scores of output rows top..bottom-1 in the tile of an index: (B, C, bottom - top, tile)."""
         row, down = self._weights(0, top, bottom)
         end = row + down.shape[1]
-        self.held, self.top = self.held[:, row - self.top :], row
-        while self.top + self.held.shape[1] < end:
-            self.held = torch.cat([self.held, self._next()], dim=1)
-        rows = self.held[:, : end - row]
+        self.held, self.top = self.held[:, :, row - self.top :], row
+        while self.top + self.held.shape[2] < end:
+            self.held = torch.cat([self.held, self._next()], dim=2)
+        rows = self.held[:, :, : end - row]
 
         def scores(index: int) -> Tensor:
             column, across = self.columns[index]
-            cells = rows[:, :, column : column + across.shape[1]]
-            return across @ (down @ cells.flatten(2)).unflatten(2, cells.shape[2:])
+            return down @ rows[..., column : column + across.shape[0]] @ across
 
         return scores
 
@@ -135,8 +134,7 @@ class View:
         return begin, weights.to(self.device, torch.float32)
 
     def _next(self) -> Tensor:
-        # Classes last, because their argmax is several times faster so.
-        return next(self.blocks).permute(0, 2, 3, 1).float().contiguous()
+        return next(self.blocks).float().contiguous()
 
 
 def segment(
@@ -163,10 +161,10 @@ def segment(
         UserError: there are not ``top_k`` classes.
     """
     first, tile, device = views[0], views[0].tile, views[0].device
-    (batch, _, _, count), width = first.held.shape, first.right - first.left
+    (batch, count), width = first.held.shape[:2], first.right - first.left
     if not 1 <= top_k <= count:
         raise UserError(f"Of {count} classes the top_k may be 1 to {count}, not {top_k}.")
-    probabilities = partial(torch.softmax, dim=-1) if threshold is None else torch.sigmoid
+    probabilities = partial(torch.softmax, dim=1) if threshold is None else torch.sigmoid
 
     @torch.inference_mode()
     def label(
@@ -179,7 +177,7 @@ def segment(
         area = (..., slice(index * tile, (index + 1) * tile))
         scores = strips[0](index)
         if best is None and found.entropy is None and len(strips) == 1 and threshold is None:
-            found.labels[area] = scores.argmax(-1)
+            found.labels[area] = _highest(scores)[1]
             return
         total = probabilities(scores)
         for strip in strips[1:]:
@@ -187,28 +185,28 @@ def segment(
         if found.entropy is not None or threshold is not None:
             mean = total / len(strips)
         if found.entropy is not None:
-            found.entropy[area] = torch.special.entr(mean).sum(-1)
+            found.entropy[area] = torch.special.entr(mean).sum(1)
         if threshold is not None:
             there = mean >= threshold
-            found.labels[area] = (there.int() << torch.arange(count, device=device)).sum(-1)
+            found.labels[area] = (there.int() << torch.arange(count, device=device)[:, None, None]).sum(1)
             if found.confidence is not None:
-                found.confidence[area] = torch.where(there, mean, 1 - mean).amin(-1)
+                found.confidence[area] = torch.where(there, mean, 1 - mean).amin(1)
             if found.entropy is not None:
-                found.entropy[area] += torch.special.entr(1 - mean).sum(-1)
+                found.entropy[area] += torch.special.entr(1 - mean).sum(1)
             if top_k == 1:
                 return
         for rank in range(top_k):
-            highest, chosen = total.max(-1)
+            highest, chosen = _highest(total)
             ranked[:, rank][area] = chosen
             if best is not None:
                 best[:, rank][area] = highest / len(strips)
             if rank + 1 < top_k:
-                total.scatter_(-1, chosen[..., None], -1)
+                total.scatter_(1, chosen[:, None].long(), -1)
 
     # A tile is too small to be shared out, so each thread has tiles of its own; a GPU's stream belongs to this thread.
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        share_out = pool.map if device.type == "cpu" else map
+        share_out = pool.map if device.type == "cpu" and threads > 1 else map
         for top in first.rows[::tile]:
             height = min(tile, first.rows.stop - top)
             ranked = torch.empty(batch, top_k, height, width, dtype=torch.int32, device=device)
@@ -225,6 +223,16 @@ def segment(
             # Else the one of these would be the number of all threads that begin later.
             torch.set_num_threads(threads)
             yield Block(top, first.left, found)
+
+
+def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of scores (B, C, h, w) and the first class that has it, both (B, h, w)."""
+    highest, last = scores.amax(1), scores.shape[1] - 1
+    # Several times as fast as max(1). A comparison is vectorised where it gives floats.
+    is_highest = torch.eq(scores, highest[:, None], out=torch.empty_like(scores))
+    return highest, last - is_highest.mul_(torch.arange(last, -1, -1, device=scores.device)[:, None, None]).amax(
+        1
+    ).int()
 
 
 def assembled(blocks: Iterable[Block], height: int, width: int) -> Segmentation:
