@@ -276,6 +276,29 @@ def test_yolo_of_label_studio_without_its_pictures(tmp_path, capsys):
     assert "labels/a.txt names the picture a, which is not there" in capsys.readouterr().err
 
 
+def test_yolo_of_cvat_without_its_pictures(tmp_path, capsys):
+    """Lists name pictures of two splits, two of which have one name, that lie in another source."""
+    yolo(tmp_path / "in", "train: train.txt\nval: val.txt\nnames: [car, tree]")
+    (tmp_path / "in/labels/val/c.txt").rename(tmp_path / "in/labels/val/a.txt")
+    (tmp_path / "in/labels/val/a.txt").write_text("0 0 0 1 0 1 1 0 1\n")
+    (tmp_path / "in/images/val/c.png").rename(tmp_path / "in/images/val/a.png")
+    (tmp_path / "in/train.txt").write_text("data/images/train/a.png\ndata/images/train/b.png\n")
+    (tmp_path / "in/val.txt").write_text("data/images/val/a.png\n")
+    (tmp_path / "in/images").rename(tmp_path / "pictures")
+    words = ["prepare", "yolo", "--source", str(tmp_path / "in"), str(tmp_path / "pictures")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 0
+    info = DatasetInfo.load(tmp_path / "out")
+    assert info.counts == {"train": 2, "val": 1} and info.classes == ("background", "car", "tree")
+    expected = np.where(box(0, 0, 15, 10), 2, 0)
+    expected[box(0, 0, 6, 4)] = 1
+    train, val = (SegmentationFolder(tmp_path / "out", split) for split in ("train", "val"))
+    assert (train[0].label == expected).all() and not train[1].label.any() and (val[0].label == 1).all()
+    (tmp_path / "in/labels/train/more").mkdir()
+    (tmp_path / "in/labels/train/more/a.txt").write_text("0 0 0 1 0 1 1 0 1\n")
+    assert main([*words, "--output", str(tmp_path / "other")]) == 2
+    assert "may both be the label of" in capsys.readouterr().err
+
+
 def test_exports_without_any_shape(tmp_path, capsys):
     yolo(tmp_path, "train: images/train\nval: images/val\nnames: [car, tree]")
     for path in tmp_path.glob("labels/*/*.txt"):

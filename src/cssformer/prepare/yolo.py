@@ -4,11 +4,13 @@
 The labels of ``images/a.jpg`` are ``labels/a.txt``: a line for each polygon, the class's number and x y x y ... as
 shares of width and height. A picture without a file of labels has no shape.
 
-Label Studio writes ``classes.txt`` instead, a name a line, and no splits; its pictures may be in another source.
+Label Studio writes ``classes.txt`` instead, a name a line, and no splits. Its pictures, and those of lists as CVAT
+writes them, may be in another source.
 """
 
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 from cssformer.data.dataset import SPLITS
 from cssformer.data.files import is_picture
-from cssformer.prepare.annotated import Annotated, Export, Pictures, read_text, within
+from cssformer.prepare.annotated import Annotated, Export, Pictures, read_text, split_words, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.benchmark import full_name
 from cssformer.prepare.shapes import Polygons, Shape, Size
@@ -33,9 +35,9 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     """
     described = {member: parse_yaml(read_text(member), member) for member in members if _is_yaml(member.name)}
     described = {member: content for member, content in described.items() if "names" in content}
-    lists = [member for member in members if member.name.rpartition("/")[2] == "classes.txt"]
-    if not described and len(lists) == 1:
-        described = {lists[0]: {"names": read_text(lists[0]).splitlines(), "": "images"}}
+    names_alone = [member for member in members if member.name.rpartition("/")[2] == "classes.txt"]
+    if not described and len(names_alone) == 1:
+        described = {names_alone[0]: {"names": read_text(names_alone[0]).splitlines(), "": "images"}}
     if len(described) != 1:
         raise UserError(f"The source has {len(described)} YAML files with names of classes; give one data.yaml.")
     ((member, content),) = described.items()
@@ -45,29 +47,67 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
         names = content["names"]
         numbered = names.items() if isinstance(names, dict) else enumerate(names)
         class_of = {int(key): str(name) for key, name in numbered}
-    texts = {(each.source, each.name): each for each in members if each.name.lower().endswith(".txt")}
-    elsewhere = _pictures_elsewhere(member, members, faults) if "" in content else {}
+    texts = _Texts(members, member)
+    elsewhere = _pictures_elsewhere(member, members, faults) if "" in content else []
     found: dict[Member, Annotated] = {}
     sources = [member]
     for split in [""] if elsewhere else (*SPLITS, ""):
         for picture in elsewhere or _pictures(content.get(split), split, member, members, faults):
-            beside = (texts[key] for key in _label_names(picture) if key in texts)
-            labels = elsewhere.get(picture) or next(beside, None)
+            labels = texts.of(picture, split)
             place = str(labels or picture)
             sources += [labels] if labels else []
             shapes = partial(_shapes, labels, class_of)
             other = found.setdefault(picture, Annotated(picture, picture.name, place, None, shapes, split or None))
             if other.split != (split or None):
                 raise UserError(f"{picture} is in two splits, {other.split} and {split}; leave it in one.")
-    if not elsewhere and not any(
-        str(each).endswith(".txt") for split in SPLITS for each in _listed(content.get(split))
-    ):
-        for labels in _without_picture(list(texts.values()), sources[1:]):
-            with faults.caught():
-                raise UserError(f"{labels} is the label of a picture that is not there; add it, or remove both.")
+    lists = [each for split in SPLITS for each in _listed(content.get(split)) if str(each).endswith(".txt")]
+    for labels in [] if elsewhere or lists else texts.without_picture(sources[1:]):
+        with faults.caught():
+            raise UserError(f"{labels} is the label of a picture that is not there; add it, or remove both.")
     if found and len(sources) == 1:
         raise UserError(f"No picture of {member} has labels; those of images/a.jpg are labels/a.txt.")
     return Export(list(found.values()), [class_of[key] for key in sorted(class_of)], sources)
+
+
+class _Texts:
+    """The files of labels, each found by its picture.
+
+    Args:
+        members: all files.
+        description: that of the classes.
+    """
+
+    def __init__(self, members: Sequence[Member], description: Member) -> None:
+        self._source = description.source
+        self._texts = {(each.source, each.name): each for each in members if each.name.lower().endswith(".txt")}
+        self._named: dict[str, list[Member]] = defaultdict(list)
+        for each in self._texts.values():
+            if each.source == self._source and "labels" in each.name.split("/"):
+                self._named[Path(each.name).stem].append(each)
+
+    def of(self, picture: Member, split: str) -> Member | None:
+        """The labels where they belong, or, of a picture of another source, those that are called like it."""
+        beside = [self._texts[key] for key in _label_names(picture) if key in self._texts]
+        if beside or picture.source == self._source:
+            return next(iter(beside), None)
+        there = self._named[Path(picture.name).stem]
+        if len(there) > 1:
+            there = [each for each in there if split in split_words(each.name)]
+        if len(there) > 1:
+            raise UserError(f"{there[0]} and {there[1]} may both be the label of {picture}; leave one there.")
+        return next(iter(there), None)
+
+    def without_picture(self, labels: Sequence[Member]) -> list[Member]:
+        """The files of polygons that stand among the ``labels`` of pictures."""
+        known, folders = set(labels), {(each.source, posixpath.dirname(each.name)) for each in labels}
+        polygon = re.compile(r"\s*\d+(\s+[\d.e+-]+){4,}\s*$")
+        return [
+            each
+            for (source, name), each in self._texts.items()
+            if each not in known
+            and (source, posixpath.dirname(name)) in folders
+            and polygon.match(read_text(each).partition("\n")[0])
+        ]
 
 
 def _is_yaml(name: str) -> bool:
@@ -77,13 +117,6 @@ def _is_yaml(name: str) -> bool:
 def _listed(entry: Any) -> list[Any]:
     """The folders and lists of a split."""
     return entry if isinstance(entry, list) else [entry] if entry else []
-
-
-def _without_picture(texts: Sequence[Member], labels: Sequence[Member]) -> list[Member]:
-    """The files of polygons that stand among others that have pictures."""
-    known, folders = set(labels), {(each.source, posixpath.dirname(each.name)) for each in labels}
-    rest = [each for each in texts if each not in known and (each.source, posixpath.dirname(each.name)) in folders]
-    return [each for each in rest if re.match(r"\s*\d+(\s+[\d.e+-]+){4,}\s*$", read_text(each).partition("\n")[0])]
 
 
 def _pictures(entry: Any, split: str, member: Member, members: Sequence[Member], faults: Faults) -> Iterator[Member]:
@@ -110,17 +143,17 @@ def _pictures(entry: Any, split: str, member: Member, members: Sequence[Member],
         yield from chosen
 
 
-def _pictures_elsewhere(member: Member, members: Sequence[Member], faults: Faults) -> dict[Member, Member]:
-    """Of ``classes.txt`` without pictures beside it, those of other sources, each with the file of its labels."""
+def _pictures_elsewhere(member: Member, members: Sequence[Member], faults: Faults) -> list[Member]:
+    """Of ``classes.txt`` without pictures beside it, those of other sources that labels are called like."""
     folder = member.name.rpartition("classes.txt")[0]
     own = [each for each in members if each.source == member.source]
     if any(each.name.startswith(f"{folder}images/") and is_picture(Path(each.name)) for each in own):
-        return {}
-    pictures, found = Pictures(members), {}
+        return []
+    pictures, found = Pictures(members), []
     for labels in own:
         if labels.name.startswith(f"{folder}labels/") and labels.name.endswith(".txt"):
             with faults.caught():
-                found[pictures.find(Path(labels.name).stem, labels)] = labels
+                found.append(pictures.find(Path(labels.name).stem, labels))
     return found
 
 
