@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cssformer import CSSFormer
 from cssformer.data import IGNORE
 from cssformer.inference import predict
-from cssformer.inference.predictor import Prediction
+from cssformer.inference.prediction import Prediction
 from cssformer.model import Metadata
 from cssformer.utils.errors import UserError
 

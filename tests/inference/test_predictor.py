@@ -432,7 +432,7 @@ def test_a_full_disk_ends_the_job(
     with pytest.raises(UserError, match=r"Cannot write .*legend\.png: No space left on device"):
         predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
     monkeypatch.undo()
-    monkeypatch.setattr("cssformer.inference.predictor.write_label", partial(atomic_failure, full))
+    monkeypatch.setattr("cssformer.inference.prediction.write_label", partial(atomic_failure, full))
     with pytest.raises(UserError, match=r"Cannot write .*a\.png: No space left on device"):
         predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
     monkeypatch.undo()

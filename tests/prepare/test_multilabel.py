@@ -11,7 +11,7 @@ from PIL import Image
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
 from cssformer.data.check import check
-from cssformer.inference.predictor import Prediction
+from cssformer.inference.prediction import Prediction
 from cssformer.prepare.coco import read as read_coco
 from cssformer.prepare.export import prepare_export
 from cssformer.prepare.folder import prepare_folder

@@ -3,7 +3,8 @@
 from cssformer.inference.explain import Explanation, SamplingMap, explain
 from cssformer.inference.files import predict_files
 from cssformer.inference.labels import Segmentation
-from cssformer.inference.predictor import Prediction, Predictor
+from cssformer.inference.prediction import Prediction
+from cssformer.inference.predictor import Predictor
 from cssformer.inference.views import predict
 
 __all__ = [

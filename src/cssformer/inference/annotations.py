@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.image_io import encode_png
-from cssformer.inference.predictor import Prediction
+from cssformer.inference.prediction import Prediction
 from cssformer.inference.regions import Region, regions, run_lengths
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError

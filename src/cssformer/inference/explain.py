@@ -15,7 +15,8 @@ from cssformer.data.channels import Pixels
 from cssformer.data.files import require_picture_name
 from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
-from cssformer.inference.predictor import Input, Picture, Prediction, Predictor, taken
+from cssformer.inference.prediction import Prediction
+from cssformer.inference.predictor import Input, Predictor, taken
 from cssformer.inference.views import SMALLEST, as_input, evaluating, seen_sizes
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
@@ -23,6 +24,7 @@ from cssformer.ops import Sampling, record_sampling
 from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_places
+from cssformer.visualize.drawing import Picture
 
 Array = NDArray[np.floating]
 

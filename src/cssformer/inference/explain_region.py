@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.inference.explain import Array, SamplingMap, index_of, record, seen_of
-from cssformer.inference.predictor import Input, Picture, Prediction, Predictor
+from cssformer.inference.prediction import Prediction
+from cssformer.inference.predictor import Input, Predictor
 from cssformer.utils.errors import UserError
 from cssformer.visualize.attention import draw_regions
+from cssformer.visualize.drawing import Picture
 
 TOKENS_AT_ONCE = 512
 """Tokens whose sampled keys are held at one time."""

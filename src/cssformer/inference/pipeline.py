@@ -16,7 +16,8 @@ from cssformer.data.files import read_bytes, world_file
 from cssformer.data.formats import tiff_head
 from cssformer.data.image_io import write_image
 from cssformer.data.picture_facts import PictureFacts
-from cssformer.inference.predictor import Prediction, Predictor
+from cssformer.inference.prediction import Prediction
+from cssformer.inference.predictor import Predictor
 from cssformer.inference.rasters import PARTS, Outputs, as_grey, predict_raster, write_georeferenced
 from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PROBABILITIES, Source, named
 from cssformer.inference.video import predict_video

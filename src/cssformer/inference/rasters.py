@@ -18,7 +18,8 @@ from cssformer import __version__
 from cssformer.data.dataset import IGNORE, no_data
 from cssformer.data.rasters import TILE, Raster, opened, write_raster
 from cssformer.inference.labels import Block, assembled
-from cssformer.inference.predictor import Prediction, Predictor, shares_of
+from cssformer.inference.prediction import Prediction, shares_of
+from cssformer.inference.predictor import Predictor
 from cssformer.inference.views import Options, predict_blocks
 from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.console import progress

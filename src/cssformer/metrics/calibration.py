@@ -18,7 +18,7 @@ from cssformer.data.channels import Pixels
 from cssformer.data.dataset import Samples
 from cssformer.data.multilabel import require_single_label
 from cssformer.inference import Predictor
-from cssformer.inference.predictor import by_class
+from cssformer.inference.prediction import by_class
 from cssformer.metrics.evaluate import require_fitting
 from cssformer.model import CSSFormer
 from cssformer.utils.console import progress

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from cssformer.data.image_io import write_image
 from cssformer.inference.annotations import AnnotationFiles
-from cssformer.inference.predictor import Prediction
+from cssformer.inference.prediction import Prediction
 from cssformer.inference.rasters import as_grey
 
 Save = Literal["labels", "overlay", "confidence", "json", "geojson", "coco"]

@@ -15,12 +15,12 @@ from gradio import processing_utils
 from numpy.typing import NDArray
 
 from cssformer.data.files import PICTURE_SUFFIXES
-from cssformer.inference.predictor import Picture, Prediction
+from cssformer.inference.prediction import Prediction
 from cssformer.serve.answers import Save
 from cssformer.serve.service import Busy, Service
 from cssformer.utils.console import percentage
 from cssformer.utils.errors import UserError
-from cssformer.visualize.drawing import colourise
+from cssformer.visualize.drawing import Picture, colourise
 
 LONGEST = 1600
 """Longer side in pixels of what is shown; downloads have the picture's own size."""

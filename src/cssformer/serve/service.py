@@ -16,7 +16,8 @@ from cssformer.data.files import read_bytes
 from cssformer.data.image_io import readable
 from cssformer.data.multilabel import require_single_label
 from cssformer.inference.explain import Explanation, explain
-from cssformer.inference.predictor import Prediction, Predictor
+from cssformer.inference.prediction import Prediction
+from cssformer.inference.predictor import Predictor
 from cssformer.inference.views import SMALLEST
 from cssformer.utils.errors import UserError, is_out_of_memory
 
