@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import cssformer
 from cssformer.data import SegmentationFolder
 from cssformer.export import formats, parity, quantize
-from cssformer.export.formats import Sampling
+from cssformer.export.formats import SamplingForm
 from cssformer.export.graph import Deployment, Returned
 from cssformer.export.runtime import SUFFIXES, open_onnx, open_openvino, open_pt2
 from cssformer.inference import Predictor
@@ -30,7 +30,7 @@ def export_model(
     input: Literal["float", "uint8"] = "float",
     size: tuple[int, int] | None = None,
     short_side: int | None = None,
-    sampling: Sampling = "gather",
+    sampling: SamplingForm = "gather",
     precision: Precision = "32",
     calibration: Path | None = None,
     data: Path | None = None,

@@ -18,7 +18,7 @@ from cssformer.ops import use_backend
 from cssformer.ops.runs import as_loops
 from cssformer.utils.atomic import TEMPORARY
 
-Sampling: TypeAlias = Literal["gather", "gridsample"]
+SamplingForm: TypeAlias = Literal["gather", "gridsample"]
 BACKENDS = {"gather": "gather", "gridsample": "reference"}
 """Who computes the sampling while it is traced."""
 
@@ -35,7 +35,7 @@ FACTS = "cssformer.json"
 
 
 def write(
-    deployment: Deployment, path: Path, weights: Path | None, sampling: Sampling, half: bool, facts: dict[str, str]
+    deployment: Deployment, path: Path, weights: Path | None, sampling: SamplingForm, half: bool, facts: dict[str, str]
 ) -> None:
     """Trace and write the file; its suffix chooses the format.
 

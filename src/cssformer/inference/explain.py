@@ -191,7 +191,7 @@ def seen_of(predictor: Predictor, image: Input | Prediction) -> Pixels:
     return Pixels(image.image, None)
 
 
-def record(predictor: Predictor, pixels: Picture, x: int, y: int) -> "tuple[View, list[tuple[str, Sampling]]]":
+def record(predictor: Predictor, pixels: Picture, x: int, y: int) -> "tuple[InputView, list[tuple[str, Sampling]]]":
     """What the network sees of the pixels around one of them, and what each module samples there, by its name.
 
     Raises:
@@ -203,7 +203,7 @@ def record(predictor: Predictor, pixels: Picture, x: int, y: int) -> "tuple[View
     height, width = pixels.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(f"The pixel ({x}, {y}) is outside the picture, which is {width} wide and {height} high.")
-    view = View.around(pixels, x, y, predictor.options, model.fusion_strides)
+    view = InputView.around(pixels, x, y, predictor.options, model.fusion_strides)
     device = next(model.parameters()).device
     with evaluating(model), torch.inference_mode():
         # A backbone may sample too.
@@ -219,7 +219,7 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class View:
+class InputView:
     """What the network sees of a picture.
 
     Attributes:
@@ -235,7 +235,9 @@ class View:
     strides: tuple[int, ...]
 
     @classmethod
-    def around(cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]) -> "View":
+    def around(
+        cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]
+    ) -> "InputView":
         """The view that holds the pixel under a predictor's options."""
         height, width = pixels.shape[:2]
         (size,) = seen_sizes(height, width, (1.0,), options.get("short_side"))
