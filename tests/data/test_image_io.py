@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cssformer.data.bands import read_pixels
 from cssformer.data.files import files_under, is_picture, read_bytes
 from cssformer.data.formats import as_stored, tiff_pages
 from cssformer.data.image_io import (
@@ -23,7 +24,6 @@ from cssformer.data.image_io import (
     encode_png,
     inspect_image,
     read_ids,
-    read_image,
     read_size,
     to_rgb,
     turned,
@@ -36,6 +36,10 @@ from tests.data.drawn import CONTENTS, FORMS, drawn_mask, saved, upright
 from tests.data.encoders import bmp, png, tiff
 
 FILE = Path("some/file")
+
+
+def read_as_photograph(path: Path) -> np.ndarray:
+    return read_pixels(path, None)[0].pixels
 
 
 def smooth(height: int = 24, width: int = 40) -> np.ndarray:
@@ -394,7 +398,7 @@ def test_pictures_beyond_the_limit_are_told_with_a_way_out(tmp_path):
     whole = png(GREY, 1)
     header = struct.pack(">II", 20_000, 20_000) + whole[24:29]
     path.write_bytes(whole[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + whole[33:])
-    for read in (read_image, read_size):
+    for read in (read_as_photograph, read_size):
         with pytest.raises(
             UserError, match=r"aerial\.png cannot be read: it has over 178 million pixels; cut it into pi"
         ):
@@ -405,7 +409,7 @@ def test_pictures_beyond_the_limit_are_told_with_a_way_out(tmp_path):
 def test_only_ordinary_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
-        for read in (read_bytes, read_image, read_size):
+        for read in (read_bytes, read_as_photograph, read_size):
             with pytest.raises(UserError, match="is a folder, a pipe or a device"):
                 read(path)
 
@@ -430,7 +434,7 @@ def test_what_is_written_is_read_again(tmp_path):
         mask = decode_mask(encode_png(pixels), FILE)
         assert np.array_equal(mask.pixels, pixels)
     write_image(tmp_path / "a.png", RGB.astype(np.uint8))
-    assert np.array_equal(read_image(tmp_path / "a.png"), RGB)
+    assert np.array_equal(read_as_photograph(tmp_path / "a.png"), RGB)
     for count in (7, 300):
         write_label(tmp_path / "b.png", GREY, [(index % 256, 1, 2) for index in range(count)])
         mask = decode_mask((tmp_path / "b.png").read_bytes(), FILE)

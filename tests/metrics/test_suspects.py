@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cssformer.cli import main
 from cssformer.data import IGNORE, DatasetInfo
-from cssformer.data.image_io import read_image
+from cssformer.data.bands import read_pixels
 from cssformer.inference import Predictor
 from cssformer.metrics.suspects import contradictions, find_suspects
 from cssformer.model import CSSFormer, Metadata
@@ -115,7 +115,7 @@ def test_command_writes_table_sheet_json_and_page(
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(len(each["regions"]) for each in suspects)
     assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
-    assert read_image(out / "suspects.png").shape[1] > 900
+    assert read_pixels(out / "suspects.png", None)[0].pixels.shape[1] > 900
     text = page.read_text(encoding="utf-8")
     # Pictures are within, nothing is fetched, and names are text.
     assert text.count("data:image/jpeg;base64,") >= len(suspects) and "blank" in text

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from cssformer.data import DatasetInfo, SegmentationFolder
+from cssformer.data.bands import read_pixels
 from cssformer.data.check import check
 from cssformer.data.class_pixels import verify_labels
 from cssformer.data.formats import as_stored
-from cssformer.data.image_io import read_image
 from cssformer.inference import Predictor, predict_files
 from cssformer.metrics.evaluate import evaluate, evaluate_predictions
 from cssformer.metrics.predictions import Predictions
@@ -69,7 +69,7 @@ def test_prepared_pictures_and_masks_are_upright(tmp_path, kind, orientation, ma
     for path in (tmp_path / "out").rglob("images/*"):
         with Image.open(path) as picture:
             assert picture.getexif().get(0x112, 1) == 1
-        assert np.abs(read_image(path).astype(int) - scene(int(path.stem), shape)[0]).max() < 30
+        assert np.abs(read_pixels(path, None)[0].pixels.astype(int) - scene(int(path.stem), shape)[0]).max() < 30
     assert not any("EXIF" in warning for warning in check(tmp_path / "out").warnings)
 
 

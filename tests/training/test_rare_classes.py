@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from cssformer.data import IGNORE, DatasetInfo, Sample, SyntheticScenes
-from cssformer.data.image_io import read_image
+from cssformer.data.bands import read_pixels
 from cssformer.metrics.report import TILE
 from cssformer.training import train as runs
 from cssformer.training.augmented import AUGMENTED, AugmentedSheet, augmented_sheet
@@ -140,7 +140,9 @@ def test_a_sheet_shows_what_the_network_sees(tmp_path: Path, monkeypatch: pytest
     runs.train(recipe(tmp_path, EVERYTHING))
     images, labels = (shown[0][key].numpy() for key in ("image", "label"))
     info = SyntheticScenes(1).info
-    assert np.array_equal(read_image(tmp_path / AUGMENTED), augmented_sheet(images.transpose(0, 2, 3, 1), labels, info))
+    assert np.array_equal(
+        read_pixels(tmp_path / AUGMENTED, None)[0].pixels, augmented_sheet(images.transpose(0, 2, 3, 1), labels, info)
+    )
     # Of one picture there is one column less.
     assert augmented_sheet(images[:1].transpose(0, 2, 3, 1), labels[:1], info).shape[1] == 2 * TILE + 3 * 12
 

@@ -47,11 +47,6 @@ class Picture(NamedTuple):
     facts: PictureFacts
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as RGB uint8 (H, W, 3), upright; raises as :func:`decode_image` and :func:`read_bytes` do."""
-    return decode_image(read_bytes(path), path).pixels
-
-
 def decode_image(data: bytes, path: Path) -> Picture:
     """Decode a picture; transparency is dropped, 16 bits become 8, and of several pages the first is read.
 
