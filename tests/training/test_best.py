@@ -132,7 +132,7 @@ def test_a_class_that_no_validation_label_holds_cannot_decide(prepared: Path, tm
 def test_a_run_that_ended_goes_on_with_more_patience(tmp_path: Path, scored: list[float]) -> None:
     scored += [0.5, 0.6, 0.5, 0.6, 0.7]
     assert "training ends at step 4" in run(recipe(tmp_path, patience=2))
-    told = run(recipe(tmp_path, patience=3).resumed(), resume=True)
+    told = run(recipe(tmp_path, patience=3), resume=True)
     assert "step 5/5" in told and "training ends" not in told and not scored
 
 

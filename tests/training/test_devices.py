@@ -86,7 +86,9 @@ def test_weights_that_are_shared_out_train_as_whole_ones_and_resume_to_the_bit(t
     assert digest(saved) == digest(load_file(tmp_path / "part/model/model.safetensors"))
 
 
-@pytest.mark.parametrize(("other", "value"), [("ema", 0.9), ("compile", True), ("lora", 4), ("optimizer", "muon")])
+@pytest.mark.parametrize(
+    ("other", "value"), [("ema", 0.9), ("swa_after", 3), ("compile", True), ("lora", 4), ("optimizer", "muon")]
+)
 def test_weights_that_are_shared_out_go_not_with_everything(other: str, value: object) -> None:
     asked = Recipe(training=TrainingConfig(strategy="fsdp", **{other: value}))
     with pytest.raises(UserError, match=rf"strategy fsdp takes no training\.{other}.*; leave one of them out"):

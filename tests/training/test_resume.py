@@ -47,7 +47,8 @@ def recipe(output: Path, **training: object) -> Recipe:
         scenes=ScenesConfig(count=10, val_count=2, size=(32, 32)),
         augment=AugmentConfig(crop=(32, 32)),
         training=TrainingConfig(
-            steps=STEPS, batch_size=BATCH, warmup_steps=2, log_every=2, validate_every=3, workers=0, **training
+            **{"steps": STEPS, "batch_size": BATCH, "warmup_steps": 2, "log_every": 2, "validate_every": 3},
+            **{"workers": 0, **training},
         ),
     )
 
@@ -87,6 +88,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
         (True, 5, {"ema": 0.9}),
         (True, 4, {"clip": None}),
         (False, 4, {"lora": 2, "ema": 0.9}),
+        (False, 5, {"swa_after": 3, "optimizer": "muon", "precision": "bf16", "patience": 9}),
+        (True, 5, {"swa_after": 1, "non_finite": "skip", "workers": 1}),
         (False, 2, {"layer_decay": 0.7, "thaw_after": 4}),
         (False, 5, {"layer_decay": 0.7, "thaw_after": 3, "freeze_statistics": True, "grad_checkpointing": True}),
     ],
@@ -114,6 +117,12 @@ def test_resumed_weights_are_the_uninterrupted_ones(
     steps = [[row[0] for row in rows] for rows in columns]
     assert steps[0][-1] == steps[1][-1] == str(STEPS)
     assert [row for row in columns[0] if row[2]] == [row for row in columns[1] if row[2]]
+
+
+def test_another_recipe_than_that_of_the_run_is_refused(done: Recipe) -> None:
+    other = dataclasses.replace(done, augment=dataclasses.replace(done.augment, blur=0.5))
+    with pytest.raises(UserError, match=r"own recipe, whose augment\.blur is 0\.0;"):
+        runs.train(other, resume=True)
 
 
 def test_the_licence_outlives_a_stop_before_the_first_network_is_whole(

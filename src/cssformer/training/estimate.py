@@ -53,7 +53,7 @@ def needs(task: SegmentationTask) -> tuple[int, float]:
     """Bytes of the network, and of each crop of a pass."""
     recipe = task.recipe
     # Weights and a moving average; of what learns also gradients and the two moments of AdamW.
-    copies = 1 + (recipe.training.ema is not None)
+    copies = 1 + (recipe.training.averages)
     fixed = sum((copies + 3 * parameter.requires_grad) * parameter.nbytes for parameter in task.parameters())
     return fixed, kept_bytes(task, *recipe.augment.crop) * (1 if recipe.training.precision == "32" else 0.5)
 

@@ -27,11 +27,12 @@ from cssformer.data.stream import ValidationSet
 from cssformer.model import SegmentationNetwork
 from cssformer.training.assemble import Assembly
 from cssformer.training.augmented import AugmentedSheet
+from cssformer.training.averaging import Average
 from cssformer.training.best import BestModel
 from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
-from cssformer.training.non_finite import Average, NonFinite
+from cssformer.training.non_finite import NonFinite
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
 from cssformer.utils.device import best_device, device_name
@@ -67,8 +68,8 @@ def fit(
     together = [progress, Watch(progress), non_finite, best, *callbacks, resume_point]
     if start == 0:
         together.append(AugmentedSheet(run, info))
-    if training.ema is not None:
-        together.append(Average(training.ema, non_finite))
+    if training.averages:
+        together.append(Average(training, non_finite))
     if console.is_terminal:
         together.append(ProgressBar(leave=True))
     processes = max(8, os.cpu_count() or 1)

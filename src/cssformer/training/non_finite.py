@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -125,17 +125,6 @@ class NonFinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
-
-
-class Average(EMAWeightAveraging):
-    """A moving average of the weights, in which a step that was left out does not count."""
-
-    def __init__(self, decay: float, non_finite: NonFinite) -> None:
-        super().__init__(decay=decay)
-        self.non_finite = non_finite
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return super().should_update(step_idx, epoch_idx) and not self.non_finite.in_a_row
 
 
 def not_finite(what: str, trainer: L.Trainer, otherwise: str = "") -> UserError:

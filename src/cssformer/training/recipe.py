@@ -41,18 +41,13 @@ from cssformer.utils.options import (
     Workers,
     make_parser,
     parse,
-    written,
 )
 from cssformer.weights.bundled import bundled_models
-from cssformer.weights.run_files import RECIPE
 
 # jsonargparse reads classes' sources when it builds a parser; built by several threads, some had lost options.
 _BUILDING = Lock()
 MIOU, BOUNDARY_IOU, OF_CLASS = "mIoU", "Boundary IoU", "IoU of "
 """What training.best may be, the last one followed by the name of a class."""
-
-CHANGEABLE = ("steps", "patience", "lr", "warmup_steps", "power", "batch_size", "device_batch", "non_finite")
-"""Keys of ``training`` that a run may be continued with other values of."""
 
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 
@@ -221,6 +216,8 @@ class TrainingConfig:
     ema: Share | None = None
     """Decay of a moving average of the weights, which is then what is scored and kept; 0.999 is usual.
     It looks back about 1/(1 - decay) steps, which should be a small part of all: a longer look lags behind."""
+    swa_after: Natural | None = None
+    """The mean of the weights after each further step is what is scored and kept (SWA), best with a power of 0."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A step with a loss or gradient that is not finite ends the training (stop) or is left out (skip), unless ten
     follow each other; its pictures are kept."""
@@ -253,6 +250,11 @@ class TrainingConfig:
     """The score whose best validation is kept: mIoU, Boundary IoU, or IoU of CLASS."""
     patience: Count | None = None
     """After so many validations without a better score the training ends; null takes all steps."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is scored and kept."""
+        return self.ema is not None or self.swa_after is not None
 
 
 @dataclass
@@ -327,42 +329,16 @@ class Recipe:
             )
 
         training = self.training
+        if training.ema is not None and training.swa_after is not None:
+            raise UserError("The recipe's training.ema and swa_after are two averages; leave one of them out.")
         if training.strategy == "fsdp":
-            others = {"ema": training.ema is not None, "compile": training.compile, "lora": training.lora is not None}
+            others = {"ema": training.ema is not None, "swa_after": training.swa_after is not None}
+            others |= {"compile": training.compile, "lora": training.lora is not None}
             others["optimizer muon"] = training.optimizer == "muon"
             if refused := next((name for name, asked in others.items() if asked), None):
                 raise UserError(
                     f"The recipe's training.strategy fsdp takes no training.{refused}; leave one of them out."
                 )
-
-    def resumed(self) -> "Recipe":
-        """The recipe of the run in ``output``, to be continued, if need be to other steps or with data that were moved.
-
-        Raises:
-            UserError: there is no such run, its data are not there, or other options than it was begun with are given.
-        """
-        saved = Path(self.output) / RECIPE
-        if not saved.is_file():
-            raise UserError(f"{self.output} holds no run to resume; {saved} is missing.")
-        recipe = dataclasses.replace(Recipe.load(saved), output=self.output)
-        before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, self))
-        free = {"data", *(f"training.{name}" for name in CHANGEABLE)}
-        if recipe.model.init is not None:
-            # Without effect beside it, so that the run's own recipe asks for none.
-            free |= {"model.pretrained", "model.weights"}
-        changed = [key for key in asked if asked[key] != before.get(key) and key not in free]
-        if changed:
-            raise UserError(
-                f"--resume goes on by the run's own recipe, whose {changed[0]} is {written(before.get(changed[0]))}; "
-                f"of a run's options only --data and --training.{', '.join(CHANGEABLE)} may change."
-            )
-        if self.data is not None and not Path(self.data).is_dir():
-            raise UserError(f"There is no folder {self.data}, the data of the run; tell their place with --data.")
-        asked_for = {name: getattr(self.training, name) for name in CHANGEABLE}
-        if self.training.device_batch == "auto":
-            # The run keeps what was found when it was begun.
-            del asked_for["device_batch"]
-        return dataclasses.replace(recipe, data=self.data, training=dataclasses.replace(recipe.training, **asked_for))
 
     def located(self) -> "Recipe":
         """The recipe with absolute paths, which finds its files from any folder."""
@@ -387,15 +363,6 @@ class Recipe:
             temporary.write_text(
                 yaml.safe_dump(_lists(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True), encoding="utf-8"
             )
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Keys with their sections, as options are written."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        inner = isinstance(value, dict) and key != "backbone_args"
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 def _lists(value: Any) -> Any:

@@ -21,7 +21,8 @@ from cssformer.training.estimate import fitting_batch
 from cssformer.training.fit import CHILD_SECONDS, fit, quiet_lightning
 from cssformer.training.loggers import finished, make_loggers
 from cssformer.training.module import Loss
-from cssformer.training.recipe import CHANGEABLE, Recipe, TrainingConfig
+from cssformer.training.recipe import Recipe, TrainingConfig
+from cssformer.training.resume import CHANGEABLE, resumed
 from cssformer.training.run_folder import (
     alone,
     read_checkpoint,
@@ -111,6 +112,8 @@ def _train(
 ) -> Evaluation | None:
     run = Path(recipe.output)
     checkpoint = read_checkpoint(run, resume)
+    if checkpoint:
+        recipe = resumed(recipe)
     start = stop.step = int(checkpoint["global_step"]) if checkpoint else 0
     ended = checkpoint and _how_it_ended(checkpoint, recipe.training)
     if ended and (run / SCORES).is_file():
