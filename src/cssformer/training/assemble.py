@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cssformer.backbones import add_lora, first_licence, trunk
 from cssformer.data.class_pixels import verify_labels
 from cssformer.data.custom import CustomAugment
-from cssformer.data.dataset import raw_ids
+from cssformer.data.dataset import DatasetInfo, raw_ids
 from cssformer.data.rare_classes import RareClasses
 from cssformer.data.stream import TrainingStream
 from cssformer.data.transforms import Augment
@@ -70,9 +70,8 @@ def assemble(
     Raises:
         UserError: the recipe asks for what cannot be, files are missing or wrong, or are not those of the checkpoint.
     """
-    build = build or build_model
     train_data, val_data = datasets(recipe)
-    info = train_data.info
+    info, channels = train_data.info, train_data.info.channels
     verified = verify_labels(recipe.data) if verify and recipe.data is not None else {}
     if verified and (warning := told_absent(verified, info, recipe.training.best)):
         console.print(warning, markup=False)
@@ -82,7 +81,7 @@ def assemble(
             f"or sizes of files differ; give theirs with --data, or go on with --model.init {recipe.output} in another "
             "--output."
         )
-    channels = info.channels
+    require_score(recipe.training.best, info)
     saved: dict[str, Any] = {}
     weights: dict[str, Tensor] | None = None
     if recipe.model.init is not None and not checkpoint:
@@ -95,33 +94,15 @@ def assemble(
             "augment.jpeg are left out.",
             markup=False,
         )
+    _tell_size(recipe, len(info.classes), console)
     # A checkpoint holds the backbone's weights: where they first came from need not be there any more.
     bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False, weights=None))
-    _tell_size(recipe, len(train_data.info.classes), console)
-    model = build(bare if checkpoint else recipe, train_data)
+    model = (build or build_model)(bare if checkpoint else recipe, train_data)
     if origin := getattr(trunk(model.backbone), "origin", None):
         console.print(f"{origin}.", markup=False)
-    try:
-        ids = tuple(raw_ids(info.classes, info.mapping).tolist())
-    except UserError:  # the masks had colours
-        ids = None
-    require_score(recipe.training.best, info)
-    pixels = counted(train_data, verified.get("train")) if wants_counts(recipe) else None
-    if loss is None:
-        loss = build_loss(recipe, info, pixels)
-    elif isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
-        raise UserError("The loss has parameters of its own, which would not learn; give one without, or freeze them.")
-    if pixels is not None:
-        console.print(told_counts(pixels, info), markup=False)
-    rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
-    custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
-    augment = Augment(**{**vars(recipe.augment), "custom": custom, "channels": channels, "multilabel": info.multilabel})
-    stream = TrainingStream(train_data, augment, recipe.seed, recipe.training.steps * recipe.training.batch_size, rare)
     asked = recipe.model
     licence = first_licence(asked.backbone, asked.pretrained, asked.weights) or saved.get("backbone_licence")
-    if checkpoint:
-        licence = checkpoint.get("backbone_licence")
-    model.metadata = Metadata(info.classes, info.colours, ids, recipe.inference(), licence, channels, info.multilabel)
+    model.metadata = _metadata(recipe, info, checkpoint.get("backbone_licence") if checkpoint else licence)
     # Not only when the first network is to be saved.
     model.saved_config()
     if weights is not None:
@@ -129,18 +110,43 @@ def assemble(
         alike = saved.get("multilabel", False) == info.multilabel
         taken = start_from(model, weights, saved.get("classes") if alike else [])
         console.print(f"Started from {recipe.model.init}: {taken}")
-    if recipe.training.lora is not None:
-        add_lora(trunk(model.backbone), recipe.training.lora)
+    training = recipe.training
+    if training.lora is not None:
+        add_lora(trunk(model.backbone), training.lora)
+    pixels = counted(train_data, verified.get("train")) if wants_counts(recipe) else None
+    if pixels is not None:
+        console.print(told_counts(pixels, info), markup=False)
+    if loss is None:
+        loss = build_loss(recipe, info, pixels)
+    elif isinstance(loss, nn.Module) and any(parameter.requires_grad for parameter in loss.parameters()):
+        raise UserError("The loss has parameters of its own, which would not learn; give one without, or freeze them.")
+    rare = RareClasses(pixels) if pixels is not None and wants_draws(recipe) else None
     for sentence in told(loss, rare, info):
         console.print(sentence)
-    training = recipe.training
     if training.thaw_after >= training.steps:
         console.print(
             f"warning: training.thaw_after {training.thaw_after} is not below training.steps {training.steps}, so the "
             "backbone learns nothing."
         )
     task = ShardedTask if training.strategy == "fsdp" else SegmentationTask
-    return Assembly(task(model, recipe, loss), stream, val_data)
+    return Assembly(task(model, recipe, loss), _stream(recipe, train_data, rare), val_data)
+
+
+def _metadata(recipe: Recipe, info: DatasetInfo, licence: str | None) -> Metadata:
+    try:
+        ids = tuple(raw_ids(info.classes, info.mapping).tolist())
+    except UserError:  # the masks had colours
+        ids = None
+    return Metadata(info.classes, info.colours, ids, recipe.inference(), licence, info.channels, info.multilabel)
+
+
+def _stream(recipe: Recipe, data: Dataset, rare: RareClasses | None) -> TrainingStream:
+    """The crops of the whole run."""
+    info, training = data.info, recipe.training
+    custom = CustomAugment.load(recipe.augment.custom, info) if recipe.augment.custom else None
+    own = {"custom": custom, "channels": info.channels, "multilabel": info.multilabel}
+    augment = Augment(**{**vars(recipe.augment), **own})
+    return TrainingStream(data, augment, recipe.seed, training.steps * training.batch_size, rare)
 
 
 def _tell_size(recipe: Recipe, classes: int, console: Console) -> None:
