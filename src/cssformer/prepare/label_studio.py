@@ -43,17 +43,7 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     pictures, painted = Pictures(members), _painted(members)
     found, sources, labels = [], [], set[str]()
     several = without = 0
-    for member in members:
-        if not member.name.lower().endswith(".json"):
-            continue
-        tasks = read_json(member)
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-            continue
-        if painted and all("id" in task for task in tasks):
-            # JSON-MIN has the data beside the id.
-            tasks = [task if "data" in task else {"id": task["id"], "data": task, "annotations": []} for task in tasks]
-        if not all("data" in task for task in tasks):
-            continue
+    for member, tasks in _tasks(members, bool(painted)):
         sources.append(member)
         for number, task in enumerate(tasks):
             place = f"{member}, task {task.get('id', number)}"
@@ -62,27 +52,21 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                 if brushes and not task.get("annotations"):
                     several += len(brushes) > 1
                     layers = brushes[min(brushes)]
-                    labels |= {name for name, _ in layers}
                     sources += [brush for _, brush in layers]
-                    picture = _picture(task["data"], member, pictures)
-                    found.append(Annotated(picture, picture.name, place, None, partial(_brushes, layers), None))
-                    continue
-                if "annotations" not in task and "predictions" in task:
+                    names, size, shapes = [name for name, _ in layers], None, partial(_brushes, layers)
+                elif "annotations" not in task and "predictions" in task:
                     raise UserError(f"{place} has predictions alone; accept them in Label Studio and export that.")
-                given = [each for each in task["annotations"] if not each.get("was_cancelled")]
-                several += len(given) > 1
-                without += not given
-                if given:
-                    results = [each for each in given[0]["result"] if each.get("type") in (*_AREAS, "labels")]
-                    results = [each for each in results if {"rle", "points", "x"} & each["value"].keys()]
-                    picture = _picture(task["data"], member, pictures)
-                    sizes = {(int(each["original_height"]), int(each["original_width"])) for each in results}
-                    if len(sizes) > 1:
-                        raise ValueError(f"its regions are of pictures of {len(sizes)} sizes")
-                    drawn = list(_labelled(results))
-                    shapes = partial(_shapes, drawn, place)
-                    labels |= {name for name, _ in drawn}
-                    found.append(Annotated(picture, picture.name, place, next(iter(sizes), None), shapes, None))
+                else:
+                    given = [each for each in task["annotations"] if not each.get("was_cancelled")]
+                    several += len(given) > 1
+                    without += not given
+                    if not given:
+                        continue
+                    drawn, size = _drawn(given[0])
+                    names, shapes = [name for name, _ in drawn], partial(_shapes, drawn, place)
+                picture = _picture(task["data"], member, pictures)
+                labels.update(names)
+                found.append(Annotated(picture, picture.name, place, size, shapes, None))
     for annotations in painted.values():
         ((_, brush), *_), *_ = annotations.values()
         reason = "no JSON file lists its task" if sources else "export the project as JSON, which holds the brushes too"
@@ -94,6 +78,29 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     notes += [f"{without} tasks without annotation were left out."] if without else []
     # By name, because the export knows no order and more tasks must not change it.
     return Export(found, sorted(labels), sources, notes=notes)
+
+
+def _tasks(members: Sequence[Member], painted: bool) -> Iterable[tuple[Member, list[Any]]]:
+    """The files that are lists of tasks, and these; where brushes are files of their own, JSON-MIN is one too."""
+    for member in members:
+        tasks = read_json(member) if member.name.lower().endswith(".json") else None
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+            continue
+        if painted and all("id" in task for task in tasks):
+            # JSON-MIN has the data beside the id.
+            tasks = [task if "data" in task else {"id": task["id"], "data": task, "annotations": []} for task in tasks]
+        if all("data" in task for task in tasks):
+            yield member, tasks
+
+
+def _drawn(annotation: dict[str, Any]) -> tuple[list[tuple[str, dict[str, Any]]], Size | None]:
+    """The regions of an annotation with their labels, and the size of the picture, if there are any."""
+    results = [each for each in annotation["result"] if each.get("type") in (*_AREAS, "labels")]
+    results = [each for each in results if {"rle", "points", "x"} & each["value"].keys()]
+    sizes = {(int(each["original_height"]), int(each["original_width"])) for each in results}
+    if len(sizes) > 1:
+        raise ValueError(f"its regions are of pictures of {len(sizes)} sizes")
+    return list(_labelled(results)), next(iter(sizes), None)
 
 
 def _painted(members: Sequence[Member]) -> dict[int, dict[int, list[tuple[str, Member]]]]:
