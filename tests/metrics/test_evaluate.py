@@ -174,7 +174,15 @@ def test_one_picture_has_no_interval() -> None:
     assert np.isnan(bootstrap_interval(np.full((1, 3, 4), 5))).all()
     evaluation = evaluate(ByColour(), Colours(1), workers=0)
     assert evaluation.as_dict()["miou_interval"] == [None, None]
-    assert "95 %" not in dict(evaluation.summary())["mIoU"]
+    assert "95 %" not in dict(evaluation.summary())["mIoU"] and "note" not in dict(evaluation.summary())
+
+
+def test_an_interval_of_few_pictures_or_groups_is_called_that() -> None:
+    assert dict(evaluate(ByColour(), Colours(12), workers=0).summary())["note"].startswith("12 pictures: too few")
+    many = evaluate(ByColour(), Colours(13), workers=0)
+    assert "note" not in dict(many.summary())
+    videos = replace(many, groups=("a", "b") * 6 + ("a",))
+    assert dict(videos.summary())["note"].startswith("2 groups: too few")
 
 
 def test_report(tmp_path: Path) -> None:

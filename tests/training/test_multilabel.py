@@ -134,7 +134,7 @@ def test_resumed_weights_are_the_uninterrupted_ones(
 
 def test_classes_of_a_network_of_one_class_a_pixel_begin_anew(run: Path, data: Path, tmp_path: Path) -> None:
     model = CSSFormer.from_pretrained(run)
-    for multilabel, said in ((True, "anew begin: none"), (False, "the class red, the class green, the class blue")):
+    for multilabel, said in ((True, "taken over."), (False, "the class red, the class green, the class blue")):
         model.metadata = replace(model.metadata, multilabel=multilabel)
         model.save_pretrained(tmp_path / str(multilabel))
         asked, out = recipe(data, tmp_path / "other", 2), io.StringIO()

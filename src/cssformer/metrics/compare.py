@@ -18,15 +18,12 @@ from cssformer.data.channels import rgb_view
 from cssformer.data.class_pixels import pixels_of
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present, number, percent
 from cssformer.metrics.report import EXAMPLES, legend_entries, thinned, tile
-from cssformer.metrics.scoring import Evaluation, percentile_interval, resampled
+from cssformer.metrics.scoring import FEW, Evaluation, percentile_interval, resampled
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, pale, sheet
 
 FIRST_RIGHT, SECOND_RIGHT = (51, 154, 240), (255, 146, 43)
 """Colours of pixels that only one of the two has right."""
-
-FEW = 12
-"""Up to so many pictures or groups a warning stands below the intervals."""
 
 
 class Difference(NamedTuple):

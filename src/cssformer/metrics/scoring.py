@@ -29,10 +29,13 @@ from cssformer.metrics.confusion import (
     number,
     percent,
 )
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 RESAMPLINGS = 1000
 """Bootstrap samples for the confidence interval."""
+FEW = 12
+"""So many pictures or groups, and fewer, make an interval that is too narrow, which is told beside it."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ class Evaluation:
         """Name and value in percent of each score of the whole data set."""
         low, high = self.interval
         drawn = "" if self.groups is None else f", by {len(set(self.groups))} groups"
+        size = len(set(self.groups or self.names))
+        few = f"{counted(size, 'picture' if self.groups is None else 'group')}: too few to go by the interval"
         likely = "" if np.isnan(low) else f"  (95 %: {percent(low)} to {percent(high)}{drawn})"
         return [
             ("mIoU", f"{percent(self.scores.miou)}{likely}"),
@@ -171,6 +176,7 @@ class Evaluation:
             ("mean Dice", percent(float(mean_of_present(np.array(self.scores.dice))))),
             ("mean Boundary IoU", percent(self.mean_boundary_iou)),
             (f"mIoU within {TRIMAP_WIDTH} pixels of contours", percent(self.trimap[TRIMAP_WIDTH].miou)),
+            *([("note", few)] if likely and size <= FEW else []),
             *([("note", "partial data, not comparable with published scores")] if self.info.partial else []),
         ]
 
@@ -239,8 +245,8 @@ class Scorer:
             raise ValueError(f"prediction {prediction.shape} and label {label.shape} differ in shape.")
         said, classes = prediction.astype(np.int32, copy=False), len(self.info.classes)
         count = count_multilabel if self.info.multilabel else count_by_distance
-        counted = count(said, label, classes, self.dilation_ratio, distance)
-        return Counts(*counted, None if self.regions is None else self._count_regions(said, label, classes))
+        areas = count(said, label, classes, self.dilation_ratio, distance)
+        return Counts(*areas, None if self.regions is None else self._count_regions(said, label, classes))
 
     def _count_regions(self, said: NDArray[np.int32], label: NDArray[np.int32], classes: int) -> NDArray[np.float64]:
         if not self.info.multilabel:

@@ -86,4 +86,5 @@ def start_from(model: SegmentationNetwork, weights: dict[str, Tensor], held: lis
     model.load_state_dict(fitting, strict=False)
     anew = [name for name in own if name not in fitting] + [f"the class {name}" for name in new]
     names = ", ".join(anew[:4]) + (", ..." if len(anew) > 4 else "")
-    return f"{len(fitting)} of {len(own)} weights were taken over; anew begin: {names or 'none'}."
+    rest = f"; anew begin: {names}" if anew else ""
+    return f"{len(fitting)} of {len(own)} weights were taken over{rest}."

@@ -131,7 +131,7 @@ def fit(
         console.print(
             f"{training.steps} steps of {training.batch_size} pictures, {device_batch} at a time on each of "
             f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
-            f"{training.validate_every}"
+            f"{min(training.validate_every, training.steps)}"
         )
         parts = trainer.num_devices if training.strategy == "fsdp" else 1
         require_memory(task, trainer.strategy.root_device, device_batch, parts)
