@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cssformer import CSSFormer
-from cssformer.cli import main
+from cssformer.cli import _find_command, _parse, main
 from cssformer.data import Sample, SyntheticScenes
 from cssformer.data.stream import TrainingStream
 from cssformer.model import Metadata
@@ -109,6 +109,8 @@ def test_resumed_weights_are_the_uninterrupted_ones(
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    kept = [(run / "model" / "model.safetensors").read_bytes() for run in (tmp_path / "whole", tmp_path / "broken")]
+    assert kept[0] == kept[1]
     # The metrics file tells the same story, each step once.
     columns = [
         [(row.split(",")[0], row.split(",")[1], row.split(",")[4]) for row in (run / "metrics.csv").read_text().split()]
@@ -117,6 +119,24 @@ def test_resumed_weights_are_the_uninterrupted_ones(
     steps = [[row[0] for row in rows] for rows in columns]
     assert steps[0][-1] == steps[1][-1] == str(STEPS)
     assert [row for row in columns[0] if row[2]] == [row for row in columns[1] if row[2]]
+
+
+def test_names_have_one_order_wherever_they_come_from(tmp_path: Path) -> None:
+    """Read again they were sorted, so that a resumed run's ``config.json`` was another file."""
+    words = [
+        "train",
+        "--output",
+        str(tmp_path),
+        '--model.backbone_args={"pyramid": "x", "depth": 4, "a": {"z": 1, "b": 2}}',
+    ]
+    command, arguments = _find_command(words)[1], words[1:]
+    assert command is not None
+    given = Recipe.from_options(_parse(command, "train", arguments))
+    given.save(tmp_path / "recipe.yaml")
+    read = Recipe.load(tmp_path / "recipe.yaml")
+    made = ModelConfig(backbone_args={"pyramid": "x", "a": {"z": 1, "b": 2}, "depth": 4})
+    for recipe in (given, read):
+        assert repr(recipe.model.backbone_args) == repr(made.backbone_args)
 
 
 def test_another_recipe_than_that_of_the_run_is_refused(done: Recipe) -> None:

@@ -95,6 +95,10 @@ class ModelConfig:
     backbone_args: dict[str, bool | int | float | str | list | dict | None] = field(default_factory=dict)
     """Passed on to timm.create_model."""
 
+    def __post_init__(self) -> None:
+        # As a recipe that is read again has them, so that a resumed run saves the same bytes.
+        self.backbone_args = _in_order(self.backbone_args)
+
 
 @dataclass
 class ScenesConfig:
@@ -363,6 +367,11 @@ class Recipe:
             temporary.write_text(
                 yaml.safe_dump(_lists(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True), encoding="utf-8"
             )
+
+
+def _in_order(value: Any) -> Any:
+    """Tables by their names."""
+    return {key: _in_order(value[key]) for key in sorted(value)} if isinstance(value, dict) else value
 
 
 def _lists(value: Any) -> Any:
