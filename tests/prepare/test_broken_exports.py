@@ -10,7 +10,7 @@ from cssformer.cli import main
 from cssformer.data import DatasetInfo
 
 EXPORTS = Path(__file__).parent / "exports"
-COMMANDS = {"label_studio": "label-studio"}
+COMMANDS = {"label_studio": "label-studio", "label_studio_png": "label-studio"}
 
 CVAT, LABELME = ("cvat", "train.xml"), ("labelme", "train/a.json")
 STUDIO, YOLO = ("label_studio", "project.json"), ("yolo", "labels/train/a.txt")
@@ -72,6 +72,7 @@ ONE_PICTURE = {
     "cvat size": (*CVAT, 'width="48"', 'width="47"', "a.png is 48x36 but its annotation"),
     "cvat picture": (*CVAT, 'name="a.png"', 'name="../../a.jpg"', "names the picture ../../a.jpg, which is not there"),
     "cvat no width": (*CVAT, 'width="48"', "", "image 0 has no 'width'"),
+    "studio no data": (*STUDIO, '"data"', '"date"', "project.json, task 1 has no 'data'"),
     "studio odd": (*STUDIO, r'"points": \[\[', '"points": [[5, ', "region polygon0 .* cannot be understood"),
     "studio points": (*STUDIO, r'"points": \[(\[[^]]*\], ){7}', '"points": [', "polygon has 1 points"),
     "studio labels": (*STUDIO, r'"polygonlabels": \["car"\]', '"polygonlabels": []', "has 0 labels; give it one"),
@@ -114,8 +115,8 @@ WHOLE_EXPORT = {
         '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><annotations>',
         "has a document type",
     ),
+    "studio id": ("label_studio_png", "result.json", r'"id": 11', '"id": {}', "task {} cannot be understood"),
     "studio cut off": (*STUDIO, r'"polygon3"(?s:.*)', "", "is not whole JSON"),
-    "studio other": (*STUDIO, r'"data"', '"date"', "is a list of Label Studio's tasks"),
 }
 
 

@@ -258,6 +258,7 @@ def test_broken_members_are_one_sentence_or_left_out(tmp_path, capsys, kind):
         ("[" * 100_000, "is not whole JSON"),
         ('{"images": 5, "categories": [], "annotations": []}', "cannot be understood"),
         ('{"images": [], "categories": [], "annotations": []}', "has no annotated pictures"),
+        ('{"categories": [], "annotations": []}', "instances.json has no 'images'"),
         ("{}", "has COCO's images, categories and annotations"),
     ],
 )

@@ -55,7 +55,7 @@ def read(members: Sequence[Member], faults: Faults, annotations: list[str] | Non
         if not wanted or (not annotations and any(fnmatch(name, pattern) for pattern in _NO_LABELS)):
             continue
         content = read_json(member, _compact)
-        if not isinstance(content, dict) or not {"images", "categories", "annotations"} <= content.keys():
+        if not isinstance(content, dict) or not {"categories", "annotations"} <= content.keys():
             continue
         sources.append(member)
         with within(member):

@@ -46,9 +46,9 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     for member, tasks in _tasks(members, bool(painted)):
         sources.append(member)
         for number, task in enumerate(tasks):
-            place = f"{member}, task {task.get('id', number)}"
-            brushes = painted.pop(task.get("id"), {})
+            place = f"{member}, task {task.get('id', number) if isinstance(task, dict) else number}"
             with faults.caught(), within(place):
+                brushes = painted.pop(task.get("id"), {})
                 if brushes and not task.get("annotations"):
                     several += len(brushes) > 1
                     layers = brushes[min(brushes)]
@@ -84,13 +84,14 @@ def _tasks(members: Sequence[Member], painted: bool) -> Iterable[tuple[Member, l
     """The files that are lists of tasks, and these; where brushes are files of their own, JSON-MIN is one too."""
     for member in members:
         tasks = read_json(member) if member.name.lower().endswith(".json") else None
-        if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        if not isinstance(tasks, list):
             continue
-        if painted and all("id" in task for task in tasks):
-            # JSON-MIN has the data beside the id.
-            tasks = [task if "data" in task else {"id": task["id"], "data": task, "annotations": []} for task in tasks]
-        if all("data" in task for task in tasks):
+        known = [task for task in tasks if isinstance(task, dict)]
+        if any("data" in task for task in known):
             yield member, tasks
+        elif painted and any("id" in task for task in known):
+            # JSON-MIN has the data beside the id.
+            yield member, [{"id": task.get("id"), "data": task, "annotations": []} for task in known]
 
 
 def _drawn(annotation: dict[str, Any]) -> tuple[list[tuple[str, dict[str, Any]]], Size | None]:
