@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cssformer.metrics.profile import TITLES, multiply_adds
 from cssformer.model import CSSFormer, SegmentationNetwork
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_json
 from cssformer.utils.device import best_device, device_name, synchronize
 from cssformer.weights.run_files import SCORES
 from studies.baselines.networks import BaselineNetwork
@@ -67,9 +67,7 @@ def measured(runs: Sequence[Run], path: Path, console: Console) -> dict[str, Cos
             return {name: Cost(**cost) for name, cost in costs.items()}
     console.print(f"Measuring {len(runs)} networks, in turns.")
     costs = measure({run.variant.name: load(run) for run in runs}, runs[0].recipe.augment.crop)
-    with atomic_write(path) as temporary:
-        content = {**of, "costs": {name: asdict(cost) for name, cost in costs.items()}}
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    atomic_json(path, {**of, "costs": {name: asdict(cost) for name, cost in costs.items()}})
     return costs
 
 

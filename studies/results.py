@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from cssformer.metrics.confusion import number, percent
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_text, atomic_write
 from cssformer.utils.errors import UserError
 from cssformer.weights.run_files import SCORES
 from studies.grid import Run
@@ -243,8 +243,7 @@ class Results:
     def write_markdown(self, path: Path, note: str) -> None:
         """Both tables, with a note of how they came about."""
         parts = (_markdown(self.rows()), note, "IoU of the classes, mean over the seeds:", _markdown(self.class_rows()))
-        with atomic_write(path) as temporary:
-            temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        atomic_text(path, "\n\n".join(parts) + "\n")
 
 
 def _deviation(values: Sequence[float]) -> float:

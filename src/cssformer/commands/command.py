@@ -1,13 +1,12 @@
 """What a command of the command line is, and what all of them do."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_json
 
 LOADING = "Loading PyTorch and the network ..."
 
@@ -33,5 +32,4 @@ def arguments(options: Namespace) -> dict[str, Any]:
 def write_json(options: Namespace, result: dict[str, Any]) -> None:
     """Write a command's result where ``--json`` says, if it is given."""
     if options.json is not None:
-        with atomic_write(options.json) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        atomic_json(options.json, result)

@@ -1,6 +1,5 @@
 """The commands ``cssformer score`` and ``cssformer compare``."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cssformer.commands.command import Command, write_json
 from cssformer.commands.evaluate import add_by, add_scoring, counts_regions, tell_scores
-from cssformer.utils.atomic import atomic_write, require_writable
+from cssformer.utils.atomic import atomic_json, require_writable
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import add_device
@@ -154,8 +153,7 @@ def _compare(options: Namespace) -> int:
     if options.output is not None:
         picture = differences_sheet(comparison, both[0][1], [score for score, _ in both])
         write_image(options.output / "differences.png", picture)
-        with atomic_write(options.output / COMPARISON) as path:
-            path.write_text(json.dumps(comparison.as_dict(), indent=2) + "\n", encoding="utf-8")
+        atomic_json(options.output / COMPARISON, comparison.as_dict())
     write_json(options, comparison.as_dict())
     return 0
 

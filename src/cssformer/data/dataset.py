@@ -15,7 +15,7 @@ from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Channels
 from cssformer.data.files import is_picture, read_bytes
 from cssformer.data.image_io import read_ids
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_text
 from cssformer.utils.errors import UserError
 
 IGNORE = -100
@@ -45,6 +45,11 @@ def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
     hsv = np.stack([index * 111 % 180, 150 + index % 2 * 80, 230 - index % 3 * 55], -1).astype(np.uint8)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if count else hsv
     return tuple((int(r), int(g), int(b)) for r, g, b in rgb)
+
+
+def ignored_value(classes: int) -> int:
+    """What stands for ignored pixels in labels of so many classes: the most that 8 bits hold, or 16."""
+    return 255 if classes <= 255 else 65535
 
 
 @cache
@@ -152,8 +157,7 @@ class DatasetInfo:
             entries: dict[str, Any] = getattr(self, title)
             lines.append(f"{title}:" if entries else f"{title}: {{}}")
             lines += [f"  {_quoted(key)}: {_scalar(value)}" for key, value in entries.items()]
-        with atomic_write(Path(folder) / "dataset.yaml") as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        atomic_text(Path(folder) / "dataset.yaml", "\n".join(lines) + "\n")
 
 
 def _quoted(text: str) -> str:

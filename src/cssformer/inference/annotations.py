@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cssformer.data.image_io import encode_png
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.regions import Region, regions, run_lengths
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_text
 from cssformer.utils.errors import UserError
 
 _OF_ALL = {"coco": "coco.json", "label-studio": "label-studio.json", "cvat": "cvat.xml"}
@@ -132,8 +132,7 @@ class AnnotationFiles:
             self._write("yolo/data.yaml", f"names:\n{names}")
 
     def _write(self, name: str, text: str) -> None:
-        with atomic_write(self.folder / name) as path:
-            path.write_text(text, encoding="utf-8")
+        atomic_text(self.folder / name, text)
 
     def _present(self, prediction: Prediction) -> list[tuple[int, str, float | None]]:
         """Each class that occurs, with its mean confidence."""

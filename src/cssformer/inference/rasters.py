@@ -21,7 +21,7 @@ from cssformer.inference.labels import Block, assembled
 from cssformer.inference.prediction import Prediction, shares_of
 from cssformer.inference.predictor import Predictor
 from cssformer.inference.views import Options, predict_blocks
-from cssformer.utils.atomic import TEMPORARY, atomic_write
+from cssformer.utils.atomic import TEMPORARY, atomic_text, atomic_write
 from cssformer.utils.console import progress
 from cssformer.utils.device import device_of
 from cssformer.utils.errors import UserError
@@ -159,8 +159,7 @@ class _Parts:
         self.new_folders = [each for each in folder.parents if not each.exists()]
         if not note.is_file() or note.read_text(encoding="utf-8") != made:
             shutil.rmtree(folder, ignore_errors=True)
-            with atomic_write(note) as temporary:
-                temporary.write_text(made, encoding="utf-8")
+            atomic_text(note, made)
         self.begin, self.done = (0, 0), 0
         for path in sorted(folder.glob("[0-9]*.npz")):
             left, top, right, bottom = map(int, path.stem.split("-"))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample, SegmentationFolder
-from cssformer.data.dataset import INVALID, distinct_colours, look_up, source_ids
+from cssformer.data.dataset import INVALID, distinct_colours, ignored_value, look_up, source_ids
 from cssformer.data.files import files_under, read_bytes
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.class_file import ClassLine, read_class_file
@@ -208,7 +208,7 @@ class LabelSet:
             # As in COCO's own PNGs, 0 is what no category is.
             mapping: dict[str, int | None] = {"255": None, "0": names.index("background") if self.files.empty else None}
             mapping |= {str(number): names.index(name) if name in kept else None for name, number in coco.items()}
-            self.info = DatasetInfo(tuple(names), distinct_colours(len(names)), _top(len(names)), mapping)
+            self.info = DatasetInfo(tuple(names), distinct_colours(len(names)), ignored_value(len(names)), mapping)
             self.table = table_of_categories(self.files, self.info, ignore, path)
 
     def __len__(self) -> int:
@@ -286,11 +286,7 @@ def _info(path: Path, lines: Sequence[ClassLine], ignore: Sequence[str]) -> Data
     mapping = {**{str(number): None for number in (255, *ignored)}, **mapping}
     colours = {line.name: line.colour for line in reversed(lines)}
     palette = (colours[name] or own for name, own in zip(index_of, distinct_colours(len(index_of)), strict=True))
-    return DatasetInfo(tuple(index_of), tuple(palette), _top(len(index_of)), mapping)
-
-
-def _top(classes: int) -> int:
-    return 255 if classes <= 255 else 65535
+    return DatasetInfo(tuple(index_of), tuple(palette), ignored_value(len(index_of)), mapping)
 
 
 def some_ids(info: DatasetInfo) -> str:

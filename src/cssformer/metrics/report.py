@@ -2,7 +2,6 @@
 
 import csv
 import heapq
-import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from cssformer.data.image_io import write_image
 from cssformer.metrics.boundary import TRIMAP_WIDTH
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present
 from cssformer.metrics.scoring import Evaluation
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_json, atomic_write
 from cssformer.visualize.drawing import (
     PAPER,
     UNKNOWN,
@@ -116,8 +115,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         rows = ((dataset[index], evaluation.examples[index], evaluation.caption(index)) for index in indices)
         write_image(folder / name, contact_sheet(rows, info))
     # Last: a folder that has scores has all of the report.
-    with atomic_write(folder / SCORES) as path:
-        path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n", encoding="utf-8")
+    atomic_json(folder / SCORES, evaluation.as_dict())
 
 
 def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetInfo) -> Picture:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cssformer.data.dataset import SPLITS, DatasetInfo
+from cssformer.data.dataset import SPLITS, DatasetInfo, ignored_value
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.writer import Entry, Reader, fill, require_free
@@ -54,9 +54,8 @@ class Benchmark:
 
     def info(self) -> DatasetInfo:
         """The description of the prepared data set, without counts and sources."""
-        ignore = 255 if len(self.classes) <= 255 else 65535
         mapping = {str(value): index for value, index in sorted(self.index_of.items())}
-        return DatasetInfo(self.classes, self.colours, ignore, mapping)
+        return DatasetInfo(self.classes, self.colours, ignored_value(len(self.classes)), mapping)
 
 
 @dataclass(frozen=True)

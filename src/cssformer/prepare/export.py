@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
+from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours, ignored_value
 from cssformer.data.files import Readable, is_picture
 from cssformer.data.image_io import read_ids
 from cssformer.data.picture_facts import notes as picture_notes
@@ -232,7 +232,7 @@ def _classes(
     own = {renamed[name]: colour for name, colour in reversed(export.colours.items())} | {"background": (0, 0, 0)}
     palette = [own.get(name, colour) for name, colour in zip(classes, distinct_colours(len(classes)), strict=True)]
     mapping = {UNLABELED: empty, **target}
-    info = DatasetInfo(tuple(classes), tuple(palette), 255 if len(classes) <= 255 else 65535, mapping)
+    info = DatasetInfo(tuple(classes), tuple(palette), ignored_value(len(classes)), mapping)
     return info, value_of, {len(known): empty} | {value: target[name] for name, value in value_of.items()}
 
 

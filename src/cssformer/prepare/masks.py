@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import DatasetInfo, distinct_colours
+from cssformer.data.dataset import DatasetInfo, distinct_colours, ignored_value
 from cssformer.data.image_io import decode_mask
 from cssformer.prepare.class_file import ClassLine, Colour
 from cssformer.prepare.survey import TRANSPARENT, MaskStats, packed, unpacked
@@ -34,9 +34,8 @@ class LabelMapping:
 
     def info(self) -> DatasetInfo:
         """The description of the prepared dataset, without counts and sources."""
-        ignore = 255 if len(self.classes) <= 255 else 65535
         mapping = {self.written(value): index for value, index in sorted(self.index_of.items())}
-        return DatasetInfo(self.classes, self.colours, ignore, mapping)
+        return DatasetInfo(self.classes, self.colours, ignored_value(len(self.classes)), mapping)
 
     def written(self, value: int) -> str:
         """An id as a number, a colour as "r g b"."""

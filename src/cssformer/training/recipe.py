@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import Namespace
 
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_text
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import (
     Angle,
@@ -363,10 +363,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the resolved recipe as YAML, readable by ``--config``."""
-        with atomic_write(path) as temporary:
-            temporary.write_text(
-                yaml.safe_dump(_lists(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True), encoding="utf-8"
-            )
+        atomic_text(path, yaml.safe_dump(_lists(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True))
 
 
 def _in_order(value: Any) -> Any:

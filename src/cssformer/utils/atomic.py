@@ -1,5 +1,6 @@
 """Files and folders that are either whole or not there: written under a temporary name, then renamed."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -47,6 +49,17 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def atomic_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8; raises as :func:`atomic_write` does."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def atomic_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file for people to read too; raises as :func:`atomic_write` does."""
+    atomic_text(path, json.dumps(content, indent=2) + "\n")
 
 
 @contextmanager

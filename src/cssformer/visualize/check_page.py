@@ -16,7 +16,7 @@ from cssformer.data.files import read_bytes
 from cssformer.data.findings import Finding
 from cssformer.data.image_io import read_ids
 from cssformer.data.pair_facts import PairFacts
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_text
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import Picture, colourise
 
@@ -49,8 +49,7 @@ def write_page(
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(_page(report, folder, suspects)), encoding="utf-8")
+    atomic_text(path, "\n".join(_page(report, folder, suspects)))
 
 
 def _page(report: CheckReport, folder: Path, suspects: Sequence[tuple[str, Sequence[Picture]]]) -> Iterator[str]:
