@@ -33,6 +33,7 @@ from cssformer.training.callbacks import Progress, ProgressBar, ResumePoint
 from cssformer.training.datasets import fingerprint
 from cssformer.training.estimate import require_memory
 from cssformer.training.non_finite import NonFinite
+from cssformer.training.recipe import TrainingConfig
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
 from cssformer.utils.device import best_device, device_name
@@ -56,52 +57,9 @@ def fit(
 ) -> None:
     """Take the steps from ``start`` on and leave checkpoints, metrics and the best model in the run folder."""
     task, stream, val_data = assembly.task, assembly.stream, assembly.val_data
-    recipe = task.recipe
-    training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
-    resume_point = ResumePoint(run / LAST, training.validate_every, stop, fingerprint(stream.dataset, val_data))
-    non_finite = NonFinite(run, info, training.non_finite == "skip", training.precision == "16", stop, console)
-    progress = Progress(
-        run / METRICS, start, training.steps, training.batch_size, training.log_every, non_finite, console
-    )
-    best = BestModel(run / RUN_MODEL, info, training.best, training.patience, console)
-    # Those that are given see the averaged weights in validations, as BestModel does.
-    together = [progress, Watch(progress), non_finite, best, *callbacks, resume_point]
-    if start == 0:
-        together.append(AugmentedSheet(run, info))
-    if training.averages:
-        together.append(Average(training, non_finite))
-    if console.is_terminal:
-        together.append(ProgressBar(leave=True))
-    processes = max(8, os.cpu_count() or 1)
-    if isinstance(training.devices, int) and training.devices > processes and best_device() == "cpu":
-        raise UserError(
-            f"training.devices is {training.devices}; without a GPU this machine takes at most {processes}."
-        )
-    try:
-        trainer = L.Trainer(
-            accelerator=accelerator(),
-            devices=training.devices,
-            strategy=strategy(training.strategy),
-            num_nodes=training.nodes,
-            precision=PRECISIONS[training.precision],
-            max_steps=training.steps,
-            max_epochs=-1,
-            min_epochs=0,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            gradient_clip_val=training.clip,
-            logger=list(loggers),
-            callbacks=together,
-            plugins=[AtomicCheckpointIO()],
-            enable_progress_bar=console.is_terminal,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            log_every_n_steps=training.log_every,
-        )
-    except MisconfigurationException as error:
-        raise UserError(
-            f"training.devices {training.devices} cannot be had: {' '.join(str(error).split()).rstrip('.')}."
-        ) from error
+    recipe, training = task.recipe, task.recipe.training
+    together = _callbacks(assembly, start, callbacks, console, stop)
+    trainer = _trainer(training, loggers, together, console.is_terminal)
     assert isinstance(training.device_batch, int)
     device_batch, accumulate = split_batch(training.batch_size, training.device_batch, trainer.world_size)
     trainer.accumulate_grad_batches = accumulate
@@ -115,24 +73,14 @@ def fit(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=obey_parent_alone,
     )
-    model = task.model = synchronise_batch_norm(task.model, trainer.strategy.root_device, trainer.world_size)
+    task.model = synchronise_batch_norm(task.model, trainer.strategy.root_device, trainer.world_size)
     if len(val_data) < trainer.world_size:
         raise UserError(
             f"The data has fewer validation pictures ({len(val_data)}) than there are devices ({trainer.world_size}); "
             f"give --training.devices {len(val_data)} or prepare more for validation."
         )
     if trainer.is_global_zero:
-        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        device = device_name(trainer.strategy.root_device.type)
-        console.print(f"{type(model).__name__} on {recipe.model.backbone}, {millions:.1f} million parameters")
-        console.print(
-            f"{recipe.data or 'generated scenes'}: {len(stream.dataset)} pictures, {len(val_data)} to validate"
-        )
-        console.print(
-            f"{training.steps} steps of {training.batch_size} pictures, {device_batch} at a time on each of "
-            f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
-            f"{min(training.validate_every, training.steps)}"
-        )
+        _tell_plan(assembly, trainer, device_batch, console)
         parts = trainer.num_devices if training.strategy == "fsdp" else 1
         require_memory(task, trainer.strategy.root_device, device_batch, parts)
     if start == 0:
@@ -145,9 +93,89 @@ def fit(
             task,
             loader(stream, batch_sampler=batches),
             loader(ValidationSet(val_data), sampler=own),
-            ckpt_path=run / LAST if start else None,
+            ckpt_path=Path(recipe.output) / LAST if start else None,
             weights_only=True,
         )
+
+
+def _callbacks(
+    assembly: Assembly, start: int, given: Iterable[Callback], console: Console, stop: Stop
+) -> list[Callback]:
+    """All that happens beside the steps, in this order."""
+    recipe, stream = assembly.task.recipe, assembly.stream
+    training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
+    resume_point = ResumePoint(
+        run / LAST, training.validate_every, stop, fingerprint(stream.dataset, assembly.val_data)
+    )
+    non_finite = NonFinite(run, info, training.non_finite == "skip", training.precision == "16", stop, console)
+    progress = Progress(
+        run / METRICS, start, training.steps, training.batch_size, training.log_every, non_finite, console
+    )
+    best = BestModel(run / RUN_MODEL, info, training.best, training.patience, console)
+    # Those that are given see the averaged weights in validations, as BestModel does.
+    together: list[Callback] = [progress, Watch(progress), non_finite, best, *given, resume_point]
+    if start == 0:
+        together.append(AugmentedSheet(run, info))
+    if training.averages:
+        together.append(Average(training, non_finite))
+    if console.is_terminal:
+        together.append(ProgressBar(leave=True))
+    return together
+
+
+def _trainer(
+    training: TrainingConfig, loggers: Sequence[Logger], callbacks: list[Callback], terminal: bool
+) -> L.Trainer:
+    """Lightning's trainer of a run that is one long epoch.
+
+    Raises:
+        UserError: there are no such devices.
+    """
+    processes = max(8, os.cpu_count() or 1)
+    if isinstance(training.devices, int) and training.devices > processes and best_device() == "cpu":
+        raise UserError(
+            f"training.devices is {training.devices}; without a GPU this machine takes at most {processes}."
+        )
+    try:
+        return L.Trainer(
+            accelerator=accelerator(),
+            devices=training.devices,
+            strategy=strategy(training.strategy),
+            num_nodes=training.nodes,
+            precision=PRECISIONS[training.precision],
+            max_steps=training.steps,
+            max_epochs=-1,
+            min_epochs=0,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=training.clip,
+            logger=list(loggers),
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=training.log_every,
+        )
+    except MisconfigurationException as error:
+        raise UserError(
+            f"training.devices {training.devices} cannot be had: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
+
+
+def _tell_plan(assembly: Assembly, trainer: L.Trainer, device_batch: int, console: Console) -> None:
+    """Say what is trained, on what, and for how long."""
+    model, recipe, stream, val_data = assembly.task.model, assembly.task.recipe, assembly.stream, assembly.val_data
+    training = recipe.training
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    device = device_name(trainer.strategy.root_device.type)
+    console.print(f"{type(model).__name__} on {recipe.model.backbone}, {millions:.1f} million parameters")
+    console.print(f"{recipe.data or 'generated scenes'}: {len(stream.dataset)} pictures, {len(val_data)} to validate")
+    console.print(
+        f"{training.steps} steps of {training.batch_size} pictures, {device_batch} at a time on each of "
+        f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
+        f"{min(training.validate_every, training.steps)}"
+    )
 
 
 class _Loader(DataLoader[Any]):
