@@ -258,6 +258,18 @@ def test_json_replaces_no_file_of_another_kind(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
+    "words", [["score", "val/labels", "."], ["compare", "val/labels", "val/labels", "."], ["evaluate", "animals"]]
+)
+def test_no_report_is_written_among_pictures(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(prepared)
+    before = files_below(prepared)
+    assert main([*words, "--output", "val/images"]) == 2
+    assert "val/images lies in prepared data" in capsys.readouterr().err and files_below(prepared) == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["trian"], "no command 'trian'; there is train"),

@@ -487,11 +487,12 @@ def test_a_file_that_is_given_twice_is_predicted_once(model_folder: Path, pictur
 
 
 def test_labels_of_prepared_data_are_not_overwritten(model_folder: Path, pictures: Path) -> None:
-    (pictures.parent / "dataset.yaml").write_text("")
-    for output in (pictures, pictures / "labels"):
-        with pytest.raises(UserError, match="labels would be overwritten"):
-            predict_files(str(model_folder), [pictures / "a.png"], output, device="cpu")
-    assert not (pictures / "labels").exists()
+    split = pictures.rename(pictures.parent / "val")
+    (split.parent / "dataset.yaml").write_text("")
+    for output in (split, split / "labels"):
+        with pytest.raises(UserError, match="lies in prepared data"):
+            predict_files(str(model_folder), [split / "a.png"], output, device="cpu")
+    assert not (split / "labels").exists()
 
 
 def test_labels_of_prepared_data_are_not_predicted(model_folder: Path, prepared: Path, tmp_path: Path) -> None:

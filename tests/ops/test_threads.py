@@ -1,5 +1,8 @@
 """Both kinds of threads: each is asked to come, errors come through, and calls may overlap."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +35,27 @@ def test_every_thread_takes_part(together: Callable[..., None], threads: int) ->
     together(come, threads)
     assert len(set(seen)) == len(seen) == threads
     assert threading.get_ident() in seen
+
+
+FORKED = """
+import os, signal, torch
+from cssformer import CSSFormer, Predictor
+torch.set_num_threads(2)
+network = CSSFormer("test_resnet", 3, channels=32, heads=4, points=2)
+with torch.inference_mode():
+    network(torch.zeros(1, 3, 256, 256))
+if (child := os.fork()) == 0:
+    signal.alarm(60)
+    network(torch.zeros(2, 3, 256, 256)).logits.mean().backward()
+    os._exit(torch.get_num_threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_network_that_has_run_runs_in_a_forked_process_too() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "2"], done.stderr
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -88,6 +88,7 @@ def _add_evaluate(parser: ArgumentParser) -> None:
 
 def _evaluate(options: Namespace) -> int:
     from cssformer.data import SegmentationFolder
+    from cssformer.data.dataset import require_outside_splits
     from cssformer.metrics import evaluate, submit
     from cssformer.metrics.scoring import groups_of
     from cssformer.training.score import about, open_model
@@ -95,6 +96,7 @@ def _evaluate(options: Namespace) -> int:
     know_baselines()
     if options.output is not None:
         # Not only after hours of work.
+        require_outside_splits(options.output)
         require_writable(options.output / SCORES)
     note_unfinished(options.model)
     note_cost(options)

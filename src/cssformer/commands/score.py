@@ -75,11 +75,13 @@ def _tell_doubt(said: "Predictions") -> None:
 
 def _score(options: Namespace) -> int:
     from cssformer.data import SegmentationFolder
+    from cssformer.data.dataset import require_outside_splits
     from cssformer.metrics import Predictions, evaluate_predictions
     from cssformer.metrics.scoring import groups_of
 
     if options.output is not None:
         # Not only after hours of work.
+        require_outside_splits(options.output)
         require_writable(options.output / SCORES)
     truth = _truth(options)
     groups = groups_of(truth.names, options.group_by)
@@ -107,6 +109,7 @@ def _add_compare(parser: ArgumentParser) -> None:
 
 def _compare(options: Namespace) -> int:
     from cssformer.commands.studies import know_baselines
+    from cssformer.data.dataset import require_outside_splits
     from cssformer.data.image_io import write_image
     from cssformer.metrics import Predictions, evaluate, evaluate_predictions
     from cssformer.metrics.compare import Chosen, Comparison, differences_sheet, require_comparable
@@ -115,6 +118,7 @@ def _compare(options: Namespace) -> int:
 
     if options.output is not None:
         # Not only after hours of work.
+        require_outside_splits(options.output)
         require_writable(options.output / COMPARISON)
     split = options.split or "val"
     if options.truth is None and (needless := next((name for name in (*TRUTH, "raw") if options[name]), None)):

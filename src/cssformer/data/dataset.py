@@ -216,6 +216,13 @@ def source_ids(mapping: Mapping[str, int | None]) -> dict[int, int | None]:
     return {int(raw): index for raw, index in ids.items()}
 
 
+def require_outside_splits(output: Path) -> None:
+    """Raise UserError if a folder is a split of prepared data or lies in one, whose files others would join."""
+    for folder in (output.resolve(), *output.resolve().parents):
+        if folder.name in SPLITS and (folder.parent / "dataset.yaml").is_file():
+            raise UserError(f"{output} lies in prepared data, among whose files it would write; give another output.")
+
+
 class Samples(Protocol):
     """The face that ``SegmentationFolder`` and ``SyntheticScenes`` share."""
 

@@ -6,6 +6,7 @@ from glob import glob, has_magic
 from os.path import realpath
 from pathlib import Path
 
+from cssformer.data.dataset import require_outside_splits
 from cssformer.data.files import PICTURE_SUFFIXES, files_under, is_picture, require_file
 from cssformer.utils.errors import UserError
 
@@ -39,9 +40,7 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], in
     """
     if not inputs:
         raise UserError("No picture, folder or video is named; give one at least.")
-    # A split, or its pictures or labels.
-    if any((folder / "dataset.yaml").is_file() for folder in list(output.resolve().parents)[:2]):
-        raise UserError(f"{output} lies in prepared data, whose labels would be overwritten; give another output.")
+    require_outside_splits(output)
     written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
     sources: list[Source] = []
     left_out = 0

@@ -30,13 +30,19 @@ def _openmp() -> Any:
 
 _parallel = _openmp()
 _threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
+_has_run = False
 
 
 def _renew() -> None:
-    """In a forked child neither kind of thread is there any more, and OpenMP would wait for its own for ever."""
+    """In a forked child neither kind of thread is there any more, and OpenMP would wait for its own for ever.
+
+    So would torch, which has begun them where a network has run; it is left with one, as in processes that load data.
+    """
     global _parallel, _threads
     _parallel = None
     _threads = ThreadPoolExecutor(os.cpu_count(), "sampling")
+    if _has_run:
+        torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
@@ -52,6 +58,8 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
         work: how many numbers are read for all tasks together.
         *arguments: passed on.
     """
+    global _has_run
+    _has_run = True
     # All of torch's or one: OpenMP ends what a smaller team leaves over, and torch would have to start it again.
     threads = torch.get_num_threads() if tasks > 1 and work > _WORTH_A_THREAD else 1
     pieces = min(tasks, 4 * threads) if threads > 1 else 1
