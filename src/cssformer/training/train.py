@@ -80,7 +80,9 @@ def train(
     recipe.require_sound()
     _require_apart(Path(recipe.output), recipe.data)
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    stop, console = Stop(), console or plain_console()
+    stop = Stop()
+    # Of several processes the first one speaks.
+    console = (console or plain_console()) if first else Console(quiet=True)
     try:
         with stop.listening(), alone(Path(recipe.output)) if first else nullcontext():
             # Whoever calls this has random numbers of their own.
@@ -117,34 +119,23 @@ def _train(
     start = stop.step = int(checkpoint["global_step"]) if checkpoint else 0
     ended = checkpoint and _how_it_ended(checkpoint, recipe.training)
     if ended and (run / SCORES).is_file():
-        if first:
-            console.print(f"The run in {run} {ended}.", markup=False)
+        console.print(f"The run in {run} {ended}.", markup=False)
         return None
     made = make_loggers(recipe, start, checkpoint.get("logged", {}) if checkpoint else {}) if loggers is None else []
     verify = first and not checkpoint
-    assembly = assemble(recipe, console if first else Console(quiet=True), checkpoint, build, verify, loss)
-    task = assembly.task
-    recipe, model = task.recipe, task.model
-    if checkpoint:
-        require_same_network(checkpoint, model, recipe.training, run)
-        steps = recipe.training.steps
-        _require_validated(run, start, steps)
-        if first:
-            own = Recipe.load(run / RECIPE).training
-            for name in CHANGEABLE:
-                before, now = getattr(own, name), getattr(recipe.training, name)
-                if before != now and now != "auto":
-                    falls = f": the learning rate falls to 0 at step {steps} now" if name == "steps" else ""
-                    console.print(f"training.{name} {written(before)} -> {written(now)}{falls}.", markup=False)
-            console.print(f"Continuing from step {start} to step {steps}.", markup=False)
+    assembly = assemble(recipe, console, checkpoint, build, verify, loss)
+    task, recipe = assembly.task, assembly.task.recipe
+    begun = Recipe.load(run / RECIPE) if checkpoint else None
+    if checkpoint and begun:
+        require_same_network(checkpoint, task.model, recipe.training, run)
+        _require_validated(run, start, recipe.training.steps)
+        _tell_changes(begun.training, recipe.training, start, console)
     if recipe.training.device_batch == "auto":
-        begun = Recipe.load(run / RECIPE) if checkpoint else None
         most = begun.training.device_batch if begun else fitting_batch(task, torch.device(best_device()))
         recipe = task.recipe = dataclasses.replace(
             recipe, training=dataclasses.replace(recipe.training, device_batch=most)
         )
-        if first:
-            console.print(f"training.device_batch auto: at most {most} at a time, by what one takes of the memory.")
+        console.print(f"training.device_batch auto: at most {most} at a time, by what one takes of the memory.")
     if first:
         recipe.save(run / RECIPE)
     try:
@@ -170,6 +161,16 @@ def _train(
     evaluation = dataclasses.replace(evaluation, about=about(run, recipe.data))
     write_report(evaluation, val_data, run)
     return evaluation
+
+
+def _tell_changes(begun: TrainingConfig, training: TrainingConfig, start: int, console: Console) -> None:
+    """Say where a run goes on, and by which other options than it was begun with."""
+    for name in CHANGEABLE:
+        before, now = getattr(begun, name), getattr(training, name)
+        if before != now and now != "auto":
+            falls = f": the learning rate falls to 0 at step {training.steps} now" if name == "steps" else ""
+            console.print(f"training.{name} {written(before)} -> {written(now)}{falls}.", markup=False)
+    console.print(f"Continuing from step {start} to step {training.steps}.", markup=False)
 
 
 def _require_apart(run: Path, data: str | None) -> None:
