@@ -45,9 +45,9 @@ def predict_dataset(
         **options: of :class:`Predictor`.
 
     Returns:
-        The rows with the columns ``labels``, those of :class:`Prediction`, or with ``output`` the path written;
-        ``confidence``, (H, W) float32, if asked for; and ``error``, empty or why a picture could not be read or
-        written, which leaves labels and confidence empty.
+        The rows with the columns ``labels``, those of :class:`cssformer.inference.Prediction`, or with ``output`` the
+        path written; ``confidence``, (H, W) float32, if asked for; and ``error``, empty or why a picture could not be
+        read or written, which leaves labels and confidence empty.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.

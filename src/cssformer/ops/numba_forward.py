@@ -29,7 +29,8 @@ def _place(
     """Upper left pixels (L·K) and weighted shares of the four corners (4, L·K) of one query's positions on one level.
 
     Positions are the query's place plus offsets, as many as there are lanes of weights. Where nothing can be sampled
-    all shares are zero and the pixel is one that may be read. As :func:`_locate`, but without a branch.
+    all shares are zero and the pixel is one that may be read. As :func:`cssformer.ops.numba_backward._locate`, but
+    without a branch.
     """
     x, y = pairs(offsets, at, weights)
     x += number(places, place + 2 * level)

@@ -15,8 +15,8 @@ from cssformer.utils.context import bound
 class Sampling(NamedTuple):
     """One call of a sampling function: positions (B, N, M, L, K, 2), and what weighs the samples.
 
-    ``weights`` (B, N, M, L, K) of :func:`ms_deform_sample`; ``query`` (B, N, M, D) and ``key`` (B, S, M, D) of
-    :func:`ms_deform_attend`.
+    ``weights`` (B, N, M, L, K) of :func:`cssformer.ops.ms_deform_sample`; ``query`` (B, N, M, D) and ``key``
+    (B, S, M, D) of :func:`cssformer.ops.ms_deform_attend`.
     """
 
     shapes: Sequence[tuple[int, int]]
