@@ -1,13 +1,11 @@
 """Export a trained network, prove the file, and only then give it its name."""
 
 import copy
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import cssformer
 from cssformer.data import SegmentationFolder
 from cssformer.export import formats, parity, quantize
 from cssformer.export.formats import SamplingForm
@@ -94,21 +92,7 @@ def export_model(
     network = copy.deepcopy(network).cpu().eval()
     arguments = (returns, input == "uint8", size, short_side)
     deployment = Deployment(network, *arguments).eval()
-    facts = {
-        "cssformer": cssformer.__version__,
-        "backbone_licence": json.dumps(network.metadata.backbone_licence),
-        "classes": json.dumps(network.metadata.classes),
-        "colours": json.dumps(network.metadata.colours),
-        "mean": json.dumps(network.backbone.mean),
-        "std": json.dumps(network.backbone.std),
-        "normalised": "inside",
-        "input": input,
-        "returns": json.dumps(list(returns)),
-        "seen": f"{size[0]}x{size[1]}" if size else f"short side {short_side}" if short_side else "as given",
-        "sampling": sampling,
-        "precision": precision,
-        "config": json.dumps(network.saved_config()),
-    }
+    told = formats.facts(deployment, sampling, precision)
     traced = deployment
     if precision == "16" and output.suffix != ".xml":
         traced = Deployment(copy.deepcopy(network).half(), *arguments).eval()
@@ -116,7 +100,7 @@ def export_model(
     bin_file = atomic_write(output.with_suffix(".bin")) if output.suffix == ".xml" else nullcontext()
     with atomic_write(output) as path, bin_file as weights:
         try:
-            formats.write(traced, path, weights, sampling, precision == "16", facts)
+            formats.write(traced, path, weights, sampling, precision == "16", told)
             if precision == "int8":
                 quantize.to_int8(path, calibrated)
             run = {

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import cssformer
 from cssformer.export.graph import AnySize, Deployment
 from cssformer.export.loops import write_loops
 from cssformer.inference.labels import STRIDE
@@ -45,7 +46,7 @@ def write(
         weights: the .bin file of the .xml.
         sampling: the form of MSFE's and CSF's sampling.
         half: OpenVINO keeps its weights in float16.
-        facts: names and texts kept in the file.
+        facts: kept in the file, see :func:`facts`.
     """
     images = pictures(deployment, *TRACED)
     with torch.no_grad(), use_backend(BACKENDS[sampling]), AnySize(), warnings.catch_warnings():
@@ -57,6 +58,26 @@ def write(
             _write_pt2(deployment, images, path, facts)
         else:
             _write_onnx(deployment, images, path, facts)
+
+
+def facts(deployment: Deployment, sampling: SamplingForm, precision: str) -> dict[str, str]:
+    """Names and texts that a file keeps: what it takes and returns, and the whole config of the network."""
+    network, size, short_side = deployment.network, deployment.size, deployment.short_side
+    return {
+        "cssformer": cssformer.__version__,
+        "backbone_licence": json.dumps(network.metadata.backbone_licence),
+        "classes": json.dumps(network.metadata.classes),
+        "colours": json.dumps(network.metadata.colours),
+        "mean": json.dumps(network.backbone.mean),
+        "std": json.dumps(network.backbone.std),
+        "normalised": "inside",
+        "input": "uint8" if deployment.uint8 else "float",
+        "returns": json.dumps(list(deployment.returns)),
+        "seen": f"{size[0]}x{size[1]}" if size else f"short side {short_side}" if short_side else "as given",
+        "sampling": sampling,
+        "precision": precision,
+        "config": json.dumps(network.saved_config()),
+    }
 
 
 def pictures(deployment: Deployment, batch: int, height: int, width: int) -> Tensor:

@@ -140,39 +140,41 @@ def predict_files(
         predictor, output, note, overlay, confidence, probabilities, uncoloured, ids=ids, annotations=annotations
     )
     done.run(share(sources))
-    rows, failed, facts = (_of_all(found, sources) for found in (done.rows, done.failed, done.facts))
-    if failed and not rows and rank() == 0:
+    done.rows, done.failed, done.facts = (_of_all(found, sources) for found in (done.rows, done.failed, done.facts))
+    if done.failed and not done.rows and rank() == 0:
         others = len(sources) - 1
         more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
-        raise UserError(next(iter(failed.values())) + more)
+        raise UserError(next(iter(done.failed.values())) + more)
     if annotations:
         annotations.entries = _of_all(annotations.entries, [source.place for source in sources])
         if rank() == 0:
             annotations.close()
+    return {**_report(done), "skipped": skipped, "left_out": left_out}
+
+
+def _report(done: Pipeline) -> dict[str, Any]:
+    """What was found in all files, and what there is to tell of them."""
+    rows, classes = done.rows, done.predictor.classes
     videos = sum("frames" in row for row in rows.values())
     # Pictures without any data have no shares.
     known = sum(bool(row["shares"]) for row in rows.values())
-    told = notes({source.path: each for source, each in facts.items()})
-    if save and videos:
+    told = notes({source.path: each for source, each in done.facts.items()})
+    if done.annotations and videos:
         told.append("Annotations are written of pictures alone, so the videos have none.")
-    slid = [source for source, row in rows.items() if "windows" in row and predictor.options.get("mode") != "slide"]
-    if slid:
-        height, width = rows[slid[0]]["windows"]
+    whole = done.predictor.options.get("mode") != "slide"
+    if slid := [source.path for source, row in rows.items() if whole and "windows" in row]:
+        height, width = next(row["windows"] for row in rows.values() if "windows" in row)
         told.append(
-            f"A window of {width}x{height} pixels slid over {slid[0].path}, too large to be looked at as a whole"
+            f"A window of {width}x{height} pixels slid over {slid[0]}, too large to be looked at as a whole"
             f"{f', and over {len(slid) - 1} more' if len(slid) > 1 else ''}; --mode slide --crop sets another."
         )
     return {
-        "output": str(output),
+        "output": str(done.output),
         "pictures": len(rows) - videos,
         "videos": videos,
-        "skipped": skipped,
-        "shares": {
-            name: sum(row["shares"].get(name, 0) for row in rows.values()) / max(1, known) for name in predictor.classes
-        },
+        "shares": {name: sum(row["shares"].get(name, 0) for row in rows.values()) / max(1, known) for name in classes},
         "files": [{"input": str(source.path), **row} for source, row in rows.items()],
-        "failed": {str(source.path): why for source, why in failed.items()},
-        "left_out": left_out,
+        "failed": {str(source.path): why for source, why in done.failed.items()},
         "notes": told,
     }
 
