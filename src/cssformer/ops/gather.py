@@ -1,8 +1,8 @@
 """The two sampling functions with nothing but arithmetic and Gather, which every runtime of exported networks has.
 
-Several runtimes compute GridSample wrongly without saying so. Here a row of a table holds a pixel's value and what it
-changes by to the right, below and both, so that a place is one row, weighed by 1, x, y and x·y; around every map lies a
-border of zeros. The heads of the queries go in runs, head by head, whose samples stay in the cache. It computes what
+Several runtimes compute GridSample wrongly without saying so. Here a row of a table holds a pixel's value and those to
+the right, below and both, so that a place is one row, weighed bilinearly; around every map lies a border of zeros. The
+heads of the queries go in runs, head by head, whose samples stay in the cache. It computes what
 :mod:`cssformer.ops.reference` defines, in float32 for half-precision values, in float64 for float64. It is for
 inference: a place that is not finite has no finite gradient.
 
@@ -19,18 +19,26 @@ from torch import Tensor
 from cssformer.ops.runs import Function, in_runs
 
 
-def _table(maps_BSMD: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """A row (4·D) for each pixel of each head's maps and their border: (B·M·Σ(H + 2)·(W + 2), 4·D)."""
-    B, _, M, D = maps_BSMD.shape
-    tables, first = [], 0
+def _corners(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """For each place of each scale with its border the pixels there, right, below and both: (Σ(H + 2)·(W + 2), 4).
+
+    The border's are 0, the scales' are counted from 1.
+    """
+    corners, first = [], 1
     for H, W in shapes:
-        map_BMHWD = maps_BSMD[:, first : first + H * W].permute(0, 2, 1, 3).reshape(B * M, H, W, D)
-        padded = F.pad(map_BMHWD, (0, 0, 1, 2, 1, 2))
-        here, across = padded[:, :, :-1], padded[:, :, 1:] - padded[:, :, :-1]
-        rows = [part[:, :-1] for part in (here, across)] + [part[:, 1:] - part[:, :-1] for part in (here, across)]
-        tables.append(torch.cat(rows, 3).reshape(B * M, (H + 2) * (W + 2), 4 * D))
+        pixels = F.pad((torch.arange(H * W, device=device) + first).reshape(H, W), (1, 2, 1, 2))
+        upper, lower = pixels[:-1], pixels[1:]
+        four = [side for row in (upper, lower) for side in (row[:, :-1], row[:, 1:])]
+        corners.append(torch.stack(four, 2).reshape(-1, 4))
         first = first + H * W
-    return torch.cat(tables, 1).reshape(-1, 4 * D)
+    return torch.cat(corners)
+
+
+def _table(maps_BSMD: Tensor, corners: Tensor) -> Tensor:
+    """A row (4·D), the values of the corners, for each place of each head's maps: (B·M·places, 4·D)."""
+    maps_BMSD = F.pad(maps_BSMD.permute(0, 2, 1, 3), (0, 0, 1, 0)).flatten(0, 1)
+    # One gather is a third of the copies that slices, side by side and scale after scale, take.
+    return maps_BMSD.index_select(1, corners.reshape(-1)).reshape(-1, 4 * int(maps_BSMD.shape[3]))
 
 
 def _geometry(shapes: Sequence[tuple[int, int]], points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,10 +71,12 @@ def _rows(table: Tensor, index_1RP: Tensor) -> Tensor:
 
 
 def _products(weight_1RP: Tensor, moved_2RP: Tensor) -> Tensor:
-    """Weights of the four parts of a row: a, a·x, a·y and a·x·y, (4, R, P)."""
+    """Bilinear weights of the four corners of a place, times the place's own: (4, R, P)."""
     x_1RP, y_1RP = moved_2RP.split(1)
-    along_2RP = torch.cat([weight_1RP, weight_1RP * x_1RP])
-    return torch.cat([along_2RP, along_2RP * y_1RP])
+    right_1RP = weight_1RP * x_1RP
+    upper_2RP = torch.cat([weight_1RP - right_1RP, right_1RP])
+    lower_2RP = upper_2RP * y_1RP
+    return torch.cat([upper_2RP - lower_2RP, lower_2RP])
 
 
 def _weighted_sum(weights_4RP: Tensor, rows_RPD: Tensor) -> Tensor:
@@ -93,12 +103,12 @@ def _attend(
     values: Tensor,
     *geometry: Tensor,
 ) -> Tensor:
-    """Attention of a run, (R, 1, D); the logit of a sampled key is the weighed sum of the logits of its row's parts."""
+    """Attention of a run, (R, 1, D); the logit of a sampled key is the weighed sum of the logits of its corners."""
     index_1RP, moved_2RP = _places(positions_QP2.index_select(0, query_R), first_R1, *geometry)
-    parts_4RP = _products(torch.ones_like(moved_2RP[:1]), moved_2RP)
-    of_parts = (_rows(keys, index_1RP) @ queries_QD.index_select(0, query_R).unsqueeze(2)).reshape(-1, 4).t()
-    weights_RP = (of_parts.reshape(4, -1, int(index_1RP.shape[2])) * parts_4RP).sum(0).softmax(1)
-    return _weighted_sum(weights_RP * parts_4RP, _rows(values, index_1RP))
+    corners_4RP = _products(torch.ones_like(moved_2RP[:1]), moved_2RP)
+    of_corners = (_rows(keys, index_1RP) @ queries_QD.index_select(0, query_R).unsqueeze(2)).reshape(-1, 4).t()
+    weights_RP = (of_corners.reshape(4, -1, int(index_1RP.shape[2])) * corners_4RP).sum(0).softmax(1)
+    return _weighted_sum(weights_RP * corners_4RP, _rows(values, index_1RP))
 
 
 def _by_heads(
@@ -124,7 +134,7 @@ def ms_deform_sample(
 ) -> Tensor:
     """As :func:`cssformer.ops.ms_deform_sample`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
-    table = _table(value_BSMD.to(compute), shapes)
+    table = _table(value_BSMD.to(compute), _corners(shapes, value_BSMD.device))
     sampled = _by_heads(_sample, positions_BNMLK2, shapes, weights_BNMLK.to(compute), [table])
     return sampled.to(value_BSMD.dtype)
 
@@ -139,5 +149,6 @@ def ms_deform_attend(
     """As :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
     query_BNMD = query_BNMD.to(compute) * query_BNMD.shape[3] ** -0.5
-    tables = [_table(maps.to(compute), shapes) for maps in (key_BSMD, value_BSMD)]
+    corners = _corners(shapes, key_BSMD.device)
+    tables = [_table(maps.to(compute), corners) for maps in (key_BSMD, value_BSMD)]
     return _by_heads(_attend, positions_BNMLK2, shapes, query_BNMD, tables).to(value_BSMD.dtype)
