@@ -73,11 +73,7 @@ def meaning(
     names = names[1:] if behind else names
     as_colours = _read_by_colour(surveys, lines, names, ignore, notes)
     found = frozenset[int]().union(*((each.colours if as_colours else each.ids) or () for each in surveys))
-    known = {_value(line, number, as_colours): line for number, line in enumerate(lines)}
-    if as_colours and None in known:
-        raise UserError("The masks are colour-coded, but the class file gives no colours; write R G B NAME lines.")
-    if len(known) < len(lines) and (twice := _two_names(lines, known, as_colours)):
-        raise UserError(f"The class file gives {twice[0]!r} and {twice[1]!r} one colour, by which masks are read.")
+    known = _of_class_file(lines, as_colours)
     ignored = {value for token in ignore for value in _ignored(token, as_colours, known)}
     ignored |= {value for value, line in known.items() if line.ignored}
     # What 8 or 16 bits hold at most is the foreground of binary masks and what other masks ignore.
@@ -104,21 +100,10 @@ def meaning(
     if binary:
         notes.append(f"The masks are binary: 0 is the first class, {top} the second.")
 
-    largest = max(found - ignored, default=0)
     if not lines:
         known = _named(sorted(found - ignored), names, ignored, binary, as_colours)
-        low, high = max(pairwise(sorted(known)), key=lambda pair: pair[1] - pair[0], default=(0, 0))
-        if high > low + 1 and not (names or binary or as_colours):
-            notes.append(f"No mask holds an id between {low} and {high}; if {high} is no class, add --ignore {high}.")
-    elif lines[0].colour is not None and lines[0].id is None and not as_colours:
-        notes.append(
-            "The colours of the class file are not in the masks: its classes are taken in the order of the ids."
-        )
-    if lines and lines[0].id is None and not as_colours and not binary and len(lines) > largest + 1:
-        notes.append(
-            f"The class file has {len(lines)} names in the order of the ids, but no mask holds an id above {largest}: "
-            f"see that {lines[0].name!r} is the class of id 0."
-        )
+    if not as_colours:
+        notes += _doubts_about_ids(lines, names, known, found - ignored, binary)
     see_through = any(each.transparent for each in surveys)
     if see_through:
         if not (lines or names) and behind in {line.name for line in known.values()}:
@@ -230,11 +215,47 @@ def _read_by_colour(
     return False
 
 
-def _two_names(lines: Sequence[ClassLine], known: dict[int, ClassLine], as_colours: bool) -> tuple[str, str] | None:
+def _of_class_file(lines: Sequence[ClassLine], as_colours: bool) -> dict[int, ClassLine]:
+    """The class of each value that the class file speaks of."""
+    known = {_value(line, number, as_colours): line for number, line in enumerate(lines)}
+    if as_colours and None in known:
+        raise UserError("The masks are colour-coded, but the class file gives no colours; write R G B NAME lines.")
     for number, line in enumerate(lines):
-        if (other := known[_value(line, number, as_colours)]).name != line.name:
-            return line.name, other.name
-    return None
+        other = known[_value(line, number, as_colours)]
+        if other.name != line.name:
+            raise UserError(
+                f"The class file gives {line.name!r} and {other.name!r} one colour, by which masks are read."
+            )
+    return known
+
+
+def _doubts_about_ids(
+    lines: Sequence[ClassLine],
+    names: Sequence[str],
+    known: dict[int, ClassLine],
+    values: frozenset[int],
+    binary: bool,
+) -> list[str]:
+    """Notes on classes that go by ids in order, which ids left out may have shifted."""
+    if not lines:
+        low, high = max(pairwise(sorted(known)), key=lambda pair: pair[1] - pair[0], default=(0, 0))
+        if names or binary or high <= low + 1:
+            return []
+        return [f"No mask holds an id between {low} and {high}; if {high} is no class, add --ignore {high}."]
+    if lines[0].id is not None:
+        return []
+    notes = []
+    if lines[0].colour is not None:
+        notes.append(
+            "The colours of the class file are not in the masks: its classes are taken in the order of the ids."
+        )
+    largest = max(values, default=0)
+    if len(lines) > largest + 1 and not binary:
+        notes.append(
+            f"The class file has {len(lines)} names in the order of the ids, but no mask holds an id above {largest}: "
+            f"see that {lines[0].name!r} is the class of id 0."
+        )
+    return notes
 
 
 def _require_one_foreground(surveys: Sequence[MaskStats], values: frozenset[int]) -> None:
