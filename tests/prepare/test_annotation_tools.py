@@ -247,7 +247,7 @@ def test_yolo_lists_and_folders(tmp_path, yaml):
     expected[box(0, 0, 6, 4)] = 1
     assert classes == ["background", "car", "tree"] and set(found) == {"a", "b", "c"}
     assert (found["a"] == expected).all() and (found["c"] == expected).all() and not found["b"].any()
-    assert "1 pictures have no shape, images/train/b.png the first" in notes
+    assert "1 picture without a shape, images/train/b.png the first" in notes
 
 
 def test_yolo_of_label_studio(tmp_path):

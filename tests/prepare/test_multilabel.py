@@ -105,7 +105,7 @@ def test_suffixes_lists_order_and_checksums(tmp_path: Path) -> None:
         (tmp_path / split).write_text(name)
     lists = {"train_list": tmp_path / "train", "val_list": tmp_path / "val"}
     fewer = prepare_folder(sources, tmp_path / "fewer", multilabel=True, **lists)
-    assert "2 pictures have no mask of some class, which is taken as not there." in fewer.notes
+    assert "2 pictures without a mask of some class, which is taken as not there." in fewer.notes
     assert all((label & 1 == 0).all() for label in labels_of(tmp_path / "fewer").values())
     for name, label in labels.items():
         mask = masks[int(name[-1])]

@@ -148,6 +148,8 @@ def test_what_a_suggestion_says_is_counted(
     assert said.endswith(f"cssformer train --data '{root}' --config demo --training.device_batch {fitting}\n")
     assert f"{demo.training.steps} steps see each picture {demo.training.steps * 12 / 3:,.0f} times" in said
     assert main(["train", "--suggest"]) == 2
+    # Its cost would be told of another network.
+    assert main(["train", "--data", str(root), "--suggest", "--config", "small"]) == 2
     for wrong in ("labels/0.png", "images/*"):
         for path in (root / "train").glob(wrong):
             path.unlink()

@@ -103,6 +103,8 @@ def _find_lr(recipe: Recipe, options: Namespace) -> int:
 def _suggest(options: Namespace) -> int:
     if options.data is None:
         raise UserError("--suggest looks at a prepared data folder; give --data DIR.")
+    if options.config:
+        raise UserError("--suggest chooses a recipe by the data; leave out --config.")
     from cssformer.training.suggest import suggest
 
     found = suggest(Path(options.data))

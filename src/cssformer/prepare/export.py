@@ -27,6 +27,7 @@ from cssformer.prepare.shapes import ClassMap, Overlap, Shape, Size, draw
 from cssformer.prepare.splits import draw_validation
 from cssformer.prepare.writer import Drawing, Entry, Faults, MasksAs, fill, require_free, turned_notes
 from cssformer.utils.atomic import atomic_dir
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 UNLABELED = "unlabeled pixels"
@@ -173,7 +174,7 @@ class _Labels:
         else:
             yield f"Of shapes that overlap, {on_top[self.overlap]} lies on top."
         if self.bare:
-            yield f"{len(self.bare)} pictures have no shape, {min(self.bare)} the first."
+            yield f"{counted(len(self.bare), 'picture')} without a shape, {min(self.bare)} the first."
         if absent := [name for name in self.export.classes if name not in {*self.seen, *self.export.ignored}]:
             yield f"No shape is of the class {', '.join(absent)}."
 

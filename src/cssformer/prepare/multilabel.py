@@ -16,6 +16,7 @@ from cssformer.prepare.masks import LabelMapping, Transparent, meaning
 from cssformer.prepare.pairing import Pairing, find_pairs, read_folders
 from cssformer.prepare.survey import MaskStats, survey
 from cssformer.prepare.writer import Drawing, Entry
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -120,7 +121,7 @@ def with_bit_fields(
             notes.append(f"What is {', '.join(ignored)} in masks of {name} is ignored.")
     lacking = sum(len(masks_of[Path(str(entry.image))]) < len(classes) for entry in entries if entry.label is not None)
     if lacking:
-        notes.append(f"{lacking} pictures have no mask of some class, which is taken as not there.")
+        notes.append(f"{counted(lacking, 'picture')} without a mask of some class, which is taken as not there.")
     drawn = [
         replace(entry, label=_drawing(masks_of[Path(str(entry.image))], understood)) if entry.label else entry
         for entry in entries
