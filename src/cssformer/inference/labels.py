@@ -9,7 +9,7 @@ probabilities averaged. It is done tile by tile, by two matrix products each.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -187,12 +187,7 @@ def segment(
         if found.entropy is not None:
             found.entropy[area] = torch.special.entr(mean).sum(1)
         if threshold is not None:
-            there = mean >= threshold
-            found.labels[area] = (there.int() << torch.arange(count, device=device)[:, None, None]).sum(1)
-            if found.confidence is not None:
-                found.confidence[area] = torch.where(there, mean, 1 - mean).amin(1)
-            if found.entropy is not None:
-                found.entropy[area] += torch.special.entr(1 - mean).sum(1)
+            _label_by_threshold(mean, threshold, found, area)
             if top_k == 1:
                 return
         for rank in range(top_k):
@@ -223,6 +218,20 @@ def segment(
             # Else the one of these would be the number of all threads that begin later.
             torch.set_num_threads(threads)
             yield Block(top, first.left, found)
+
+
+def _label_by_threshold(mean: Tensor, threshold: float, found: Segmentation, area: tuple[Any, ...]) -> None:
+    """Write to ``found`` what a multi-label network says of an area, from its probabilities ``mean`` (B, C, h, w).
+
+    The entropy there already has the sum of -p ln p.
+    """
+    there = mean >= threshold
+    bits = torch.arange(mean.shape[1], device=mean.device)[:, None, None]
+    found.labels[area] = (there.int() << bits).sum(1)
+    if found.confidence is not None:
+        found.confidence[area] = torch.where(there, mean, 1 - mean).amin(1)
+    if found.entropy is not None:
+        found.entropy[area] += torch.special.entr(1 - mean).sum(1)
 
 
 def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
