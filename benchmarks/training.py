@@ -57,7 +57,7 @@ def serve(name: str, precision: str, size: int, batch: int, threads: int, device
     if name in OURS:
         load_kernels(name, device)
     network = build(name, size).train().to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-5)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-5, fused=device == "cpu")
     blocks = (
         torch.randint(CLASSES, (batch, 3, 3)).repeat_interleave(size // 3 + 1, 1).repeat_interleave(size // 3 + 1, 2)
     )

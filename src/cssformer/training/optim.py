@@ -22,7 +22,8 @@ def make_optimizer(model: SegmentationNetwork, training: TrainingConfig) -> Opti
     """
     groups = parameter_groups(model, training)
     if training.optimizer == "adamw":
-        return AdamW(groups, lr=training.lr)
+        # Lightning refuses to clip the gradients of a fused one in mixed precision.
+        return AdamW(groups, lr=training.lr, fused=training.precision == "32")
     return Muon(groups, lr=training.lr, nesterov=True, adjust_lr_fn="match_rms_adamw", betas=(0.9, 0.999))
 
 
