@@ -236,6 +236,23 @@ def test_a_run_with_steps_left_out_resumes_to_the_same_bytes(tmp_path: Path, inf
     assert found["callbacks"]["NonFinite"] == expected["callbacks"]["NonFinite"]
 
 
+def test_a_run_that_ended_goes_on_without_the_step(tmp_path: Path, infinite: AugmentConfig) -> None:
+    asked = dataclasses.replace(recipe(tmp_path / "run", steps=4, validate_every=1), augment=infinite)
+    first = steps_of(asked).index(True)
+    with pytest.raises(
+        UserError, match=f"loss at step {first + 1} .*the checkpoint of step {first} stays.*non_finite skip"
+    ):
+        runs.train(asked, console=quiet())
+    asked.training.non_finite = "skip"
+    said = quiet()
+    runs.train(asked, resume=True, console=said)
+    assert isinstance(said.file, io.StringIO)
+    assert "training.non_finite stop -> skip." in said.file.getvalue()
+    state = read_checkpoint(tmp_path / "run", True)
+    assert state is not None and state["global_step"] == 4
+    assert state["callbacks"]["NonFinite"]["skipped"] == sum(steps_of(asked))
+
+
 def test_many_steps_in_a_row_that_are_not_finite_end_the_training_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
