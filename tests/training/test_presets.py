@@ -124,6 +124,11 @@ def test_with_a_network_to_start_from_the_data_choose_the_rest(
         CSSFormer(num_classes=3, **words_of).load_state_dict(weights)
         assert (each.model.backbone_args, each.model.cia) == (arguments, False)
     assert taken[0].augment.short_side == 256 and taken[1].augment == Recipe().augment
+    # A size that is asked for goes over the network; a folder here may be called like it.
+    (tmp_path / "nano").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--config", "nano"]) == 0
+    assert (taken[2].model.backbone, taken[2].model.csf_depth, taken[2].model.points) == ("test_resnet", 1, 4)
 
 
 @pytest.mark.parametrize("name", ["rare_classes", "few_pictures", "large_pictures", "binary"])

@@ -45,12 +45,13 @@ def _presets(options: Namespace) -> list[str]:
         own = Path(options.output) / RECIPE
         return ["--config", str(own), f"--output={options.output}"] if own.is_file() else []
     # A size is of the network alone.
-    named = set(options.config or ()) - set(FAMILY)
-    if named or options.suggest or (options.data is None and options.model.init is None):
+    named = set(options.config or ())
+    sizes = named & set(FAMILY)
+    if named - sizes or options.suggest or (options.data is None and options.model.init is None):
         return []
     from cssformer.training.presets import preset_words
 
-    return preset_words(None if options.data is None else Path(options.data), options.model.init)
+    return preset_words(None if options.data is None else Path(options.data), options.model.init, sizes)
 
 
 def _train(options: Namespace) -> int:

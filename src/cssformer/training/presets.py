@@ -1,5 +1,6 @@
 """The recipe for who names none: one of the package's own, by the data and the machine."""
 
+from collections.abc import Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ from cssformer.data.image_io import read_size
 from cssformer.training.recipe import ModelConfig
 from cssformer.utils.device import best_device
 from cssformer.utils.options import PRESETS, written
-from cssformer.weights.family import FAMILY
+from cssformer.weights.family import FAMILY, decoder_of
 from cssformer.weights.hub import load
 
 SMALL, LARGE = 192, 2000
@@ -82,8 +83,13 @@ def choose_preset(facts: DataFacts, device: str) -> tuple[str, str]:
     return "photos", "photographs"
 
 
-def preset_words(data: Path | None, init: str | None) -> list[str]:
+def preset_words(data: Path | None, init: str | None, sizes: Set[str] = frozenset()) -> list[str]:
     """The words that choose a preset by the data, which is told, and the network of the one to start from.
+
+    Args:
+        data: a prepared folder.
+        init: the network to start from.
+        sizes: of the family, asked for besides: what they say of the decoder goes over that network.
 
     Raises:
         UserError: the data, or the network to start from, cannot be read.
@@ -102,7 +108,7 @@ def preset_words(data: Path | None, init: str | None) -> list[str]:
     if init is not None:
         saved = load(init)[0]["network"]
         # The first weights come from there too.
-        left_out = {"pretrained", "weights", "init", "in_channels", "mean", "std"}
+        left_out = {"pretrained", "weights", "init", "in_channels", "mean", "std"}.union(*map(decoder_of, sizes))
         own = {item.name for item in fields(ModelConfig)} - left_out
         words += [f"--model.{name}={written(value)}" for name, value in saved.items() if name in own]
     return words

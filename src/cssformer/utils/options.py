@@ -159,7 +159,7 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = Path(values)
         presets = {preset.stem: preset for preset in PRESETS.glob("*.yaml")}
-        if not path.exists() and not path.suffix and str(path) == path.name:
+        if not path.is_file() and not path.suffix and str(path) == path.name:  # a run may be called like one
             if path.name not in presets:
                 raise UserError(f"There is no config {path}; give a YAML file, or {', '.join(sorted(presets))}.")
             path = presets[path.name]
