@@ -5,7 +5,8 @@
 
 In turns, each in a process of its own: ``import torch, timm``; the command for the first time, with nothing compiled
 yet; the command later. With ``--against`` the same of another checkout. The network is the demonstration's, untrained,
-the photograph of 500x375 random. Then each stage's share, measured within a process of this checkout.
+the photograph of 500x375 random. Then each stage's share, and each kernel's that is compiled, within a process of this
+checkout.
 """
 
 import argparse
@@ -40,6 +41,16 @@ def stage(name):
 import torch; stage("import torch")
 import cssformer.inference; stage("import timm and the package")
 import cssformer.accelerate; stage("import numba")
+from numba.core import event
+begun = []
+class Compiled(event.Listener):
+    def on_start(self, event):
+        begun.append(time.process_time())
+    def on_end(self, event):
+        taken = time.process_time() - begun.pop()
+        if not begun:  # else it is part of the kernel that calls it
+            print(f"    {event.data['dispatcher'].py_func.__name__:32}{taken:6.2f}")
+event.register("numba:compile", Compiled())
 network = cssformer.model.SegmentationNetwork.from_pretrained("model").eval(); stage("load")
 cssformer.accelerate.accelerate_cpu(network); stage("accelerate: kernels, their proof")
 predictor = cssformer.Predictor(network, "cpu"); stage("accelerate again")

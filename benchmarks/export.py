@@ -113,7 +113,7 @@ def main() -> None:
             found = [(np.median(child.processor), memory) for child, memory, _ in in_turns(children, options.rounds)]
             for name, (seconds, memory) in zip(group, found, strict=True):
                 rows.append((name, f"{seconds:.2f}", f"{seconds / found[0][0]:.2f}", f"{memory / 1024:.2f}"))
-    show(rows, ("contender", "seconds", "times PyTorch", "GB"))
+    show([("contender", "seconds", "times PyTorch", "GB"), *rows])
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main() -> None:
         )
         for model, scorer in scorers.items()
     ]
-    show(rows, ("model", "mIoU", "equal labels", "seconds", "MB"))
+    show([("model", "mIoU", "equal labels", "seconds", "MB"), *rows])
 
 
 if __name__ == "__main__":
