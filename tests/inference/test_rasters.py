@@ -1,6 +1,7 @@
 """TIFFs with a place on the Earth, and TIFFs read and written part by part, with a tiny saved network."""
 
 import errno
+import json
 import os
 import resource
 import warnings
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
+from rasterio.features import rasterize
 from rasterio.rpc import RPC
+from rasterio.warp import transform_geom
 
 from cssformer.cli import main
 from cssformer.data import rasters as files
@@ -121,6 +124,22 @@ def test_a_geotiff_keeps_its_place_and_is_labelled_as_the_array(model_folder: Pa
     both = predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "both", device="cpu")
     assert both["pictures"] == 2 and {name: share for name, share in both["shares"].items() if share} == shares
     assert sorted(content(tmp_path / "out")) == ["confidence/a.tif", "labels/a.tif", "legend.png", "overlay/a.tif"]
+
+
+def test_outlines_of_a_geotiff_lie_on_the_earth(model_folder: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in/a.tif", bands(), **PLACE)
+    write(tmp_path / "in/b.tif", bands(), transform=PLACE["transform"])
+    predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "out", device="cpu", save=["geojson"], tolerance=0)
+    for name in ("a", "b"):
+        with rasterio.open(tmp_path / f"out/labels/{name}.tif") as file:
+            labels, crs, transform = file.read(1), file.crs, file.transform
+        drawn = []
+        for each in json.loads((tmp_path / f"out/geojson/{name}.geojson").read_text())["features"]:
+            # Without a CRS nobody knows the degrees: pixels, as of any picture.
+            outline = transform_geom("EPSG:4326", crs, each["geometry"]) if crs else each["geometry"]
+            drawn.append((outline, each["properties"]["index"]))
+        found = rasterize(drawn, labels.shape, 255, transform=transform if crs else rasterio.Affine.identity())
+        np.testing.assert_array_equal(found, labels)
 
 
 @pytest.mark.parametrize(("name", "world"), [("a.tif", "a.tfw"), ("a.TIF", "a.wld"), ("a.tiff", "a.TFW")])

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.image_io import encode_png
+from cssformer.data.rasters import on_earth
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.regions import Region, regions, run_lengths
 from cssformer.utils.atomic import atomic_text
@@ -66,13 +67,14 @@ class AnnotationFiles:
         self.entries: dict[Path, dict[str, Any]] = {}
         """Place -> what each file of all pictures holds of the picture there, but for running numbers."""
 
-    def add(self, prediction: Prediction, picture: Path, place: Path) -> None:
+    def add(self, prediction: Prediction, picture: Path, place: Path, placed: bool = False) -> None:
         """Write, or keep for the end, what was found in a picture.
 
         Args:
             prediction: of the picture.
             picture: its file.
             place: its path below the input, without suffix.
+            placed: the picture is a TIFF that tells its place on the Earth, which GeoJSON then gives.
 
         Raises:
             UserError: a file cannot be written.
@@ -84,11 +86,11 @@ class AnnotationFiles:
         if "label-studio" in self.formats:
             entry["label-studio"] = self._task(prediction, name)
         if {"geojson", "labelme", "cvat", "yolo"} & set(self.formats):
-            self._add_outlines(prediction, picture, place, name, entry)
+            self._add_outlines(prediction, picture, place, placed, name, entry)
         self.entries[place] = entry
 
     def _add_outlines(
-        self, prediction: Prediction, picture: Path, place: Path, name: str, entry: dict[str, Any]
+        self, prediction: Prediction, picture: Path, place: Path, placed: bool, name: str, entry: dict[str, Any]
     ) -> None:
         if prediction.multilabel:
             found, numbers = prediction.polygons(self.tolerance, self.min_area), np.zeros(0, np.int32)
@@ -97,7 +99,7 @@ class AnnotationFiles:
             found, numbers = regions(prediction.labels, self.classes, *look)
         found = [each for each in found if each.name not in self.without]
         if "geojson" in self.formats:
-            features = [_feature(each) for each in found]
+            features = [_feature(each, picture if placed else None) for each in found]
             self._write(f"geojson/{place}.geojson", json.dumps({"type": "FeatureCollection", "features": features}))
         if "labelme" in self.formats:
             self._write_labelme(found, numbers, picture, place)
@@ -262,8 +264,10 @@ def _cvat_image(found: list[Region], numbers: NDArray[np.int32], name: str) -> E
     return image
 
 
-def _feature(region: Region) -> dict[str, Any]:
-    rings = [[*ring.tolist(), ring[0].tolist()] for ring in (region.exterior, *region.holes)]
+def _feature(region: Region, placed: Path | None) -> dict[str, Any]:
+    corners = [region.exterior, *region.holes]
+    corners = corners if placed is None else on_earth(corners, placed)
+    rings = [[*ring.tolist(), ring[0].tolist()] for ring in corners]
     properties = {"class": region.name, "index": region.index, "area": region.area, "score": region.score}
     return {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": rings}}
 

@@ -82,10 +82,10 @@ class Pipeline:
 
     def run(self, sources: Sequence[Source]) -> None:
         """Do the files; raises UserError where no other could be written either."""
-        for source, prediction, row in behind(self._write, self._predictions(sources), _held):
+        for (source, prediction, placed), row in behind(self._write, self._predictions(sources), _held):
             with self._failing(source):
                 if row and self.annotations:
-                    self.annotations.add(prediction, source.path, source.place)
+                    self.annotations.add(prediction, source.path, source.place, placed)
                 if row:
                     self.rows[source] = row
         for source in sources:
@@ -175,8 +175,8 @@ class Pipeline:
             self.ids or range(len(classes)),
         )
 
-    def _write(self, found: _Predicted) -> tuple[Source, Prediction, dict[str, Any] | None]:
-        """Write what was found in a picture; its row, None where that failed."""
+    def _write(self, found: _Predicted) -> tuple[_Predicted, dict[str, Any] | None]:
+        """Write what was found in a picture; with its row, None where that failed."""
         source, prediction, placed = found
         with self._failing(source):
             if self.probabilities and (of_classes := prediction.probabilities) is not None:
@@ -184,10 +184,10 @@ class Pipeline:
                 with atomic_write(path, sync=False) as working:
                     np.save(working, of_classes.astype(np.float16))
             if placed:
-                return source, prediction, write_georeferenced(prediction, source.path, self._tiffs(source))
+                return found, write_georeferenced(prediction, source.path, self._tiffs(source))
             world = world_file(source.path) if self.facts[source].orientation == 1 else None
-            return source, prediction, self._write_pictures(prediction, source.place, world)
-        return source, prediction, None
+            return found, self._write_pictures(prediction, source.place, world)
+        return found, None
 
     def _write_pictures(self, prediction: Prediction, place: Path, world: Path | None) -> dict[str, Any]:
         """The row of a picture; its ``world`` file is copied beside each PNG and JPEG."""
