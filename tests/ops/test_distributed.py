@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -69,25 +68,19 @@ def work(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
-    """The gradients by way, of each process."""
-    folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, __file__, str(folder)]
+def test_two_processes_find_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
+    command = [sys.executable, __file__, str(tmp_path)]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_two_processes_find_the_gradients_of_the_whole_batch(way: str, found: list[dict[str, list[Tensor]]]) -> None:
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
     expected = gradients(Sampling(False), batch())
     assert len(expected) == 4 and all(gradient.abs().max() > 1e-3 for gradient in expected)
-    for first, second, whole in zip(*(by_way[way] for by_way in found), expected, strict=True):
-        assert torch.equal(first, second)
-        torch.testing.assert_close(first, whole, rtol=1e-4, atol=1e-6)
+    for way in WAYS:
+        for first, second, whole in zip(*(by_way[way] for by_way in found), expected, strict=True):
+            assert torch.equal(first, second), way
+            torch.testing.assert_close(first, whole, rtol=1e-4, atol=1e-6)
 
 
 if __name__ == "__main__":
