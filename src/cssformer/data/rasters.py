@@ -1,6 +1,6 @@
 """TIFFs read and written part by part, by GDAL: those larger than memory, and those with a place on the Earth."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
@@ -68,15 +68,20 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error.__cause__ or error).split()).rstrip(".")
 
 
-def on_earth(rings: Sequence[NDArray[np.float64]], path: Path) -> list[NDArray[np.float64]]:
-    """Corners x, y (n, 2) in a TIFF's pixels -> degrees east and north (WGS 84); as they are without its CRS."""
+def on_earth(path: Path) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """What turns corners x, y (n, 2) in a TIFF's pixels into degrees east and north (WGS 84), if it has a CRS."""
     from rasterio.warp import transform
 
     with opened(path) as file:
-        if file.crs is None:
-            return list(rings)
-        placed = [file.transform * ring.T for ring in rings]
-        return [np.stack(transform(file.crs, "EPSG:4326", *corners), 1) for corners in placed]
+        crs, affine = file.crs, file.transform
+    if crs is None:
+        return in_pixels
+    return lambda corners: np.stack(transform(crs, "EPSG:4326", *(affine * corners.T)), 1)
+
+
+def in_pixels(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Corners as they are."""
+    return corners
 
 
 class Raster:

@@ -7,7 +7,7 @@ region. Where a tool's polygons know no holes, labelme and CVAT get a region wit
 import base64
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.image_io import encode_png
-from cssformer.data.rasters import on_earth
+from cssformer.data.rasters import in_pixels, on_earth
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.regions import Region, regions, run_lengths
 from cssformer.utils.atomic import atomic_text
@@ -99,7 +99,8 @@ class AnnotationFiles:
             found, numbers = regions(prediction.labels, self.classes, *look)
         found = [each for each in found if each.name not in self.without]
         if "geojson" in self.formats:
-            features = [_feature(each, picture if placed else None) for each in found]
+            where = on_earth(picture) if placed else in_pixels
+            features = [_feature(each, where) for each in found]
             self._write(f"geojson/{place}.geojson", json.dumps({"type": "FeatureCollection", "features": features}))
         if "labelme" in self.formats:
             self._write_labelme(found, numbers, picture, place)
@@ -264,10 +265,9 @@ def _cvat_image(found: list[Region], numbers: NDArray[np.int32], name: str) -> E
     return image
 
 
-def _feature(region: Region, placed: Path | None) -> dict[str, Any]:
-    corners = [region.exterior, *region.holes]
-    corners = corners if placed is None else on_earth(corners, placed)
-    rings = [[*ring.tolist(), ring[0].tolist()] for ring in corners]
+def _feature(region: Region, where: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> dict[str, Any]:
+    corners = [where(ring).tolist() for ring in (region.exterior, *region.holes)]
+    rings = [[*ring, ring[0]] for ring in corners]
     properties = {"class": region.name, "index": region.index, "area": region.area, "score": region.score}
     return {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": rings}}
 
