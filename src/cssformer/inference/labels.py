@@ -239,9 +239,8 @@ def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
     highest, last = scores.amax(1), scores.shape[1] - 1
     # Several times as fast as max(1). A comparison is vectorised where it gives floats.
     is_highest = torch.eq(scores, highest[:, None], out=torch.empty_like(scores))
-    return highest, last - is_highest.mul_(torch.arange(last, -1, -1, device=scores.device)[:, None, None]).amax(
-        1
-    ).int()
+    first = last - is_highest.mul_(torch.arange(last, -1, -1, device=scores.device)[:, None, None]).amax(1)
+    return highest, first.int()
 
 
 def assembled(blocks: Iterable[Block], height: int, width: int) -> Segmentation:
