@@ -2,6 +2,7 @@
 
     python benchmarks/training.py                                   # 2 pictures of 512x512, 8 of 256x256, float32
     python benchmarks/training.py --networks small smp-fpn --precisions 32 autocast
+    python benchmarks/training.py --networks small --precisions autocast --backbone convnext_tiny --batches 2x256
 
 As benchmarks/network.py: each network in a process of its own, all in turns, least times and peak memory, which holds
 gradients and moments too. Every network's own loss: cross-entropy, CSSFormer's with its auxiliary head's, transformers'
@@ -18,7 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from turns import CLASSES, NETWORKS, OURS, TRANSFORMERS, Child, answer, build, in_turns, parser_of, serve_or_compare
+from turns import (
+    CLASSES,
+    NETWORKS,
+    OURS,
+    SWIN,
+    TRANSFORMERS,
+    Child,
+    answer,
+    build,
+    in_turns,
+    parser_of,
+    serve_or_compare,
+)
 
 DEFAULT = ("base", "small", "nano", "smp-fpn", "smp-segformer", "smp-upernet", "upernet", "mask2former")
 
@@ -48,7 +61,7 @@ def load_kernels(name: str, device: str) -> None:
     ).backward()
 
 
-def serve(name: str, precision: str, size: int, batch: int, threads: int, device: str) -> None:
+def serve(name: str, backbone: str, precision: str, size: int, batch: int, threads: int, device: str) -> None:
     from cssformer.utils.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -56,7 +69,13 @@ def serve(name: str, precision: str, size: int, batch: int, threads: int, device
     torch.manual_seed(0)
     if name in OURS:
         load_kernels(name, device)
-    network = build(name, size).train().to(device)
+    network = build(name, size, backbone).train().to(device)
+    if name in OURS:
+        # As `cssformer train` prepares it.
+        from cssformer.training.module import SegmentationTask
+        from cssformer.training.recipe import Recipe
+
+        SegmentationTask(network, Recipe())
     optimizer = torch.optim.AdamW(network.parameters(), 1e-5, fused=device == "cpu")
     blocks = (
         torch.randint(CLASSES, (batch, 3, 3)).repeat_interleave(size // 3 + 1, 1).repeat_interleave(size // 3 + 1, 2)
@@ -85,7 +104,7 @@ def compare(options: argparse.Namespace, sources: tuple[Path | None, ...]) -> li
         print(f"{'':34}{'clock s':>11}{'processor':>11}{'times':>11}{'MiB':>11}", flush=True)
         first = 0.0
         for name, source in itertools.product(options.networks, sources):
-            contender = {"name": name, **common, "device": options.device}
+            contender = {"name": name, "backbone": options.backbone, **common, "device": options.device}
             for child, memory, _ in in_turns([Child(__file__, contender, source)], options.rounds):
                 clock, processor = min(child.clock), min(child.processor)
                 first = first or processor
@@ -98,6 +117,7 @@ def compare(options: argparse.Namespace, sources: tuple[Path | None, ...]) -> li
 def main() -> None:
     parser = parser_of(__doc__, DEFAULT, rounds=3)
     parser.add_argument("--precisions", nargs="+", choices=("32", "autocast"), default=["32"])
+    parser.add_argument("--backbone", default=SWIN, help="timm's name; not of transformers' networks")
     parser.add_argument("--batches", nargs="+", default=["2x512", "8x256"], help="pictures and their side, as 2x512")
     serve_or_compare(parser.parse_args(), serve, compare)
 

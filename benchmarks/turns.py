@@ -30,20 +30,23 @@ TRANSFORMERS = {
 NETWORKS = {**OURS, "backbone": "Swin-T alone, timm's", **SMP, **TRANSFORMERS}
 
 
-def build(name: str, size: int) -> Any:
-    """The network, float32, random weights."""
+def build(name: str, size: int, backbone: str = SWIN) -> Any:
+    """The network, float32, random weights; transformers' have a Swin-T of their own."""
     if name in OURS or name == "backbone":
         from cssformer import CSSFormer
 
         network = (
-            CSSFormer.preset(name, CLASSES, backbone=SWIN) if name in ("small", "nano") else CSSFormer(SWIN, CLASSES)
+            CSSFormer.preset(name, CLASSES, backbone=backbone)
+            if name in ("small", "nano")
+            else CSSFormer(backbone, CLASSES)
         )
         return network.backbone if name == "backbone" else network
     if name in SMP:
         import segmentation_models_pytorch as smp
 
         kind = {"smp-upernet": smp.UPerNet, "smp-fpn": smp.FPN, "smp-segformer": smp.Segformer}[name]
-        return kind(f"tu-{SWIN}", encoder_weights=None, classes=CLASSES, img_size=size)
+        sized = {"img_size": size} if backbone == SWIN else {}
+        return kind(f"tu-{backbone}", encoder_weights=None, classes=CLASSES, **sized)
     import transformers
 
     stages = ["stage1", "stage2", "stage3", "stage4"]

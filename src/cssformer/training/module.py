@@ -24,6 +24,7 @@ from cssformer.metrics.boundary import count_by_distance, count_multilabel
 from cssformer.model import Metadata, SegmentationNetwork, SegmentationOutput
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
+from cssformer.training.depthwise import keep_depthwise_float32
 from cssformer.training.optim import make_optimizer, parameter_groups, polynomial_decay
 from cssformer.training.recipe import BOUNDARY_IOU, Recipe
 from cssformer.utils.errors import UserError
@@ -47,6 +48,7 @@ class SegmentationTask(L.LightningModule):
         )
         # As its input is: convolutions are faster so, and gradients get the weights' layout, as DDP wants.
         model.backbone.to(memory_format=torch.channels_last)
+        keep_depthwise_float32(model.backbone)
         self.recipe = recipe
         self.backbone = (trunk(model.backbone),)
         if recipe.training.backbone_lr_factor == 0 and recipe.training.lora is None:
