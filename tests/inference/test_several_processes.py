@@ -1,5 +1,6 @@
 """Processes started together share the inputs and write what one writes, bit for bit."""
 
+import io
 import os
 import socket
 import subprocess
@@ -83,11 +84,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_two_tasks_of_srun_write_what_one_process_writes(
-    alone: Path, srun: dict[str, str], capsys: pytest.CaptureFixture[str]
+    alone: Path, srun: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [sys.executable, "-c", OTHER, *words(alone, "two")]
-    with subprocess.Popen(command, env=srun, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as other:
-        assert main(words(alone, "two")) == 1
+    """Also of paths from the standard input, which the first one reads for all."""
+    listed = ["-" if word == str(alone / "in") else word for word in words(alone, "two")]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{alone / 'in'}\n"))
+    command, pipe = [sys.executable, "-c", OTHER, *listed], subprocess.PIPE
+    with subprocess.Popen(command, env=srun, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as other:
+        assert main(listed) == 1
         said, complained = other.communicate(timeout=120)
     assert content(alone / "two") == content(alone / "one")
     # The broken file is in the first one's share.

@@ -20,6 +20,7 @@ from cssformer.model.layers import FeedForward, Resize, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import reference_points
 from cssformer.ops.simd import LANES
+from cssformer.utils.sharing import hooks, sharing_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 log = logging.getLogger(__name__)
@@ -35,12 +36,7 @@ def accelerate_cpu(model: Network) -> Network:
     too; after ``to(dtype)`` and ``load_state_dict(assign=True)``, which give the network other tensors, it is to be
     accelerated anew.
     """
-    shared: list[Any] = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        # What pruning and weight norm compute is no parameter, and a hook's object is to hear of the copy too.
-        shared += [value for value in vars(module).values() if isinstance(value, Tensor)]
-        shared += [hook for hooks in _hooks(module) for hook in hooks.values()]
-    fast = copy.deepcopy(model, {id(value): value for value in shared})
+    fast = sharing_weights(model)
     for name, module in list(fast.named_modules()):
         if (swap := _SWAPS.get(type(module))) is not None:
             reason = _own(module) or swap(module)
@@ -75,14 +71,10 @@ def _merge(network: CSSFormer) -> None:
             layer.__class__ = after.__class__ = OneDNNLinear
 
 
-def _hooks(module: nn.Module) -> list[dict[int, Any]]:
-    return [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
-
-
 def _own(module: nn.Module) -> str:
     """Why the module is not as its class is; empty if it is."""
     for part in module.modules():
-        if any(_hooks(part)):
+        if any(hooks(part)):
             return "it has hooks"
         if "forward" in vars(part):
             return "it has a forward of its own"

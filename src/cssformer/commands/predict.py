@@ -10,7 +10,7 @@ from cssformer.commands.models import MODEL, note_unfinished
 from cssformer.commands.studies import know_baselines
 from cssformer.commands.views import VIEWS, add_views, note_cost
 from cssformer.utils.console import counted, percentage, show
-from cssformer.utils.processes import rank
+from cssformer.utils.processes import of_first, rank
 
 
 def _add_predict(parser: ArgumentParser) -> None:
@@ -34,7 +34,8 @@ def _predict(options: Namespace) -> int:
     note_cost(options)
     know_baselines()
     if Path("-") in options.inputs:
-        listed = [Path(line) for line in sys.stdin.read().splitlines() if line]
+        # torchrun gives one standard input to all processes, of which the first to read would leave the others none.
+        listed = of_first(lambda: [Path(line) for line in sys.stdin.read().splitlines() if line])
         options.inputs = [*(path for path in options.inputs if path != Path("-")), *listed]
     done = predict_files(**arguments(options))
     if rank() > 0:

@@ -215,8 +215,9 @@ def segment(
             strips = [view.strip(top, top + height) for view in views]
             for _ in share_out(partial(label, strips, ranked, best, found), range(len(first.columns))):
                 pass
-            # Else the one of these would be the number of all threads that begin later.
-            torch.set_num_threads(threads)
+            if share_out is not map:
+                # Else the one of these would be the number of all threads that begin later.
+                torch.set_num_threads(threads)
             yield Block(top, first.left, found)
 
 

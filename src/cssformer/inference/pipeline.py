@@ -1,8 +1,9 @@
-"""One file after the other: pictures are read ahead by threads, predicted here, and written by threads behind."""
+"""All files in order: pictures are read ahead by threads, predicted, and written by threads behind."""
 
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from cssformer.data.picture_facts import PictureFacts
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.predictor import Predictor
 from cssformer.inference.rasters import PARTS, Outputs, as_grey, predict_raster, write_georeferenced
+from cssformer.inference.side_by_side import predicted
 from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PROBABILITIES, Source, named
 from cssformer.inference.video import predict_video
 from cssformer.utils.atomic import atomic_write
@@ -40,6 +42,13 @@ class _Picture(NamedTuple):
     pixels: Pixels
     facts: PictureFacts
     placed: bool
+
+
+class _Read(NamedTuple):
+    """A file, and the picture that was read; None for what is not read as a whole, and for what cannot be read."""
+
+    source: Source
+    picture: _Picture | None
 
 
 class _Predicted(NamedTuple):
@@ -126,14 +135,13 @@ class Pipeline:
 
     def _predictions(self, sources: Sequence[Source]) -> Iterator[_Predicted]:
         """Of pictures; videos, and TIFFs larger than memory, are predicted and written here."""
-        pictures = ahead(lambda index: self._read(sources[index]), len(sources), _bytes)
-        for source, picture in zip(progress("predict", sources), pictures, strict=True):
-            prediction = None
+        pictures = ahead(lambda index: _Read(sources[index], self._read(sources[index])), len(sources), _bytes)
+        each = 9 + 16 * self._ranked  # bytes a pixel, about
+        found = predicted(self.predictor.model, self._look, pictures, _shape, each, self.predictor.options)
+        for (source, picture), prediction in progress("predict", found, len(sources)):
             with self._failing(source):
-                if picture:
-                    ranked = len(self.predictor.classes) if self.probabilities else 1
-                    certain = self.confidence or self.annotations is not None
-                    prediction, self.facts[source] = self.predictor(picture.pixels, certain, ranked), picture.facts
+                if picture and prediction:
+                    self.facts[source] = picture.facts
                 elif source in self.failed:
                     continue
                 elif source.is_video:
@@ -147,6 +155,20 @@ class Pipeline:
                     write_image(self.output / LEGEND, drawing.legend(entries, 900), self.note)
             if picture and prediction:
                 yield _Predicted(source, prediction, picture.placed)
+
+    @property
+    def _ranked(self) -> int:
+        return len(self.predictor.classes) if self.probabilities else 1
+
+    def _look(self, network: Any, read: _Read) -> Prediction | None:
+        source, picture = read
+        if picture is None:
+            return None
+        predictor = copy(self.predictor)
+        predictor.model = network
+        with self._failing(source):
+            return predictor(picture.pixels, self.confidence or self.annotations is not None, self._ranked)
+        return None
 
     def _predict_in_parts(self, source: Source) -> dict[str, Any]:
         """The row of a TIFF that is larger than memory."""
@@ -212,8 +234,12 @@ class Pipeline:
         return {"labels": str(labels), "shares": prediction.shares}
 
 
-def _bytes(picture: _Picture | None) -> int:
-    return picture.pixels.pixels.nbytes if picture else 0
+def _shape(read: _Read) -> tuple[int, int, int] | None:
+    return (1, *read.picture.pixels.pixels.shape[:2]) if read.picture else None
+
+
+def _bytes(read: _Read) -> int:
+    return read.picture.pixels.pixels.nbytes if read.picture else 0
 
 
 def _held(found: _Predicted) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from cssformer.data import DatasetInfo
 from cssformer.data.dataset import Samples
 from cssformer.inference import Predictor, predict
+from cssformer.inference.side_by_side import predicted
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
 from cssformer.metrics.label_files import Truth
@@ -196,10 +197,16 @@ def require_fitting(model: nn.Module, info: DatasetInfo) -> None:
 def _predicted(
     model: nn.Module, items: Iterator[_Item], batch_size: int, options: dict[str, Any]
 ) -> Iterator[tuple[_Item, Labels]]:
-    for group in _same_size(items, batch_size):
+    def look(network: nn.Module, group: list[_Item]) -> Labels:
         # No copy of a single picture, which may be large.
         images = np.stack([item.image for item in group]) if len(group) > 1 else group[0].image[None]
-        labels = predict(model, torch.from_numpy(images).permute(0, 3, 1, 2), **options).labels.cpu().numpy()
+        return predict(network, torch.from_numpy(images).permute(0, 3, 1, 2), **options).labels.cpu().numpy()
+
+    def shape(group: list[_Item]) -> tuple[int, int, int]:
+        height, width = group[0].image.shape[:2]
+        return len(group), height, width
+
+    for group, labels in predicted(model, look, _same_size(items, batch_size), shape, 16, options):
         yield from zip(group, labels, strict=True)
 
 

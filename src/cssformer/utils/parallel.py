@@ -65,21 +65,28 @@ def ahead(
                 future.cancel()
 
 
-def behind(work: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[Result]:
+def behind(
+    work: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int], threads: int | None = None
+) -> Iterator[Result]:
     """``work(item)`` for each item in order, done by threads while this one makes the next items.
 
     Args:
         work: see :func:`in_parallel`.
         items: made one by one; few of them wait where they are large.
-        size: bytes that an item holds.
+        size: bytes that an item holds; none is made before one of more than ``AHEAD_BYTES`` has been handed out.
+        threads: one per core if None.
     """
-    threads = os.cpu_count() or 1
+    threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[tuple[Future[Result], int]] = deque()
-        for item in items:
-            pending.append((pool.submit(work, item), size(item)))
-            del item
-            while pending and (len(pending) > 2 * threads or sum(held for _, held in pending) > AHEAD_BYTES):
+        try:
+            for item in items:
+                pending.append((pool.submit(work, item), size(item)))
+                del item
+                while pending and (len(pending) > 2 * threads or sum(held for _, held in pending) > AHEAD_BYTES):
+                    yield pending.popleft()[0].result()
+            while pending:
                 yield pending.popleft()[0].result()
-        while pending:
-            yield pending.popleft()[0].result()
+        finally:
+            for future, _ in pending:
+                future.cancel()

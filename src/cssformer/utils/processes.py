@@ -3,7 +3,7 @@
 import atexit
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -35,6 +35,22 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     """The items that are this process's to do: each is one process's."""
     first, count, _ = _numbers()
     return items[first::count]
+
+
+def of_first(make: Callable[[], Item]) -> Item:
+    """What process 0 makes, for all.
+
+    Raises:
+        UserError: a process has ended.
+    """
+    first, count, _ = _numbers()
+    if count == 1:
+        return make()
+    with _ends_told():
+        group = _group()
+        made: list[Any] = [make() if first == 0 else None]
+        _distributed().broadcast_object_list(made, src=0, group=group)
+    return made[0]
 
 
 def agree(value: str, refusal: str) -> None:
