@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -779,37 +778,6 @@ def test_a_read_only_folder(refused: Callable[..., str], work: Path, tmp_path: P
         assert "Permission denied" in refused(*command)
     tmp_path.chmod(0o700)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_and_resume(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    arguments = ["train", "--output", str(run), *TINY, "--training.steps", "5000", "--training.validate_every", "5000"]
-    arguments += ["--training.workers", "1"]
-    with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        timer = threading.Timer(120, process.kill)
-        timer.start()
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        assert any(line.startswith("step ") for line in lines)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
-        timer.cancel()
-    again = f"cssformer train --output {run} --resume"
-    assert process.returncode == 130
-    assert re.fullmatch(rf"Stopped after \d+ of 5000 steps; continue with: {re.escape(again)}\n", errors)
-    assert not (run / "model").exists()
-    # The rest of 5000 steps would take too long: the recipe is shortened to two steps more.
-    recipe, steps = Recipe.load(run / "recipe.yaml"), _last_step(run) + 2
-    recipe.training.steps = steps
-    recipe.save(run / "recipe.yaml")
-    assert main(["train", "--output", str(run), "--resume"]) == 0
-    assert _last_step(run) == steps
-    assert (run / "model" / "model.safetensors").is_file()
-
-
-def _last_step(run: Path) -> int:
-    with (run / "metrics.csv").open() as file:
-        return max(int(row["step"]) for row in csv.DictReader(file))
 
 
 def test_the_program_itself(tmp_path: Path) -> None:

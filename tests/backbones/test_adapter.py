@@ -205,10 +205,11 @@ def test_the_whole_network_learns_at_odd_sizes(model: CSSFormer) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("model", NETWORKS[1:], indirect=True)
-def test_it_compiles_exports_saves_and_loads(model: CSSFormer, tmp_path: Path) -> None:
+def test_it_compiles_exports_saves_and_loads(tmp_path: Path) -> None:
     images = torch.rand(1, 3, 64, 96)
-    model = random_(model)
+    # The decoder's part is proved of the whole network.
+    baseline = {"cia": False, "fusion": False, "backbone_args": {**SMALL, "pyramid": "adapter"}}
+    model = random_(CSSFormer(NETWORKS[1], 3, channels=16, heads=2, **baseline))
     model.save_pretrained(tmp_path)
     torch._dynamo.reset()
     with torch.no_grad():

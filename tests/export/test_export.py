@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cssformer import CSSFormer, Predictor
 from cssformer.data import SegmentationFolder
 from cssformer.data.channels import Channels
-from cssformer.export import export_model, parity, quantize
+from cssformer.export import ExportedNetwork, export_model, parity, quantize
 from cssformer.export.graph import Deployment
 from cssformer.export.parity import SIZES
 from cssformer.inference import predict
@@ -97,9 +97,10 @@ def test_openvino_gives_the_same_predictions(model: CSSFormer, tmp_path: Path) -
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     export_model(model, tmp_path / "model.xml")
     assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    exported = ExportedNetwork(tmp_path / "model.xml")
     for options in ({}, {"mode": "slide", "crop": (64, 64)}):
         expected = Predictor(model, "cpu", **options)(picture(97, 131))
-        found = Predictor.from_exported(tmp_path / "model.xml", **options)(picture(97, 131))
+        found = Predictor(exported, "cpu", **options)(picture(97, 131))
         assert found.classes == expected.classes
         assert np.mean(found.labels == expected.labels) > 0.999
 

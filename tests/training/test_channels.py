@@ -114,7 +114,7 @@ def test_a_network_of_the_channels_learns_scores_and_predicts(
     recipe = Recipe(
         data=str(data),
         output=str(run),
-        model=ModelConfig(backbone="resnet10t", channels=16, heads=2, points=2, aux=False),
+        model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2, aux=False),
         augment=AugmentConfig(crop=(32, 32), scale=(1, 1), cat_max_ratio=1, rotate=5, noise=0.5, jpeg=1, erase=0.2),
         training=TrainingConfig(steps=30, batch_size=4, warmup_steps=3, workers=0, validate_every=30, lr=3e-3),
     )

@@ -36,7 +36,7 @@ def recipe(data: Path, output: Path, steps: int, **loss: object) -> Recipe:
     return Recipe(
         data=str(data),
         output=str(output),
-        model=ModelConfig(channels=16, heads=2, points=2),
+        model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2),
         augment=AugmentConfig(crop=(32, 32), rare_class_crops=0.3, paste=0.3),
         loss=LossConfig(**loss),
         training=TrainingConfig(
@@ -227,5 +227,5 @@ def test_one_class_is_binary_segmentation(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
     found = prepare_folder([tmp_path / "pictures", tmp_path / "masks"], tmp_path / "data", multilabel=True)
     assert found.info.classes == ("disc",)
-    evaluation = runs.train(recipe(tmp_path / "data", tmp_path / "run", 24))
+    evaluation = runs.train(recipe(tmp_path / "data", tmp_path / "run", 40))
     assert evaluation is not None and evaluation.scores.miou > 0.8

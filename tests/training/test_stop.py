@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cssformer.cli import main
 from cssformer.training.recipe import Recipe
 from cssformer.training.run_folder import LAST
 from cssformer.training.train import train
@@ -78,7 +79,6 @@ def require_told_and_kept(process: "subprocess.Popen[str]", run: Path, code: int
     ("signals", "group", "code"),
     [
         ([signal.SIGTERM, signal.SIGTERM], True, 143),
-        ([signal.SIGINT, signal.SIGTERM], True, 130),
         ([signal.SIGHUP], False, 143),
     ],
 )
@@ -90,6 +90,29 @@ def test_signals_stop_a_training_and_its_loaders(
         for number in signals:
             (os.killpg if group else os.kill)(process.pid, number)
         require_told_and_kept(process, tmp_path / "run", code)
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    """As from a terminal, to the whole group; a termination right after it is the same wish."""
+    run = tmp_path / "run"
+    with begun(run, training_validate_every=1000) as process:
+        wait_for(process, "step 3/")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.killpg(process.pid, number)
+        require_told_and_kept(process, run, 130)
+    assert not (run / "model").exists()
+    # The rest of 1000 steps would take too long: the recipe is shortened to two steps more.
+    recipe, steps = Recipe.load(run / "recipe.yaml"), last_step(run) + 2
+    recipe.training.steps = steps
+    recipe.save(run / "recipe.yaml")
+    assert main(["train", "--output", str(run), "--resume"]) == 0
+    assert last_step(run) == steps
+    assert (run / "model" / "model.safetensors").is_file()
+
+
+def last_step(run: Path) -> int:
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        return max(int(row["step"]) for row in csv.DictReader(file))
 
 
 def test_two_devices_stop_together_and_their_loss_is_that_of_one(tmp_path: Path) -> None:

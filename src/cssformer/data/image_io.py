@@ -195,7 +195,8 @@ def write_image(path: Path, pixels: NDArray[np.uint8], note: str = "") -> None:
     kept = PngInfo()
     kept.add_text("cssformer", note)
     with atomic_write(path, sync=False) as temporary:
-        Image.fromarray(pixels).save(temporary, quality=92, pnginfo=kept if note else None)
+        # The fastest level: a few per cent more bytes of a photograph, in a quarter of the time.
+        Image.fromarray(pixels).save(temporary, quality=92, compress_level=1, pnginfo=kept if note else None)
 
 
 def read_note(path: Path) -> str:
