@@ -132,7 +132,7 @@ def broken(prepared: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("id", r"train/labels/0.png has the id 9, but the classes are 0 to 2"),
+        ("id", r"train/labels/0.png has the id 9, but those of the dataset are 0 to 2 and 255, which is ignored"),
         ("size", r"train/images/0.jpg is 60x50 but its label .*train/labels/0.png is 61x50"),
         ("colour", "train/labels/0.png is a colour picture"),
         ("bits", "train/labels/0.png has 16 bits"),

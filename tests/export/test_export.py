@@ -118,6 +118,17 @@ def test_all_that_a_user_must_know_is_in_the_file(model: CSSFormer, exported: Pa
     assert (logits.name, logits.shape) == ("logits", ["batch", 5, "rows", "columns"])
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_axes_have_names(multilabel: bool, tmp_path: Path) -> None:
+    model, path = network(fusion_stride=32), tmp_path / "model.onnx"
+    model.metadata = replace(model.metadata, multilabel=multilabel)
+    axes = {"probabilities": ["batch", 5, "height", "width"]}
+    if not multilabel:
+        axes |= {"labels": ["batch", "height", "width"], "confidence": ["batch", "height", "width"]}
+    export_model(model, path, returns=tuple(axes))
+    assert {each.name: each.shape for each in onnxruntime.InferenceSession(path).get_outputs()} == axes
+
+
 @pytest.mark.parametrize("size", [(1, 1), (31, 200), (32, 32), (33, 64), (65, 32), (64, 97)])
 def test_pictures_are_padded_as_in_prediction(model: CSSFormer, size: tuple[int, int]) -> None:
     image = torch.from_numpy(picture(*size)).permute(2, 0, 1)

@@ -96,6 +96,12 @@ def test_options_are_checked_where_they_are_given(model_folder: Path, options: d
         Predictor.from_pretrained(model_folder, "cpu", **options)
 
 
+@pytest.mark.parametrize("model", [torch.nn.Linear(3, 3), "animals"], ids=str)
+def test_what_is_no_network_of_ours_is_told(model: object) -> None:
+    with pytest.raises(TypeError, match=r"takes a network such as CSSFormer, not .*(Linear|animals).*from_pretrained"):
+        Predictor(model)
+
+
 def test_a_device_that_computes_nothing_is_refused_and_leaves_the_network(model_folder: Path) -> None:
     network = CSSFormer.from_pretrained(model_folder)
     with pytest.raises(UserError, match="'meta' computes nothing"):

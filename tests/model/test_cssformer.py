@@ -289,6 +289,10 @@ def test_a_backbone_that_cannot_be_had_is_told_plainly(arguments: dict, message:
     ("arguments", "message"),
     [
         ({"channels": 36, "heads": 4}, "channels"),
+        ({"channels": 0}, r"channels \(0\) .*no size below 1"),
+        ({"heads": 0}, r"heads \(0\) .*no size below 1"),
+        ({"ffn_ratio": 0}, "no size below 1"),
+        ({"points": 0}, "no size below 1"),
         ({"fusion_stride": 2}, "fusion_stride"),
     ],
 )

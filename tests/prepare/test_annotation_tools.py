@@ -60,6 +60,23 @@ def cvat(folder: Path, shapes: str, name: str = "images/{}.png") -> None:
     (folder / "annotations.xml").write_text(f"<annotations><version>1.1</version>{meta}{images}</annotations>")
 
 
+def test_files_of_another_form_are_told(tmp_path: Path) -> None:
+    cvat(tmp_path / "cvat", '<box label="car" xtl="0" ytl="0" xbr="5" ybr="5"/>')
+    (tmp_path / "cvat/odd.xml").write_text("<annotation/>")
+    assert "1 XML file without CVAT's annotations left out" in prepared("cvat", tmp_path / "cvat")[2]
+    images = [{"id": number, "file_name": f"{number}.png", "height": 20, "width": 30} for number in range(3)]
+    shape = {"segmentation": [[0, 0, 5, 0, 5, 5]], "category_id": 1}
+    for number in range(3):
+        picture(tmp_path / "coco" / f"{number}.png")
+    content = {"images": images[:2], "categories": [{"id": 1, "name": "car"}]}
+    content["annotations"] = [{"id": number, "image_id": number, **shape} for number in range(2)]
+    (tmp_path / "coco/a.json").write_text(json.dumps(content))
+    del content["categories"]
+    (tmp_path / "coco/b.json").write_text(json.dumps({**content, "images": images[2:]}))
+    told = prepared("coco", tmp_path / "coco")[2]
+    assert "1 JSON file without COCO's categories or annotations left out" in told and "b.json the first" in told
+
+
 def test_cvat_shapes_and_their_order(tmp_path):
     cvat(
         tmp_path,

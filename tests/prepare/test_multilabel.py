@@ -194,8 +194,8 @@ def test_check_counts_classes_and_names_strange_values(tmp_path: Path) -> None:
     field = np.zeros((7, 9), np.uint16)
     field[0, 0] = 8
     Image.fromarray(field).save(label)
-    assert any("The id 8 is outside the classes 0 to 2" in each for each in check(tmp_path / "out").errors)
-    with pytest.raises(UserError, match="has the id 8"):
+    assert any("The id 8 is outside the bit fields 0 to 7" in each for each in check(tmp_path / "out").errors)
+    with pytest.raises(UserError, match="has the id 8, but those of the dataset are 0 to 7 and 65535"):
         labels_of(tmp_path / "out")
 
 

@@ -91,7 +91,7 @@ class CustomAugment:
         known = (mask == ignore) | ((mask >= 0) & (mask < values) & (mask % 1 == 0))
         if not known.all():
             raise UserError(
-                f"augment.custom {self.path} gave a mask with {mask[~known][0]}; the classes are 0 to "
+                f"augment.custom {self.path} gave a mask with {mask[~known][0]}; the ids are 0 to "
                 f"{values - 1}, and {ignore} is ignored."
             )
         label = mask.astype(np.int32)

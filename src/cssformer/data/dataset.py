@@ -349,10 +349,10 @@ def to_classes(ids: NDArray[Any], table: NDArray[np.int32], path: Path) -> NDArr
     label = look_up(table, ids)
     if label.max() == INVALID:
         rogue = int(ids[label == INVALID][0])
-        classes = int((table != INVALID).sum()) - 1
+        known = int((table != INVALID).sum()) - 1
         raise UserError(
-            f"The label {path} has the id {rogue}, but the classes are 0 to {classes - 1} and {len(table) - 1} "
-            "is ignored; run `cssformer check` on the dataset."
+            f"The label {path} has the id {rogue}, but those of the dataset are 0 to {known - 1} and {len(table) - 1}, "
+            "which is ignored; run `cssformer check` on the dataset."
         )
     return label
 

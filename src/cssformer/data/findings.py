@@ -88,6 +88,7 @@ def of_sizes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]
 def of_ids(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:
     """Ids outside the classes, and what they look like as a whole."""
     classes, ignore = len(info.classes), info.ignore
+    known = f"bit fields 0 to {2**classes - 1}" if info.multilabel else f"classes 0 to {classes - 1}"
     wide = [each for each in facts if each.bits > 8]
     if wide and ignore == 255:
         yield Finding(
@@ -101,7 +102,7 @@ def of_ids(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:
         files = [each for each in facts if value in each.pixels]
         pixels = sum(each.pixels[value] for each in files)
         yield Finding(
-            f"The id {value} is outside the classes 0 to {classes - 1} (and is not the ignored {ignore}): "
+            f"The id {value} is outside the {known} (and is not the ignored {ignore}): "
             f"{pixels} pixels in {len(files)} {'label' if len(files) == 1 else 'labels'}, {files[0].label} the first.",
             True,
             tuple(files),

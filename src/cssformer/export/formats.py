@@ -118,10 +118,11 @@ def _write_onnx(deployment: Deployment, images: Tensor, path: Path, facts: dict[
     write_loops(model, bodies, OPSET)
     onnx.helper.set_model_props(model, facts)
     for value, name in zip(model.graph.output, deployment.returns, strict=True):
-        sides = ("rows", "columns") if name == "logits" else ("height", "width")
-        for dimension, label in zip(value.type.tensor_type.shape.dim, ("batch", None, *sides), strict=False):
-            if label is not None:
-                dimension.dim_param = label
+        first, *classes, down, across = value.type.tensor_type.shape.dim
+        first.dim_param = "batch"
+        down.dim_param, across.dim_param = ("rows", "columns") if name == "logits" else ("height", "width")
+        for dimension in classes:
+            dimension.dim_value = deployment.network.num_classes
     onnx.save(model, path)
 
 

@@ -39,9 +39,15 @@ class Predictor:
     Raises:
         UserError: there is no such device or option, a value cannot be, or a crop or stride is given where no window
             slides.
+        TypeError: the model is no such network.
     """
 
     def __init__(self, model: "SegmentationNetwork | ExportedNetwork", device: str = "auto", **options: Any) -> None:
+        if not hasattr(model, "metadata"):
+            raise TypeError(
+                f"A Predictor takes a network such as CSSFormer, not {model!r:.60}; Predictor.from_pretrained takes "
+                "the name or the folder of one."
+            )
         if str(device).startswith("meta"):
             raise UserError("The device 'meta' computes nothing; take cpu or auto.")
         try:

@@ -113,8 +113,8 @@ class CSSFormer(SegmentationNetwork):
         std: tuple[float, ...] | None = None,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
-        if channels % heads or channels % 8:
-            raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8")
+        if min(channels, heads, points, ffn_ratio) < 1 or channels % heads or channels % 8:
+            raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8, no size below 1")
         if fusion_stride not in STRIDES:
             raise ValueError(f"fusion_stride ({fusion_stride}) must be one of {STRIDES}")
         body = Backbone(backbone, pretrained, weights, in_channels, mean, std, **backbone_args or {})

@@ -12,14 +12,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.files import Readable
 from cssformer.data.image_io import decode_mask
-from cssformer.prepare.annotated import Annotated, Export, Pictures, read_json, split_words, within
+from cssformer.prepare.annotated import Annotated, Export, Pictures, left_out, read_json, split_words, within
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.pairing import read_folders
@@ -48,7 +48,7 @@ def read(members: Sequence[Member], faults: Faults, annotations: list[str] | Non
     pictures = Pictures(member for member in members if not _PANOPTIC.search(member.name))
     classes: dict[str, Colour | None] = {}
     found: dict[Readable, Annotated] = {}
-    sources, panoptic = [], False
+    sources, others, panoptic = [], list[Member](), False
     for member in members:
         name = member.name.rpartition("/")[2]
         wanted = any(fnmatch(name, pattern) for pattern in annotations or ["*.json"])
@@ -56,6 +56,7 @@ def read(members: Sequence[Member], faults: Faults, annotations: list[str] | Non
             continue
         content = read_json(member, _compact)
         if not isinstance(content, dict) or not {"categories", "annotations"} <= content.keys():
+            others.append(member)
             continue
         sources.append(member)
         with within(member):
@@ -76,9 +77,9 @@ def read(members: Sequence[Member], faults: Faults, annotations: list[str] | Non
             "with, say, annotations/instances_train.json."
         )
     colours = {name: colour for name, colour in classes.items() if colour is not None}
-    return Export(
-        list(found.values()), list(classes), sources, unlabeled="ignore" if panoptic else "background", colours=colours
-    )
+    unlabeled: Literal["background", "ignore"] = "ignore" if panoptic else "background"
+    notes = left_out(others, "JSON file", "COCO's categories or annotations")
+    return Export(list(found.values()), list(classes), sources, unlabeled=unlabeled, colours=colours, notes=notes)
 
 
 def _compact(annotation: dict[str, Any]) -> dict[str, Any]:

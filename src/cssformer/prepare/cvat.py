@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from cssformer.prepare.annotated import MOST_ANNOTATIONS, Annotated, Export, Pictures, split_words, within
+from cssformer.prepare.annotated import MOST_ANNOTATIONS, Annotated, Export, Pictures, left_out, split_words, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.pairing import read_folders
@@ -39,13 +39,14 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     """
     pictures = Pictures(members)
     classes: dict[str, Colour | None] = {}
-    left_out: Counter[str] = Counter()
-    found, sources = [], []
+    no_areas: Counter[str] = Counter()
+    found, sources, others = [], [], list[Member]()
     for member in members:
         if not member.name.lower().endswith(".xml"):
             continue
         root = _parsed(member)
         if root.tag != "annotations":
+            others.append(member)
             continue
         sources.append(member)
         if root.find("track") is not None:
@@ -63,7 +64,7 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                 name, subset = image.attrib["name"], image.get("subset", "")
                 picture = pictures.find(f"{subset}/{name}" if subset else name, member)
                 drawn = [(number, each) for number, each in enumerate(image, 1) if each.tag in _AREAS]
-                left_out.update(each.tag for each in image if each.tag in _NO_AREAS)
+                no_areas.update(each.tag for each in image if each.tag in _NO_AREAS)
                 for _, each in drawn:
                     if each.attrib["label"] not in classes:
                         raise UserError(f"{place} has the label {each.get('label')!r}, which the file does not list.")
@@ -75,7 +76,8 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                 found.append(Annotated(picture, picture.name, place, size, shapes, split))
     if not sources:
         raise UserError("No XML file of the source is of CVAT; export the task as 'CVAT for images 1.1'.")
-    notes = [f"{count} shapes of the kind {kind} have no area and were left out." for kind, count in left_out.items()]
+    notes = [f"{count} shapes of the kind {kind} have no area and were left out." for kind, count in no_areas.items()]
+    notes += left_out(others, "XML file", "CVAT's annotations")
     colours = {name: colour for name, colour in classes.items() if colour is not None}
     return Export(found, list(classes), sources, "last", colours=colours, notes=notes)
 
