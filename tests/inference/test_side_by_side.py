@@ -88,6 +88,13 @@ def test_a_large_item_has_all_threads_and_nothing_beside_it(
     assert list(found) == [(number, number) for number in range(9)]
 
 
+def test_no_more_threads_than_the_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "total_memory", lambda _: 3 * side_by_side.THREAD_BYTES)
+    found = predicted(Keeping(), lambda *_: threading.get_ident(), range(50), lambda _: (1, 9, 9), 0, {})
+    threads = {thread for _, thread in found}
+    assert len(threads) == 1 and threads != {threading.get_ident()}
+
+
 def test_a_stop_begins_no_other_item() -> None:
     begun = []
 

@@ -14,11 +14,15 @@ from torch import nn
 from cssformer.inference.views import Options, seen_sizes
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.device import device_of
+from cssformer.utils.memory import total_memory
 from cssformer.utils.parallel import AHEAD_BYTES, behind
 from cssformer.utils.sharing import sharing_weights
 
 SMALL = 2**19
 """Pixels, in the size that the network sees, of what one thread predicts."""
+
+THREAD_BYTES = 2**29
+"""What the paper's network takes for so many pixels on Swin-T, about; all threads may take half of the memory."""
 
 Network = TypeVar("Network", bound=nn.Module)
 Item = TypeVar("Item")
@@ -70,8 +74,9 @@ def predicted(
         # Before what is not small, all else is done and out of its way.
         return AHEAD_BYTES + 1 if (each := seen(item)) > SMALL else int(each) * held
 
+    room = max(1, total_memory(device_of(model)) // 2 // THREAD_BYTES)
     try:
-        for item, found in behind(aside, items, size, threads):
+        for item, found in behind(aside, items, size, min(threads, room)):
             yield item, found[0] if found else look(model, item)
     finally:
         # Else the one of these threads would be the number of all that begin later.
