@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import cssformer
@@ -20,6 +20,7 @@ for folder in sys.argv[1:]:
         break
 else:
     sys.exit(any([os.wait()[1] for _ in sys.argv[1:]]))
+exec(open(f"{folder}/program.py").read())
 """
 
 
@@ -30,11 +31,12 @@ def copied(folder: Path, without: str = "") -> Path:
     return folder
 
 
-def run(program: str, folders: Iterable[Path]) -> list[tuple[str, str]]:
-    """What the program prints with the package of each folder, and its log; ``folder`` is its name there."""
+def run(programs: Mapping[Path, str]) -> list[tuple[str, str]]:
+    """What the program of each folder prints with the folder's package, and its log; ``folder`` is its name there."""
+    for folder, program in programs.items():
+        (folder / "program.py").write_text(program, encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", FORKED + program, *folders]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    told = [((folder / "out").read_text(), (folder / "err").read_text()) for folder in folders]
+    done = subprocess.run([sys.executable, "-c", FORKED, *programs], env=environment, capture_output=True, text=True)
+    told = [((folder / "out").read_text(), (folder / "err").read_text()) for folder in programs]
     assert done.returncode == 0, (done.stderr, told)
     return told
