@@ -17,10 +17,10 @@ if child := os.fork():
     keep_freed_memory()
 
 def work():
-    large = torch.ones(64 << 20, dtype=torch.uint8)
-    return [torch.ones(size << 20, dtype=torch.uint8) + large[0] for size in (40, 50, 60)]
+    large = torch.ones(36 << 20, dtype=torch.uint8)
+    return [torch.ones(size << 20, dtype=torch.uint8) + large[0] for size in (33, 34, 35)]
 
-for _ in range(16):
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     work()
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
