@@ -138,6 +138,23 @@ def test_files_and_scores_are_the_same_for_any_number_of_threads(
     assert outputs[0] == outputs[1] and scores[0] == scores[1]
 
 
+def test_a_picture_that_is_the_only_one_has_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CSSFormer("test_resnet", num_classes=3, channels=16, heads=2, aux=False).save_pretrained(tmp_path / "model")
+    scenes, threads, look = SyntheticScenes(2, (40, 56)), [], Predictor.__call__
+
+    def counted(self: Predictor, *given: object) -> object:
+        threads.append(torch.get_num_threads())
+        return look(self, *given)
+
+    monkeypatch.setattr(Predictor, "__call__", counted)
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        Image.fromarray(scenes[index].image).save(tmp_path / f"in/{index}.png")
+    for inputs in ([tmp_path / "in/0.png"], [tmp_path / "in"]):
+        predict_files(str(tmp_path / "model"), inputs, tmp_path / "out", device="cpu", skip_existing=True)
+    assert threads == [2, 1]
+
+
 def test_a_network_that_refuses_a_picture_ends_an_evaluation_in_its_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     model = CSSFormer("test_resnet", num_classes=17, channels=32, aux=False)
 

@@ -97,6 +97,7 @@ def predict_files(
     if skip_existing and save:
         raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
     sources, left_out = find_sources(inputs, output)
+    alone = len(sources) == 1
     require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(model, **views)
     if predictor.multilabel and (raw or not set(_BY_CLASS).issuperset(save or ())):
@@ -136,9 +137,7 @@ def predict_files(
         "The processes started together see different models, inputs or options; give all of them the same.",
     )
     ids = predictor.raw_ids if raw else None
-    done = Pipeline(
-        predictor, output, note, overlay, confidence, probabilities, uncoloured, ids=ids, annotations=annotations
-    )
+    done = Pipeline(predictor, output, note, overlay, confidence, probabilities, uncoloured, ids, annotations, alone)
     done.run(share(sources))
     done.rows, done.failed, done.facts = (_of_all(found, sources) for found in (done.rows, done.failed, done.facts))
     if done.failed and not done.rows and rank() == 0:

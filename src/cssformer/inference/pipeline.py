@@ -71,6 +71,7 @@ class Pipeline:
         clear: names of classes that the overlay leaves uncoloured.
         ids: what is written for each class; its index if None.
         annotations: of pictures, None for none.
+        alone: there is one file in all, which has all threads however small it is.
         rows: what the report tells of each file that was predicted.
         failed: why a file could not be read to its end, or written.
         facts: what is worth telling of pictures' files.
@@ -85,6 +86,7 @@ class Pipeline:
     clear: Sequence[str]
     ids: Sequence[int] | None
     annotations: "AnnotationFiles | None"
+    alone: bool
     rows: dict[Source, dict[str, Any]] = field(default_factory=dict)
     failed: dict[Source, str] = field(default_factory=dict)
     facts: dict[Source, PictureFacts] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class Pipeline:
         """Of pictures; videos, and TIFFs larger than memory, are predicted and written here."""
         pictures = ahead(lambda index: _Read(sources[index], self._read(sources[index])), len(sources), _bytes)
         each = 9 + 16 * self._ranked  # bytes a pixel, about
-        found = predicted(self.predictor.model, self._look, pictures, _shape, each, self.predictor.options)
+        found = predicted(self.predictor.model, self._look, pictures, self._shape, each, self.predictor.options)
         for (source, picture), prediction in progress("predict", found, len(sources)):
             with self._failing(source):
                 if picture and prediction:
@@ -169,6 +171,9 @@ class Pipeline:
         with self._failing(source):
             return predictor(picture.pixels, self.confidence or self.annotations is not None, self._ranked)
         return None
+
+    def _shape(self, read: _Read) -> tuple[int, int, int] | None:
+        return (1, *read.picture.pixels.pixels.shape[:2]) if read.picture and not self.alone else None
 
     def _predict_in_parts(self, source: Source) -> dict[str, Any]:
         """The row of a TIFF that is larger than memory."""
@@ -232,10 +237,6 @@ class Pipeline:
                 with atomic_write(path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w")) as temporary:
                     temporary.write_bytes(told)
         return {"labels": str(labels), "shares": prediction.shares}
-
-
-def _shape(read: _Read) -> tuple[int, int, int] | None:
-    return (1, *read.picture.pixels.pixels.shape[:2]) if read.picture else None
 
 
 def _bytes(read: _Read) -> int:
