@@ -22,9 +22,8 @@ def test_items_do_not_depend_on_order_or_length():
         assert torch.equal(long[index]["label"], forward[index]["label"])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_make_the_same_items(workers):
-    loader = DataLoader(stream(), batch_size=3, num_workers=workers, multiprocessing_context="spawn")
+def test_workers_make_the_same_items():
+    loader = DataLoader(stream(), batch_size=3, num_workers=2, multiprocessing_context="spawn")
     got = list(loader)
     for batch, first in zip(got, range(0, 12, 3), strict=True):
         for offset in range(3):
