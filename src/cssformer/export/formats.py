@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cssformer
-from cssformer.export.graph import AnySize, Deployment
+from cssformer.export.graph import AnySize, Deployment, rewritten
 from cssformer.export.loops import write_loops
 from cssformer.inference.labels import STRIDE
 from cssformer.ops import use_backend
@@ -48,7 +48,7 @@ def write(
         half: OpenVINO keeps its weights in float16.
         facts: kept in the file, see :func:`facts`.
     """
-    images = pictures(deployment, *TRACED)
+    deployment, images = rewritten(deployment), pictures(deployment, *TRACED)
     with torch.no_grad(), use_backend(BACKENDS[sampling]), AnySize(), warnings.catch_warnings():
         # The tracer warns of every size it meets; whether it took them well is proved by running the file.
         warnings.simplefilter("ignore")

@@ -1,5 +1,6 @@
 """What an exported file computes: a network with all around it that the file is to do itself, at any size."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -8,8 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cssformer.accelerate.modules import FastCIA
 from cssformer.inference.labels import STRIDE
 from cssformer.model import SegmentationNetwork
+from cssformer.model.cia import ChannelInformationAugmentation
+from cssformer.model.layers import FeedForward
 
 Returned: TypeAlias = Literal["logits", "probabilities", "labels", "confidence"]
 Side: TypeAlias = Any
@@ -144,12 +148,39 @@ def _larger(one: Side, least: int) -> Side:
     return one.clamp(min=least) if isinstance(one, Tensor) else torch.sym_max(one - least, 0) + least
 
 
+class _SmallContexts(FastCIA):
+    forward = FastCIA.with_small_contexts
+
+
+class _Rows(FeedForward):
+    """Of rows from end to end, so that runtimes find product and ReLU side by side and compute them in one pass."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows: Tensor = super().forward(tokens.flatten(0, -2))
+        return rows.reshape(tokens.shape)
+
+
+_REWRITTEN: dict[type[nn.Module], type[nn.Module]] = {
+    ChannelInformationAugmentation: _SmallContexts,
+    FeedForward: _Rows,
+}
+
+
+def rewritten(deployment: Deployment) -> Deployment:
+    """A copy whose modules compute the same in fewer passes."""
+    deployment = copy.deepcopy(deployment)
+    for module in deployment.modules():
+        module.__class__ = _REWRITTEN.get(type(module), type(module))
+    return deployment
+
+
 class AnySize(TorchFunctionMode):
     """Writes, for the length of a trace, what exporters get wrong or refuse at any size in operations they take.
 
     Adaptive pooling and the bicubic interpolation of a ViT's positions become products with a matrix for each axis,
     ``unflatten`` a reshape that names every axis. And what runtimes are slow at: a linear layer becomes one of rows,
-    which adds its bias by itself, and reference points are repeated before offsets are added to them.
+    which adds its bias by itself, reference points are repeated before offsets are added to them, and ``baddbmm_`` and
+    ``addcmul`` lose their factors of 1, each a pass.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -166,6 +197,10 @@ class AnySize(TorchFunctionMode):
         if func is F.linear and args[0].ndim > 2:
             tensor, weight, *bias = args
             return func(tensor.flatten(0, -2), weight, *bias).reshape([*tensor.shape[:-1], weight.shape[0]])
+        if func is Tensor.baddbmm_:
+            return args[0] + args[1] @ args[2]
+        if func is torch.addcmul:
+            return args[0] + args[1] * args[2]
         if func is Tensor.add and isinstance(args[1], Tensor) and (args[0].ndim, args[1].ndim) == (5, 6):
             reference_N1L12, offsets_BNMLK2 = args
             repeated = reference_N1L12.expand(-1, -1, -1, offsets_BNMLK2.shape[4], -1).flatten(2)
