@@ -17,11 +17,11 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import spectral_norm
 
 from cssformer import CSSFormer
-from cssformer.accelerate import accelerate_cpu, modules
+from cssformer.accelerate import accelerate_cpu
 from cssformer.accelerate.linear import OneDNNLinear, OneDNNLinearGELU
 from cssformer.accelerate.modules import FastCIA, FastCSF, FastMSFE, FastOffsets, FastResize, MergedLinear
 from cssformer.model import segmentation_loss
-from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
+from cssformer.model.cia import ChannelInformationAugmentation
 from cssformer.model.csf import CrossScaleFusion
 from cssformer.model.layers import FeedForward, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
@@ -334,18 +334,6 @@ def test_tokens_in_runs_equal_all_at_once(dtype: torch.dtype) -> None:
         msfe.__class__, csf.__class__ = FastMSFE, FastCSF
         torch.testing.assert_close(msfe(tokens, pos_embed, shapes, reference), enhanced, **close)
         torch.testing.assert_close(csf(tokens, enhanced, pos_embed, shapes, reference), fused, **close)
-
-
-@given(length=st.integers(1, 200))
-def test_pooling_matrix_is_adaptive_average_pooling(length: int) -> None:
-    expected = torch.cat([F.adaptive_avg_pool1d(torch.eye(length), size).T for size in POOLED_SIZES])
-    torch.testing.assert_close(modules._pooling_matrix(length), expected)
-
-
-@given(length=st.integers(1, 200))
-def test_upsampling_matrix_is_bilinear_interpolation(length: int) -> None:
-    pools = [F.interpolate(torch.eye(size)[None], length, mode="linear")[0].T for size in POOLED_SIZES]
-    torch.testing.assert_close(modules._upsampling_matrix(length), torch.cat(pools, dim=1), rtol=1e-5, atol=1e-5)
 
 
 @given(

@@ -18,6 +18,7 @@ from cssformer.model.layers import Resize, SamplingOffsets
 from cssformer.model.msfe import MultiScaleFeatureEnhancement
 from cssformer.model.positions import Shapes
 from cssformer.ops import numba as kernels
+from cssformer.ops.contexts import with_small_contexts
 from cssformer.ops.ms_deform import by_definition
 from cssformer.utils.memory import empty
 
@@ -127,49 +128,7 @@ class FastResize(Resize):
 
 
 class FastCIA(ChannelInformationAugmentation):
-    """CIA without up-sampling any G_s: a 1x1 conv commutes with bilinear up-sampling, a product with two matrices."""
+    """CIA without up-sampling any G_s."""
 
     def forward(self, feature: Tensor) -> Tensor:
-        return self.with_small_contexts(feature) if _fast(feature) else super().forward(feature)
-
-    def with_small_contexts(self, feature: Tensor) -> Tensor:
-        """P (B, H, W, C) -> Q (B, H, W, C)."""
-        batch, height, width, channels = feature.shape
-        narrow = [reduce.out_features for reduce in self.reduce]
-        own, *others = self.fuse.weight.split([channels, *narrow], dim=1)
-        pooled_x = torch.matmul(_pooling_matrix(width).to(feature.dtype), feature).split(POOLED_SIZES, dim=2)
-        pooling_y = _pooling_matrix(height).to(feature.dtype).split(POOLED_SIZES)
-        upsampling_y = _upsampling_matrix(height).to(feature.dtype).split(POOLED_SIZES, dim=1)
-        rows = []
-        for up_y, reduce, y, x, weight in zip(upsampling_y, self.reduce, pooling_y, pooled_x, others, strict=True):
-            pooled_BSSC = torch.matmul(y, x.flatten(2)).view(batch, len(y), len(y), channels)
-            contexts_BSSC = linear(reduce(pooled_BSSC), weight)
-            rows.append(torch.matmul(up_y, contexts_BSSC.flatten(2)).view(batch, height, len(y), channels))
-        rows_BHSC = torch.cat(rows, dim=2)
-        fused = linear(feature, own, self.fuse.bias).view(batch * height, width, channels)
-        columns = _upsampling_matrix(width).to(fused.dtype).expand(batch * height, -1, -1)
-        fused = fused.baddbmm_(columns, rows_BHSC.flatten(0, 1).to(fused.dtype)).view_as(feature)
-        weight = self.gate(fused.mean(2).mean(1))
-        return torch.addcmul(feature, weight[:, None, None], fused)
-
-
-def _cells() -> tuple[Tensor, Tensor]:
-    """Of the 12 pooled cells along an axis: the pooled size, 1, 2, 2, 3, ..., and the index in it, 0, 0, 1, 0, ..."""
-    cells = torch.tensor([(size, index) for size in POOLED_SIZES for index in range(size)])
-    return cells[:, 0], cells[:, 1]
-
-
-def _pooling_matrix(length: int) -> Tensor:
-    """(12, length), a row for each pooled cell: i of s averages floor(i·length/s) to ceil((i+1)·length/s) - 1."""
-    size, index = (part[:, None] for part in _cells())
-    cell = torch.arange(length)
-    inside = ((cell + 1) * size > index * length) & (cell * size < (index + 1) * length)
-    return inside / inside.sum(dim=1, keepdim=True)
-
-
-def _upsampling_matrix(length: int) -> Tensor:
-    """(length, 12), a column for each pooled cell: bilinear up-sampling along one axis."""
-    size, index = _cells()
-    centre = (torch.arange(length)[:, None] + 0.5) * size / length - 0.5
-    distance = torch.minimum(centre.clamp(min=0), size - 1) - index
-    return (1 - distance.abs()).clamp(min=0)
+        return with_small_contexts(self, POOLED_SIZES, feature, linear) if _fast(feature) else super().forward(feature)

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cssformer.accelerate.modules import FastCIA
 from cssformer.inference.labels import STRIDE
 from cssformer.model import SegmentationNetwork
-from cssformer.model.cia import ChannelInformationAugmentation
+from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.layers import FeedForward
+from cssformer.ops.contexts import with_small_contexts
 
 Returned: TypeAlias = Literal["logits", "probabilities", "labels", "confidence"]
 Side: TypeAlias = Any
@@ -148,8 +148,9 @@ def _larger(one: Side, least: int) -> Side:
     return one.clamp(min=least) if isinstance(one, Tensor) else torch.sym_max(one - least, 0) + least
 
 
-class _SmallContexts(FastCIA):
-    forward = FastCIA.with_small_contexts
+class _SmallContexts(ChannelInformationAugmentation):
+    def forward(self, feature: Tensor) -> Tensor:
+        return with_small_contexts(self, POOLED_SIZES, feature, F.linear)
 
 
 class _Rows(FeedForward):
