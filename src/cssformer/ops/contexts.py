@@ -14,7 +14,7 @@ def with_small_contexts(cia: Any, sizes: Sequence[int], feature: Tensor, linear:
         cia: a :class:`cssformer.model.cia.ChannelInformationAugmentation`.
         sizes: s of its pooled maps.
         feature: P.
-        linear: as :func:`torch.nn.functional.linear`.
+        linear: as ``torch.nn.functional.linear``.
     """
     batch, height, width, channels = feature.shape
     own, *others = cia.fuse.weight.split([channels, *(reduce.out_features for reduce in cia.reduce)], dim=1)
