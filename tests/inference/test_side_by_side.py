@@ -112,7 +112,8 @@ def test_a_stop_begins_no_other_item() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(begun) < 10**6 and torch.get_num_threads() == 2
-    assert set(threading.enumerate()) <= others
+    # One whose start was interrupted is listed for ever.
+    assert not {each for each in threading.enumerate() if each.is_alive()} - others
 
 
 def test_files_and_scores_are_the_same_for_any_number_of_threads(
