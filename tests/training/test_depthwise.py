@@ -1,6 +1,7 @@
 """Depthwise convolutions that a CPU trains in float32 under autocast."""
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -49,3 +50,11 @@ def test_pictures_of_bfloat16_without_autocast_are_left_to_the_layer() -> None:
     layer = nn.Sequential(nn.Conv2d(4, 4, 5, groups=4)).bfloat16()
     keep_depthwise_float32(layer)
     assert layer(torch.rand(1, 4, 8, 8).bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_network_may_be_prepared_again_and_pickled() -> None:
+    layer = nn.Sequential(nn.Conv2d(4, 4, 5, groups=4))
+    keep_depthwise_float32(layer)
+    kind = type(layer[0])
+    keep_depthwise_float32(layer)
+    assert type(layer[0]) is kind is type(pickle.loads(pickle.dumps(layer))[0]) is not nn.Conv2d

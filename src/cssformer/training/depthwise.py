@@ -1,6 +1,7 @@
 """Depthwise convolutions of a backbone in float32 where a CPU trains in bfloat16."""
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 
@@ -11,11 +12,11 @@ def keep_depthwise_float32(backbone: nn.Module) -> None:
     their names and what other devices compute stay.
     """
     for layer in backbone.modules():
-        if not (isinstance(layer, nn.Conv2d) and 1 < layer.in_channels == layer.groups):
+        if (kind := _IN_FLOAT32.get(type(layer))) is None:
             continue
-        if max(layer.kernel_size) > 3 or max(layer.stride) > 1:
-            # Of timm's kinds too, which pad by themselves.
-            layer.__class__ = type("InFloat32", (_InFloat32, type(layer)), {})
+        assert isinstance(layer, nn.Conv2d)
+        if 1 < layer.in_channels == layer.groups and (max(layer.kernel_size) > 3 or max(layer.stride) > 1):
+            layer.__class__ = kind
 
 
 class _InFloat32(nn.Module):
@@ -26,3 +27,14 @@ class _InFloat32(nn.Module):
         with torch.autocast("cpu", enabled=False):
             output = super().forward(input.float())
         return output
+
+
+class _Conv2d(_InFloat32, nn.Conv2d):
+    pass
+
+
+class _Conv2dSame(_InFloat32, Conv2dSame):
+    """timm's, which pads by itself as TensorFlow does."""
+
+
+_IN_FLOAT32: dict[type[nn.Module], type[nn.Conv2d]] = {nn.Conv2d: _Conv2d, Conv2dSame: _Conv2dSame}
