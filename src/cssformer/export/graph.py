@@ -1,6 +1,5 @@
 """What an exported file computes: a network with all around it that the file is to do itself, at any size."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +12,8 @@ from cssformer.inference.labels import STRIDE
 from cssformer.model import SegmentationNetwork
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
 from cssformer.model.layers import FeedForward
-from cssformer.ops.contexts import with_small_contexts
+from cssformer.ops.contexts import pooling_matrix, with_small_contexts
+from cssformer.utils.sharing import sharing_weights
 
 Returned: TypeAlias = Literal["logits", "probabilities", "labels", "confidence"]
 Side: TypeAlias = Any
@@ -168,8 +168,8 @@ _REWRITTEN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def rewritten(deployment: Deployment) -> Deployment:
-    """A copy whose modules compute the same in fewer passes."""
-    deployment = copy.deepcopy(deployment)
+    """A copy of the same weights whose modules compute the same in fewer passes."""
+    deployment = sharing_weights(deployment)
     for module in deployment.modules():
         module.__class__ = _REWRITTEN.get(type(module), type(module))
     return deployment
@@ -187,7 +187,7 @@ class AnySize(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.adaptive_avg_pool2d:
             maps, pooled = args
-            rows, columns = (_pooling(pooled, side, maps) for side in maps.shape[2:])
+            rows, columns = (pooling_matrix((pooled,), side).to(maps) for side in maps.shape[2:])
             return rows @ maps @ columns.T
         if func is F.interpolate and kwargs and kwargs.get("mode") == "bicubic" and kwargs.get("antialias"):
             return _bicubic(args[0], kwargs["size"])
@@ -207,12 +207,3 @@ class AnySize(TorchFunctionMode):
             repeated = reference_N1L12.expand(-1, -1, -1, offsets_BNMLK2.shape[4], -1).flatten(2)
             return (repeated + offsets_BNMLK2.flatten(3)).reshape(offsets_BNMLK2.shape)
         return func(*args, **(kwargs or {}))
-
-
-def _pooling(pooled: int, side: Side, like: Tensor) -> Tensor:
-    """The matrix (pooled, side) of adaptive average pooling along one axis."""
-    first = torch.arange(pooled, device=like.device).unsqueeze(1) * side
-    cell = torch.arange(side, device=like.device)
-    inside = (cell >= first // pooled) & (cell < _ceil(first + side, pooled))
-    weights = inside.to(like.dtype)
-    return weights / weights.sum(1, keepdim=True)
