@@ -38,9 +38,10 @@ DEFAULT = ("base", "small", "nano", "smp-fpn", "smp-segformer", "smp-upernet", "
 
 def loss_of(name: str, network: Any, images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
     if name in OURS:
-        from cssformer.model import segmentation_loss
+        from cssformer.losses import SegmentationLoss
 
-        return lambda: segmentation_loss(network(images), labels)
+        loss = SegmentationLoss()
+        return lambda: loss(network(images), labels)
     if name not in TRANSFORMERS:
         return lambda: F.cross_entropy(network(images).float(), labels)
     if name == "upernet":

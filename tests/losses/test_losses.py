@@ -148,6 +148,10 @@ def test_equals_the_slow_definition(name: str, seed: int, weighted: bool, size: 
     logits, labels = example(seed, size)
     expected = slow(logits, labels, WEIGHTS.tolist() if weighted else [1.0] * CLASSES)
     assert loss(logits, labels, WEIGHTS if weighted else None).item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    lying_otherwise = logits.contiguous(memory_format=torch.channels_last)
+    assert loss(lying_otherwise, labels, WEIGHTS if weighted else None).item() == pytest.approx(
+        expected, rel=1e-5, abs=1e-7
+    )
     twice = loss(logits, labels, 2 * WEIGHTS).item()
     assert twice == pytest.approx(loss(logits, labels, WEIGHTS).item(), rel=1e-6)
 

@@ -31,14 +31,7 @@ def cross_entropy(
     """
     logits = at_least_float32(logits)
     class_weights = None if class_weights is None else class_weights.to(logits)
-    losses = F.cross_entropy(
-        logits.permute(0, 2, 3, 1).flatten(0, 2),  # as they lie in memory, if there are many classes
-        labels.flatten(),
-        class_weights,
-        ignore_index=ignore_index,
-        reduction="sum" if ohem == 1 else "none",
-        label_smoothing=label_smoothing,
-    )
+    losses = log_loss(logits, labels, class_weights, ignore_index, label_smoothing)
     weights = pixel_weights(labels, class_weights, ignore_index)
     if ohem < 1:
         labelled = labels.flatten() != ignore_index
@@ -65,11 +58,28 @@ def focal_loss(
         ignore_index: label of pixels that count for nothing.
     """
     logits = at_least_float32(logits)
-    surprise = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    surprise = log_loss(logits, labels, ignore_index=ignore_index)
     # Below 1, a power has no gradient at 0.
     doubt = (1 - (-surprise).exp()).clamp(min=torch.finfo(logits.dtype).eps)
     weights = pixel_weights(labels, None if class_weights is None else class_weights.to(logits), ignore_index)
     return ratio((weights * doubt**gamma * surprise).sum(), weights.sum())
+
+
+def log_loss(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    ignore_index: int = IGNORE,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """w_y · -log p_y of each pixel (B, H, W), 0 where it is ignored; like ``F.cross_entropy``."""
+    rows = labels
+    if logits.stride(1) == 1:  # a pixel's classes lie side by side, which is faster as rows, and slower else
+        logits, rows = logits.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
+    losses = F.cross_entropy(
+        logits, rows, class_weights, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction="none"
+    )
+    return losses.view(labels.shape)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

@@ -29,6 +29,5 @@ def segmentation_loss(output: Tensor | SegmentationOutput, labels: Tensor, auxil
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of logits (B, classes, H, W) over the labels (B, H, W) that are not ignored; 0 if all are."""
-    rows = logits.float().permute(0, 2, 3, 1).flatten(0, 2)  # as they lie in memory, if there are many classes
-    total = F.cross_entropy(rows, labels.flatten(), reduction="sum")
-    return total / (labels != -100).sum().clamp(min=1)
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")  # on GPUs no other sum is deterministic
+    return losses.sum() / (labels != -100).sum().clamp(min=1)
