@@ -530,7 +530,7 @@ def test_a_picture_that_the_network_refuses_stops_no_other(
 
     monkeypatch.setattr(Predictor, "__call__", refuse)
     result = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
-    assert result["failed"] == {str(pictures / "a.png"): "The backbone takes no such picture."}
+    assert result["failed"] == {str(pictures / "a.png"): f"{pictures / 'a.png'}: The backbone takes no such picture."}
     assert result["pictures"] == 2 and (tmp_path / "out/legend.png").exists()
 
 

@@ -263,6 +263,22 @@ def test_floats_that_do_not_run_from_0_to_1_are_told(change: Callable[[Tensor], 
         predict(Pooling(), change(image))
 
 
+def test_scores_that_are_no_numbers_are_no_labels() -> None:
+    image = torch.rand(3, 40, 52)
+    model = Pooling()
+    with torch.no_grad():
+        model.classify.weight.mul_(1e6)
+    predict(model, image)
+    with pytest.raises(UserError, match="float16.*take precision bf16 or 32"):
+        predict(model, image, precision="16")
+    with pytest.raises(UserError, match="The picture has values that are not finite"):
+        predict(model, image.masked_fill(image > 0.99, torch.nan))
+    with torch.no_grad():
+        model.classify.bias[1] = torch.nan
+    with pytest.raises(UserError, match="class scores are not finite numbers; look at its weights"):
+        predict(model, image)
+
+
 def test_image_must_be_rgb() -> None:
     with pytest.raises(ValueError, match=r"\(3, H, W\)"):
         predict(Pooling(), torch.zeros(64, 64, 3))

@@ -113,7 +113,8 @@ class Pipeline:
         except UserError as error:
             if getattr(error.__cause__, "errno", None) in FULL:
                 raise
-            self.failed[source] = str(error)
+            sentence = str(error)
+            self.failed[source] = sentence if str(source.path) in sentence else f"{source.path}: {sentence}"
 
     def _read(self, source: Source) -> _Picture | None:
         """None for what is not read as a whole, and for what cannot be read."""

@@ -127,7 +127,7 @@ def predict(
 
     Raises:
         UserError: as :class:`Options`, there are not ``top_k`` classes, or a threshold is given for a network
-            of one class a pixel.
+            of one class a pixel; the picture or the network's scores are not finite.
         ValueError: the image has other dimensions or channels.
 
     Warns:
@@ -245,14 +245,22 @@ class _Network:
     def __init__(self, model: nn.Module, precision: Precision) -> None:
         self.forward_logits: Any = model.forward_logits
         self.device = device_of(model)
-        self.autocast = AUTOCAST.get(precision)
+        self.precision = precision
 
     def __call__(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         if height < SMALLEST or width < SMALLEST:
             images = F.pad(images, (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height)), mode="replicate")
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+        lower = AUTOCAST.get(self.precision)
+        with torch.autocast(self.device.type, lower, enabled=lower is not None):
             coarse = self.forward_logits(images)
+        if not coarse.sum(dtype=torch.float32).isfinite():
+            # Else the last class would be called the most probable.
+            if not images.isfinite().all():
+                raise UserError("The picture has values that are not finite numbers; give it without them.")
+            if self.precision == "16":
+                raise UserError("The network's values exceed float16, which ends at 65504; take precision bf16 or 32.")
+            raise UserError("The network's class scores are not finite numbers; look at its weights, or train it anew.")
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
 
     def load(self, images: Tensor) -> Tensor:
