@@ -11,14 +11,14 @@ from PIL import Image
 
 from cssformer import Predictor
 from cssformer.export import export_model
-from tests.export.test_export import network, picture
+from tests.export.test_export import BASELINE, network, picture
 
 pytest.importorskip("onnxruntime")
 DOCS = Path(__file__).parents[2] / "docs" / "howto" / "onnx_runtime.md"
 
 
 def test_it_labels_a_picture(tmp_path: Path) -> None:
-    model = network(fusion_stride=16)
+    model = network(**BASELINE)
     export_model(model, tmp_path / "model.onnx", input="uint8", returns=("labels", "confidence"))
     Image.fromarray(picture(75, 101)).save(tmp_path / "photo.jpg", quality=100)
     (program,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
