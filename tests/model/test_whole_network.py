@@ -99,19 +99,17 @@ def test_shapes_are_known_without_data(model: CSSFormer, images: Tensor) -> None
 
 
 def test_compiles_for_every_size_at_once() -> None:
-    """The second size makes the sizes variables; no later one is compiled again."""
+    """To one graph whose sizes are variables. What lies behind the graph, the export below goes through too."""
     torch.manual_seed(0)
     model = CSSFormer("test_resnet", **SMALL).eval()
     torch._dynamo.reset()
-    graphs = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, fullgraph=True, backend=graphs)
-    counts = []
+    graphs = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, fullgraph=True, backend=graphs, dynamic=True)
     with torch.no_grad():
         for height, width in ((64, 96), (128, 160), (192, 224), (224, 96)):
             images = torch.rand(2, 3, height, width)
             torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
-            counts.append(graphs.frame_count)
-    assert counts == [1, 2, 2, 2]
+            assert graphs.frame_count == 1
 
 
 def test_exports_with_any_size(images: Tensor) -> None:

@@ -306,7 +306,7 @@ def test_a_process_forked_after_use_works_too(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", ["sum", "attend"])
 def test_only_the_gradients_asked_for(name: str) -> None:
-    inputs = make(THREE)
+    inputs = make(THREE, N=4)
     _, expected = run(name, inputs, THREE)
     for wanted in expected:
         tensors = {key: tensor.clone().requires_grad_(key == wanted) for key, tensor in inputs.items()}

@@ -39,7 +39,7 @@ for deterministic in (False, True):
                     continue  # at exact integers either slope is right
                 assert agreement.error(grad, expected_grads[key]) < 1e-5, (name, deterministic, key)
         inputs = agreement.make(agreement.THREE, B=1, N=7)
-        for dtype in (torch.bfloat16, torch.float16):
+        for dtype in (torch.float16,) if deterministic else (torch.bfloat16, torch.float16):
             halves = {key: tensor if key == "positions" else tensor.to(dtype) for key, tensor in inputs.items()}
             out, grads = agreement.run(name, halves, agreement.THREE)
             with agreement.use_backend("reference"):

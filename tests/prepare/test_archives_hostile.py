@@ -117,19 +117,15 @@ def claiming(content: bytes, size: int) -> bytes:
     return content[: place + 24] + struct.pack("<I", size) + content[place + 28 :]
 
 
-MANY = 64 << 20
-BOMBS = {
-    "deflated.zip": claiming(zipped({"a": bytes(MANY)}), 1000),
-    "bzip2.zip": claiming(zipped({"a": bytes(MANY)}, zipfile.ZIP_BZIP2), 1000),
-    "lzma.zip": claiming(zipped({"a": bytes(MANY)}, zipfile.ZIP_LZMA), 1000),
-}
+MANY = 32 << 20
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_members_larger_than_they_say(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_larger_than_they_say(tmp_path: Path, method: int) -> None:
+    bomb = claiming(zipped({"a": bytes(MANY)}, method), 1000)
     tracemalloc.start()
     try:
-        refused(tmp_path, name, BOMBS[name])
+        refused(tmp_path, "bomb.zip", bomb)
         assert tracemalloc.get_traced_memory()[1] < MANY / 4
     finally:
         tracemalloc.stop()
