@@ -266,7 +266,7 @@ def test_torchvisions_vit(tmp_path: Path) -> None:
     assert_same(maps(loaded("vit_tiny_patch16_224", theirs.state_dict(), tmp_path, **VIT), square), seen)
 
 
-def saved(network: transformers.PreTrainedModel, folder: Path) -> State:
+def saved(network: "transformers.PreTrainedModel", folder: Path) -> State:
     """Under the names that transformers writes, which are not those of its modules."""
     network.save_pretrained(folder / "theirs")
     return load_file(folder / "theirs" / "model.safetensors")
