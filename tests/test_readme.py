@@ -189,6 +189,29 @@ def test_a_training_from_python_as_it_is_told(
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-4)
 
 
+def test_a_network_of_ones_own_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module, use = (body for page, body in python_blocks() if page == "docs/training.md" and "NearCSSFormer" in body)
+    (tmp_path / "near.py").write_text(module)
+    recipe = {
+        "output": "runs/mine",
+        "model": {"backbone": "test_resnet", "channels": 16, "heads": 2, "points": 2},
+        "scenes": {"count": 2, "val_count": 1, "size": [32, 32]},
+        "augment": {"crop": [32, 32]},
+        "training": {"steps": 1, "batch_size": 2, "validate_every": 1, "log_every": 1, "workers": 0},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    cv2.imwrite("photo.jpg", np.zeros((40, 50, 3), np.uint8))
+    found: dict[str, Any] = {}
+    exec(compile(use, "docs/training.md", "exec"), found)
+    network = CSSFormer.from_pretrained("runs/mine")
+    assert isinstance(network, found["NearCSSFormer"]) and network.hparams["reach"] == 4
+    near = network.csf[0].offsets
+    torch.nn.init.constant_(near.offsets.bias, 9)
+    assert near(torch.zeros(1, 2, 16)).unique().tolist() == [4]
+
+
 def anchors(page: Path) -> set[str]:
     """The names that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)

@@ -286,6 +286,29 @@ def test_a_run_whose_weights_were_grouped_otherwise_is_told(done: Recipe, tmp_pa
         runs.train(further, resume=True)
 
 
+class Own(CSSFormer): ...
+
+
+def test_a_run_of_a_class_of_ones_own_goes_on_with_it_alone(tmp_path: Path) -> None:
+    """Its weights may have the very names and shapes of another's, and another formula."""
+
+    def build(recipe: Recipe, data: Any) -> CSSFormer:
+        return Own("test_resnet", len(data.info.classes), channels=16, heads=2, points=2)
+
+    begun = recipe(tmp_path)
+    begun.training.steps = 1
+    runs.train(begun, build=build)
+    begun.training.steps = 2
+    with pytest.raises(UserError, match=r"begun with the class Own, not CSSFormer; continue it from Python"):
+        runs.train(begun, resume=True)
+    assert runs.train(begun, resume=True, build=build) is not None
+    told = io.StringIO()
+    further = recipe(tmp_path / "further")
+    further.training.steps, further.model.init = 1, str(tmp_path)
+    runs.train(further, console=Console(file=told, width=500))
+    assert f"warning: {tmp_path} is of the class Own, this network of CSSFormer" in told.getvalue()
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_checkpoint_is_refused(done: Recipe, tmp_path: Path, change: str) -> None:
     run = Path(shutil.copytree(done.output, tmp_path / "run"))

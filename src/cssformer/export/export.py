@@ -22,7 +22,7 @@ Precision: TypeAlias = Literal["32", "16", "int8"]
 
 def export_model(
     model: str | Path | SegmentationNetwork,
-    output: Path,
+    output: str | Path,
     *,
     returns: Sequence[Returned] = ("logits",),
     input: Literal["float", "uint8"] = "float",
@@ -62,6 +62,7 @@ def export_model(
             compute what the network computes.
         ModuleNotFoundError: a package of the extra ``export`` is not installed.
     """
+    output = Path(output)
     runtime = SUFFIXES.get(output.suffix)
     if runtime is None:
         raise UserError(f"The name {output} tells no format; end it in {', '.join(SUFFIXES)}.")

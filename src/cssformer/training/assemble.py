@@ -110,6 +110,11 @@ def assemble(
         alike = saved.get("multilabel", False) == info.multilabel
         taken = start_from(model, weights, saved.get("classes") if alike else [])
         console.print(f"Started from {recipe.model.init}: {taken}")
+        if saved["architecture"] != type(model).__name__:
+            console.print(
+                f"warning: {recipe.model.init} is of the class {saved['architecture']}, this network of "
+                f"{type(model).__name__}: weights of the same name may mean something else."
+            )
     training = recipe.training
     if training.lora is not None:
         add_lora(trunk(model.backbone), training.lora)

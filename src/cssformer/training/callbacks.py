@@ -32,15 +32,17 @@ class ResumePoint(Checkpoint):
     whose state it keeps.
     """
 
-    def __init__(self, path: Path, validate_every: int, stop: Stop, data: str) -> None:
+    def __init__(self, path: Path, validate_every: int, stop: Stop, data: str, network: str) -> None:
         self.path = path
         self.validate_every = validate_every
         self.stop = stop
         self.data = data
+        self.network = network
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, SegmentationTask)
         checkpoint["data"] = self.data
+        checkpoint["network"] = self.network
         checkpoint["logged"] = run_ids(trainer.loggers)
         checkpoint["backbone_licence"] = pl_module.model.metadata.backbone_licence
 

@@ -104,9 +104,8 @@ def _callbacks(
     """All that happens beside the steps, in this order."""
     recipe, stream = assembly.task.recipe, assembly.stream
     training, run, info = recipe.training, Path(recipe.output), stream.dataset.info
-    resume_point = ResumePoint(
-        run / LAST, training.validate_every, stop, fingerprint(stream.dataset, assembly.val_data)
-    )
+    data, network = fingerprint(stream.dataset, assembly.val_data), type(assembly.task.plain).__name__
+    resume_point = ResumePoint(run / LAST, training.validate_every, stop, data, network)
     non_finite = NonFinite(run, info, training.non_finite == "skip", training.precision == "16", stop, console)
     progress = Progress(
         run / METRICS, start, training.steps, training.batch_size, training.log_every, non_finite, console

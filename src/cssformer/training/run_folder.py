@@ -109,8 +109,15 @@ def require_same_network(
         )
     if held != {name: value.shape for name, value in model.state_dict().items()}:
         raise UserError(f"The run in {run} was begun with another network; continue it as it was begun.")
-    own, begun = parameter_groups(model, training), checkpoint["optimizer_states"][0]["param_groups"]
-    if [len(group["params"]) for group in begun] != [len(group["params"]) for group in own]:
+    own = type(model).__name__
+    # Weights of a subclass may have the same names and shapes.
+    if (begun := checkpoint.get("network", own)) != own:
+        raise UserError(
+            f"The run in {run} was begun with the class {begun}, not {own}; continue it from Python, by the same "
+            "build of cssformer.train."
+        )
+    groups, before = parameter_groups(model, training), checkpoint["optimizer_states"][0]["param_groups"]
+    if [len(group["params"]) for group in before] != [len(group["params"]) for group in groups]:
         raise UserError(
             f"The run in {run} was begun by a version of this program that grouped the weights otherwise; start from "
             f"its network instead, with --model.init {run} and another --output."

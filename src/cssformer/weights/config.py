@@ -1,7 +1,7 @@
 """What a saved model's config may say. It may come from anybody: every value is checked before anything is built."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from cssformer.data.channels import Channels
@@ -70,6 +70,7 @@ _ARGUMENTS: Rule = (
 )
 _SIDES = _listed(_whole(1, 65536), 2)
 _OPTIONAL_ARGUMENTS = _optional(_ARGUMENTS)
+_OWN: Rule = (_plain, "a number up to 65536, a word, or a short list of these")
 _NETWORK: dict[str, Rule] = {
     "backbone": _NAME,
     "num_classes": _whole(1, 65535),
@@ -112,8 +113,13 @@ _CONFIG: dict[str, Rule] = {
 }
 
 
-def check_config(config: Any, where: str) -> None:
+def check_config(config: Any, where: str, own: Collection[str] = ()) -> None:
     """Whether a config is one that :meth:`cssformer.weights.hub.HubModel.save_pretrained` may have written.
+
+    Args:
+        config: as it was read.
+        where: what the message calls it.
+        own: arguments that the network's class takes, which may be others than CSSFormer's.
 
     Raises:
         UserError: it is not, or is of another format; the key is named.
@@ -125,7 +131,7 @@ def check_config(config: Any, where: str) -> None:
     tables = [("", config, _CONFIG)]
     if isinstance(config, dict):
         tables += [
-            ("network.", config.get("network"), _NETWORK),
+            ("network.", config.get("network"), {**dict.fromkeys({*own} - _FILES, _OWN), **_NETWORK}),
             ("inference.", config.get("inference", {}), _INFERENCE),
         ]
     for prefix, table, rules in tables:
@@ -133,7 +139,8 @@ def check_config(config: Any, where: str) -> None:
             raise UserError(f"{where} does not hold a model's configuration.")
         for key, value in table.items():
             if key not in rules:
-                raise UserError(f"{where} has an unknown key {prefix}{repr(key)[1:-1][:60]}; leave it out.")
+                advice = ", or import the class of your own that takes it" if prefix == "network." else ""
+                raise UserError(f"{where} has an unknown key {prefix}{repr(key)[1:-1][:60]}; leave it out{advice}.")
             holds, wanted = rules[key]
             if not holds(value):
                 raise UserError(f"{where}: {prefix}{key} must be {wanted}, not {repr(value)[:60]}.")

@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 import warnings
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +26,7 @@ from cssformer.utils.errors import UserError
 from cssformer.weights.bundled import bundled_models
 from cssformer.weights.card import model_card
 from cssformer.weights.config import FORMAT, check_config
+from cssformer.weights.constructor import arguments, parameters
 from cssformer.weights.family import decoder_of
 from cssformer.weights.run_files import RECIPE, RUN_CHECKPOINTS, RUN_MODEL
 
@@ -71,6 +73,12 @@ class HubModel(ModelHubMixin):
 
     metadata = Metadata()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
+        """An instance that knows the arguments it was made with, those that a subclass passes on too."""
+        network = super().__new__(cls, *args, **kwargs)
+        network._hub_mixin_config = arguments(cls, args, kwargs)
+        return network
+
     @property
     def hparams(self) -> dict[str, Any]:
         """The constructor's arguments but for the first weights, with the normalisation in use."""
@@ -81,7 +89,7 @@ class HubModel(ModelHubMixin):
             if name not in ("pretrained", "weights")
         }
         in_use = {"mean": list(backbone.mean), "std": list(backbone.std)}
-        return {**given, **in_use, "backbone_args": given["backbone_args"] or {}}
+        return {**given, **in_use, "backbone_args": given.get("backbone_args") or {}}
 
     def saved_config(self) -> dict[str, Any]:
         """What ``config.json`` says of this network.
@@ -89,9 +97,15 @@ class HubModel(ModelHubMixin):
         Raises:
             UserError: no network could be loaded by it.
         """
+        kind, taken = type(self).__name__, parameters(type(self)).keys()
+        if lacking := sorted({"backbone", "num_classes", "mean", "std", "backbone_args"} - taken):
+            raise UserError(
+                f"A {kind} cannot be saved: its constructor must take {', '.join(lacking)} too, best as **arguments "
+                "that it passes on."
+            )
         config = {
             "format": FORMAT,
-            "architecture": type(self).__name__,
+            "architecture": kind,
             "version": cssformer.__version__,
             "network": self.hparams,
             **asdict(self.metadata),
@@ -101,7 +115,7 @@ class HubModel(ModelHubMixin):
         except TypeError as error:
             raise UserError(f"The network cannot be saved with its arguments: {error}.") from error
         config = {**json.loads(text), "id": sha256(text.encode()).hexdigest()}
-        check_config(config, "The network to be saved")
+        check_config(config, "The network to be saved", taken)
         return config
 
     def save_pretrained(
@@ -204,10 +218,13 @@ class HubModel(ModelHubMixin):
         if num_classes is not None and num_classes != held:
             nameless = {"classes": None, "colours": None, "raw_ids": None}
             config = {**config, **nameless, "network": {**config["network"], "num_classes": num_classes}}
-            check_config(config, "The network asked for")
+            check_config(config, "The network asked for", _parameters_of(config))
         network = next((kind for kind in _kinds(cls) if kind.__name__ == config["architecture"]), None)
         if network is None:
-            raise UserError(f"The model in {source} is a {config['architecture']}, not a {cls.__name__}.")
+            raise UserError(
+                f"The model in {source} is a {config['architecture']}, not a {cls.__name__}; if that is a class of "
+                "your own, import it first, in Python."
+            )
         try:
             with _Bounded(state):
                 model = cast("SegmentationNetwork", network(**config["network"]))
@@ -265,7 +282,14 @@ def _require_same(own: dict[str, Tensor], given: dict[str, Tensor], refusal: str
 
 
 def _kinds(cls: type[HubModel]) -> list[type[HubModel]]:
-    return [cls, *(kind for child in cls.__subclasses__() for kind in _kinds(child))]
+    # The latest first: a notebook defines a class again and again.
+    return [cls, *(kind for child in reversed(cls.__subclasses__()) for kind in _kinds(child))]
+
+
+def _parameters_of(config: Any) -> Collection[str]:
+    """Names of the arguments of the class that a config names, if this program knows it."""
+    name = config.get("architecture") if isinstance(config, dict) else None
+    return next((parameters(kind).keys() for kind in _kinds(HubModel) if kind.__name__ == name), ())
 
 
 def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -322,7 +346,7 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: its config is no JSON; get a whole copy.") from error
-    check_config(config, str(path))
+    check_config(config, str(path), _parameters_of(config))
     return config
 
 
