@@ -4,59 +4,49 @@ from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from cssformer.commands.command import Command, arguments, write_json
 from cssformer.utils.console import show
-from cssformer.utils.options import Natural, Share
+
+if TYPE_CHECKING:
+    from cssformer.prepare.benchmark import PreparedBenchmark
+    from cssformer.prepare.folder import Prepared
+
+
+def _tell(prepared: "Prepared | PreparedBenchmark", options: Namespace) -> int:
+    show(prepared.table())
+    write_json(options, prepared.as_dict())
+    return 0
+
+
+def _add_source(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument("--source", type=Path, nargs="+", required=True, help=what)
 
 
 def _add_prepare_folder(parser: ArgumentParser) -> None:
     from cssformer.prepare.folder import prepare_folder
 
-    parser.add_argument(
-        "--source",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="The folder of both, or that of the pictures, then the masks.",
-    )
-    parser.add_argument(
-        "--classes",
-        type=str,
-        nargs="+",
-        help="Names of the classes, in the order of their ids; colours are in the order of their R, G, B.",
-    )
-    parser.add_argument(
-        "--ignore", type=str, nargs="+", help="Ids, colours (R,G,B) or names that are no class; 255 is ignored anyway."
-    )
-    parser.add_argument("--val_share", type=Share, default=0.1, help="Share of the pictures drawn for validation.")
-    parser.add_argument("--seed", type=Natural, default=0, help="The draw of the validation split comes from it.")
-    parser.add_function_arguments(prepare_folder, skip={"source", "classes", "ignore", "val_share", "seed"})
+    _add_source(parser, "The folder of both, or that of the pictures, then the masks.")
+    parser.add_function_arguments(prepare_folder, skip={"source"})
 
 
 def _prepare_folder(options: Namespace) -> int:
     from cssformer.prepare.folder import prepare_folder
 
-    prepared = prepare_folder(**arguments(options))
-    show(prepared.table())
-    write_json(options, prepared.as_dict())
-    return 0
+    return _tell(prepare_folder(**arguments(options)), options)
 
 
 def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), meaning: str = "") -> Command:
     """The command of one file of ``prepare`` that reads a benchmark, perhaps with either number of classes."""
 
     def add_arguments(parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--source", type=Path, nargs="+", required=True, help="The official archives, or folders of their files."
-        )
-        parser.add_argument("--output", type=Path, required=True, help="The prepared folder to be made.")
-        parser.add_argument(
-            "--partial", type=bool, default=False, help="Take fewer pictures than there are officially."
-        )
+        from cssformer.prepare.benchmark import prepare_benchmark
+
+        _add_source(parser, "The official archives, or folders of their files.")
+        parser.add_function_arguments(prepare_benchmark, skip={"benchmark", "source"})
         if classes:
             parser.add_argument("--classes", type=Literal[classes], default=classes[0], help=meaning)
 
@@ -66,10 +56,7 @@ def _prepare_benchmark(module: str, title: str, classes: tuple[int, ...] = (), m
         described = import_module(f"cssformer.prepare.{module}")
         given = arguments(options)
         benchmark = described.benchmark(given.pop("classes")) if classes else described.BENCHMARK
-        prepared = prepare_benchmark(benchmark, **given)
-        show(prepared.table())
-        write_json(options, prepared.as_dict())
-        return 0
+        return _tell(prepare_benchmark(benchmark, **given), options)
 
     return Command(f"Make a data folder of {title}.", add_arguments, run)
 
@@ -80,12 +67,9 @@ def _prepare_export(module: str, what: str, hub: bool = False) -> Command:
     def add_arguments(parser: ArgumentParser) -> None:
         from cssformer.prepare.export import prepare_export
 
-        sources = "The export, a folder or an archive, and the pictures if they are elsewhere."
-        sources += " Or OWNER/NAME on the Hugging Face hub." if hub else ""
-        parser.add_argument("--source", type=Path, nargs="+", required=True, help=sources)
-        parser.add_argument("--val_share", type=Share, default=0.1, help="Share of the pictures drawn for validation.")
-        parser.add_argument("--seed", type=Natural, default=0, help="The draw of the validation split comes from it.")
-        parser.add_function_arguments(prepare_export, skip={"read", "source", "val_share", "seed"})
+        of_hub = " Or OWNER/NAME on the Hugging Face hub." if hub else ""
+        _add_source(parser, f"The export, a folder or an archive, and the pictures if they are elsewhere.{of_hub}")
+        parser.add_function_arguments(prepare_export, skip={"read", "source"})
         parser.add_function_arguments(import_module(f"cssformer.prepare.{module}").read, skip={"members", "faults"})
 
     def run(options: Namespace) -> int:
@@ -96,10 +80,7 @@ def _prepare_export(module: str, what: str, hub: bool = False) -> Command:
         if hub:
             given["source"] = [described.from_hub(path) for path in given["source"]]
         own = {name: given.pop(name) for name in signature(read).parameters if name in given}
-        prepared = prepare_export(partial(read, **own), **given)
-        show(prepared.table())
-        write_json(options, prepared.as_dict())
-        return 0
+        return _tell(prepare_export(partial(read, **own), **given), options)
 
     return Command(f"Make a data folder of {what}.", add_arguments, run)
 

@@ -3,10 +3,9 @@
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,6 +18,9 @@ from cssformer.data.image_io import read_ids
 from cssformer.prepare.class_file import ClassLine, read_class_file
 from cssformer.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from cssformer.prepare.coco import LabelMaps
+
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".npy", ".npz")
 """Of files that hold one label map each."""
 
@@ -30,22 +32,11 @@ class LabelMap(NamedTuple):
     read: Callable[[], NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class LabelFiles:
-    """Label maps with their names.
-
-    Attributes:
-        found: name and map; names may repeat.
-        categories: of COCO's JSON, name -> id; its maps hold 0, 1, 2, ... for these in order, and their number where
-            there is no shape. None where ids have no names.
-        empty: whether pixels without a shape are the background, if there is such a class.
-        listed: the images and categories of COCO's JSON.
-    """
+class LabelFiles(NamedTuple):
+    """Names and label maps, of which names may repeat, and what a COCO JSON tells of them."""
 
     found: Sequence[tuple[str, LabelMap]]
-    categories: dict[str, int] | None = None
-    empty: bool = False
-    listed: dict[str, Any] | None = None
+    coco: "LabelMaps | None" = None
 
 
 def is_label_file(path: Path) -> bool:
@@ -74,8 +65,7 @@ def find_label_files(path: Path, listed: dict[str, Any] | None = None) -> LabelF
         from cssformer.prepare.coco import read_maps
 
         coco = read_maps(path, listed)
-        maps = [(name, LabelMap(f"{path}, image {name}", read)) for name, read in coco.maps.items()]
-        return LabelFiles(maps, coco.categories, not coco.panoptic, coco.listed)
+        return LabelFiles([(name, LabelMap(f"{path}, image {name}", read)) for name, read in coco.maps.items()], coco)
     if kind not in (".npy", ".npz"):
         raise UserError(f"{path} is no folder, no .npy or .npz of arrays and no COCO .json; give one of these.")
     with _arrays(path) as arrays:
@@ -152,19 +142,18 @@ def table_of_ids(info: DatasetInfo) -> NDArray[np.int32]:
     return table
 
 
-def table_of_categories(files: LabelFiles, info: DatasetInfo, ignored: Sequence[str], place: Path) -> NDArray[np.int32]:
+def table_of_categories(coco: "LabelMaps", info: DatasetInfo, ignored: Sequence[str], place: Path) -> NDArray[np.int32]:
     """The table from the values of COCO's maps to class indices by the categories' names, ``IGNORE`` or ``INVALID``.
 
     Raises:
         UserError: a category is none of the classes.
     """
     index_of: Mapping[str, int] = {name: index for index, name in enumerate(info.classes)}
-    categories = list(files.categories or ())
-    for name in categories:
+    for name in coco.categories:
         if name not in index_of and name not in ignored:
             raise UserError(f"{place} has the category {name!r}, but the classes are {', '.join(info.classes)}.")
-    empty = index_of.get("background", IGNORE) if files.empty else IGNORE
-    return np.array([*(index_of.get(name, IGNORE) for name in categories), empty, INVALID], np.int32)
+    empty = IGNORE if coco.panoptic else index_of.get("background", IGNORE)
+    return np.array([*(index_of.get(name, IGNORE) for name in coco.categories), empty, INVALID], np.int32)
 
 
 class LabelSet:
@@ -184,9 +173,9 @@ class LabelSet:
         self, path: Path, lines: Sequence[ClassLine] = (), ignore: Sequence[str] = (), label_suffix: str = ""
     ) -> None:
         self.root, self.label_suffix = path, label_suffix
-        self.files = find_label_files(path)
+        found, self.coco = find_label_files(path)
         self.maps: dict[str, LabelMap] = {}
-        for name, each in self.files.found:
+        for name, each in found:
             if each.place.endswith(label_suffix) and self.maps.setdefault(name, each) is not each:
                 raise UserError(
                     f"{self.maps[name].place} and {each.place} have one name, by which label maps are told apart; "
@@ -196,20 +185,21 @@ class LabelSet:
             raise UserError(f"{path} holds no label maps{f' that end in {label_suffix}' if label_suffix else ''}.")
         self.names = sorted(self.maps)
         self.ignored = tuple(ignore)
-        coco = self.files.categories
-        if coco is None:
+        if (coco := self.coco) is None:
             self.info = _info(path, lines, ignore)
             self.table = table_of_ids(self.info)
         else:
             if lines:
                 raise UserError(f"{path} names its classes itself; leave out --classes and --class_file.")
-            kept = [name for name in coco if name not in ignore]
-            names = (["background"] if self.files.empty and "background" not in kept else []) + kept
+            kept = [name for name in coco.categories if name not in ignore]
+            names = [*([] if coco.panoptic or "background" in kept else ["background"]), *kept]
             # As in COCO's own PNGs, 0 is what no category is.
-            mapping: dict[str, int | None] = {"255": None, "0": names.index("background") if self.files.empty else None}
-            mapping |= {str(number): names.index(name) if name in kept else None for name, number in coco.items()}
+            mapping: dict[str, int | None] = {"255": None, "0": None if coco.panoptic else names.index("background")}
+            mapping |= {
+                str(number): names.index(name) if name in kept else None for name, number in coco.categories.items()
+            }
             self.info = DatasetInfo(tuple(names), distinct_colours(len(names)), ignored_value(len(names)), mapping)
-            self.table = table_of_categories(self.files, self.info, ignore, path)
+            self.table = table_of_categories(coco, self.info, ignore, path)
 
     def __len__(self) -> int:
         return len(self.names)

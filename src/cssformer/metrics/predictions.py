@@ -50,7 +50,7 @@ class Predictions:
 
     def __init__(self, path: Path, truth: Truth, raw: bool = False) -> None:
         require_single_label(truth.info.multilabel, "A score of label files")
-        own_ids = isinstance(truth, LabelSet) and truth.files.categories is None
+        own_ids = isinstance(truth, LabelSet) and truth.coco is None
         if own_ids:
             index_of = source_ids(truth.info.mapping)
             # Class indices may be told from ids only where they differ.
@@ -61,17 +61,18 @@ class Predictions:
             if raw and own_ids:
                 told = "without --raw, but the truth holds ids; predict with --raw"
             raise UserError(f"{path} was predicted {told}, as {legend} tells.")
-        found = find_label_files(path, truth.files.listed if isinstance(truth, LabelSet) else None)
+        listed = truth.coco.listed if isinstance(truth, LabelSet) and truth.coco else None
+        found, coco = find_label_files(path, listed)
         self.info, self.raw = truth.info, raw or own_ids
-        if found.categories is not None:
+        if coco is not None:
             ignored = truth.ignored if isinstance(truth, LabelSet) else ()
-            self.table = table_of_categories(found, truth.info, ignored, path)
+            self.table = table_of_categories(coco, truth.info, ignored, path)
         else:
             self.table = table_of_ids(truth.info) if self.raw else np.append(label_table(truth.info), INVALID)
         if isinstance(truth, LabelSet) and truth.root.is_dir() and path.is_dir():
             maps = _paired(path, truth)
         else:
-            maps = _by_name(found.found, truth.names)
+            maps = _by_name(found, truth.names)
         missing = [name for name in truth.names if not maps[name]]
         if missing:
             raise UserError(
@@ -82,7 +83,7 @@ class Predictions:
                 places = f"{several[0].place} and {several[1].place}"
                 raise UserError(f"{places} may both be the prediction for {name}; leave one there.")
         self.maps = {name: only for name, (only,) in maps.items()}
-        self.path, self.by_ids = path, self.raw and found.categories is None
+        self.path, self.by_ids = path, self.raw and coco is None
         # The largest value of each map read, and whether it has ignored ones; 255 aside.
         self.seen: set[tuple[int, bool]] = set()
 

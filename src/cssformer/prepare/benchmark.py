@@ -112,8 +112,8 @@ def prepare_benchmark(
     Args:
         benchmark: which data set; where its labels come in several forms, a function that tells it by the files.
         source: the official archives as downloaded (.zip, .tar, .tar.gz), or folders of what is in them.
-        output: the prepared folder to be made.
-        partial: accept fewer pictures than officially; ``dataset.yaml`` says so then.
+        output: The prepared folder to be made.
+        partial: Take fewer pictures than there are officially; dataset.yaml says so then.
 
     Raises:
         UserError: a source is missing, damaged, unsafe, or of another data set; pictures or labels are missing; the

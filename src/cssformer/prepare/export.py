@@ -29,6 +29,7 @@ from cssformer.prepare.writer import Drawing, Entry, Faults, MasksAs, fill, requ
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
+from cssformer.utils.options import Natural, Share
 
 UNLABELED = "unlabeled pixels"
 
@@ -42,8 +43,8 @@ def prepare_export(
     ignore: list[str] | None = None,
     unlabeled: Literal["background", "ignore"] | None = None,
     overlap: Overlap | None = None,
-    val_share: float = 0.1,
-    seed: int = 0,
+    val_share: Share = 0.1,
+    seed: Natural = 0,
     skip_broken: bool = False,
     masks_as: MasksAs = "shown",
     shown: list[int] | None = None,

@@ -20,6 +20,7 @@ from cssformer.prepare.writer import Entry, MasksAs, fill, require_free, turned_
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
+from cssformer.utils.options import Natural, Share
 from cssformer.utils.parallel import in_parallel
 
 # So many values are named in one sentence.
@@ -73,8 +74,8 @@ def prepare_folder(
     train_list: Path | None = None,
     val_list: Path | None = None,
     test_list: Path | None = None,
-    val_share: float = 0.1,
-    seed: int = 0,
+    val_share: Share = 0.1,
+    seed: Natural = 0,
     skip_unpaired: bool = False,
     masks_as: MasksAs = "shown",
     transparent: Transparent | None = None,

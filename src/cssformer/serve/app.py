@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hmac
+from collections.abc import Callable
 from contextlib import suppress
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cssformer import __version__
-from cssformer.serve.answers import Answer, Save, answer
+from cssformer.inference.prediction import Prediction
+from cssformer.serve.answers import Save, answer
 from cssformer.serve.page import mount
 from cssformer.serve.service import Busy, Service
 from cssformer.utils.errors import UserError
@@ -50,6 +52,12 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
     """
     app = FastAPI(title="cssformer", version=__version__, docs_url=None, redoc_url=None)
 
+    async def answered(predict: Callable[[], Prediction], save: Save, picture: str) -> Response:
+        # In one turn, so that no other prediction is made while this one is held.
+        file = await service.run(lambda: answer(predict(), save, picture, service.model))
+        named = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(file.name)}"}
+        return Response(file.content, media_type=file.media_type, headers=named)
+
     @app.post("/predict", openapi_extra={"requestBody": BODY}, response_class=Response)
     async def predict(request: Request, save: Save = "labels", name: str = "picture") -> Response:
         """Label a picture, sent as the body or as the one file of a form.
@@ -61,7 +69,7 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
         with service.place():
             data, sent = await asyncio.wait_for(_picture(request), UPLOAD_SECONDS)
             picture = plain_name(sent or name)
-            return _file(await service.run(_predicted, service, data, picture, save))
+            return await answered(lambda: service.predict(data, Path(picture)), save, picture)
 
     @app.api_route("/predict", methods=["GET", "HEAD", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def not_so() -> Response:
@@ -75,7 +83,7 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
         if not path.is_relative_to(uploads):
             raise UserError("This file was not uploaded here.")
         with service.place():
-            return _file(await service.run(_downloaded, service, path, save))
+            return await answered(lambda: service.uploaded(path), save, path.name)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -144,19 +152,6 @@ async def _picture(request: Request) -> tuple[bytes, str]:
     if not data:
         raise UserError("The picture has no bytes; send it as the body, or as the file of a form.")
     return data, name
-
-
-def _predicted(service: Service, data: bytes, picture: str, save: Save) -> Answer:
-    return answer(service.predict(data, Path(picture)), save, picture, service.model)
-
-
-def _downloaded(service: Service, path: Path, save: Save) -> Answer:
-    return answer(service.uploaded(path), save, path.name, service.model)
-
-
-def _file(file: Answer) -> Response:
-    named = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(file.name)}"}
-    return Response(file.content, media_type=file.media_type, headers=named)
 
 
 def _sentence(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:

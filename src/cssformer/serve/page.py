@@ -38,38 +38,19 @@ CSS = """
 """
 
 
-def _grey(values: NDArray[np.floating], largest: float = 1.0) -> Picture:
+def _grey(values: NDArray[np.floating] | None, largest: float = 1.0) -> Picture:
+    assert values is not None
     return cv2.cvtColor(cv2.convertScaleAbs(values, alpha=255 / largest), cv2.COLOR_GRAY2RGB).astype(np.uint8)
 
 
-def _overlay(prediction: Prediction, alpha: float) -> Picture:
-    return prediction.overlay(alpha)
-
-
-def _labels(prediction: Prediction, alpha: float) -> Picture:
-    return colourise(prediction.labels, prediction.colours)
-
-
-def _confidence(prediction: Prediction, alpha: float) -> Picture:
-    assert prediction.confidence is not None
-    return _grey(prediction.confidence)
-
-
-def _entropy(prediction: Prediction, alpha: float) -> Picture:
-    assert prediction.entropy is not None
-    return _grey(prediction.entropy, math.log(max(2, len(prediction.classes))))
-
-
-def _runner_up(prediction: Prediction, alpha: float) -> Picture:
-    return colourise(prediction.labels if prediction.runner_up is None else prediction.runner_up, prediction.colours)
-
-
 VIEWS: dict[str, Callable[[Prediction, float], Picture]] = {
-    "overlay": _overlay,
-    "labels": _labels,
-    "confidence (white is certain)": _confidence,
-    "entropy (white is uncertain)": _entropy,
-    "runner-up class": _runner_up,
+    "overlay": lambda found, alpha: found.overlay(alpha),
+    "labels": lambda found, _: colourise(found.labels, found.colours),
+    "confidence (white is certain)": lambda found, _: _grey(found.confidence),
+    "entropy (white is uncertain)": lambda found, _: _grey(found.entropy, math.log(max(2, len(found.classes)))),
+    "runner-up class": lambda found, _: colourise(
+        found.labels if found.runner_up is None else found.runner_up, found.colours
+    ),
 }
 
 
