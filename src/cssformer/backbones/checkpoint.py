@@ -20,19 +20,8 @@ LEAST_SHARE = 0.9
 """Of a backbone's parameters that a file must hold."""
 
 WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "state_dict.",
-    "teacher.",
-    "student.",
-    "model.",
-    "network.",
-    "net.",
-    "backbone.",
-    "encoder.",
-    "swin.",
-    "dinov2.",
-    "convnext.",
+    *("module.", "_orig_mod.", "state_dict.", "teacher.", "student.", "model.", "network.", "net."),
+    *("backbone.", "encoder.", "swin.", "dinov2.", "convnext."),
 )
 """How other programs' files name what they wrap a backbone in."""
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.utils.atomic import atomic_json
+from cssformer.utils.atomic import atomic_json, require_writable
 
 LOADING = "Loading PyTorch and the network ..."
 
@@ -27,6 +28,15 @@ class Command:
 def arguments(options: Namespace) -> dict[str, Any]:
     """The options that are arguments of the command's function."""
     return {name: value for name, value in options.as_dict().items() if name != "json"}
+
+
+def require_report(output: Path | None, name: str) -> None:
+    """Raise UserError now, not only after hours of work, if a report's file cannot be written into the folder."""
+    from cssformer.data.dataset import require_outside_splits
+
+    if output is not None:
+        require_outside_splits(output)
+        require_writable(output / name)
 
 
 def write_json(options: Namespace, result: dict[str, Any]) -> None:

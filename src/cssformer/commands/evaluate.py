@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.commands.command import LOADING, Command, write_json
+from cssformer.commands.command import LOADING, Command, require_report, write_json
 from cssformer.commands.models import MODEL, note_unfinished
 from cssformer.commands.studies import know_baselines
 from cssformer.commands.views import VIEWS, add_views, note_cost
-from cssformer.utils.atomic import require_writable
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Share
@@ -88,16 +87,12 @@ def _add_evaluate(parser: ArgumentParser) -> None:
 
 def _evaluate(options: Namespace) -> int:
     from cssformer.data import SegmentationFolder
-    from cssformer.data.dataset import require_outside_splits
     from cssformer.metrics import evaluate, submit
     from cssformer.metrics.scoring import groups_of
     from cssformer.training.score import about, open_model
 
     know_baselines()
-    if options.output is not None:
-        # Not only after hours of work.
-        require_outside_splits(options.output)
-        require_writable(options.output / SCORES)
+    require_report(options.output, SCORES)
     note_unfinished(options.model)
     note_cost(options)
     views = {name: options[name] for name in VIEWS}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.commands.command import Command, write_json
+from cssformer.commands.command import Command, require_report, write_json
 from cssformer.commands.evaluate import add_by, add_scoring, counts_regions, tell_scores
-from cssformer.utils.atomic import atomic_json, require_writable
+from cssformer.utils.atomic import atomic_json
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import add_device
@@ -75,14 +75,10 @@ def _tell_doubt(said: "Predictions") -> None:
 
 def _score(options: Namespace) -> int:
     from cssformer.data import SegmentationFolder
-    from cssformer.data.dataset import require_outside_splits
     from cssformer.metrics import Predictions, evaluate_predictions
     from cssformer.metrics.scoring import groups_of
 
-    if options.output is not None:
-        # Not only after hours of work.
-        require_outside_splits(options.output)
-        require_writable(options.output / SCORES)
+    require_report(options.output, SCORES)
     truth = _truth(options)
     groups = groups_of(truth.names, options.group_by)
     said = Predictions(options.predictions, truth, options.raw)
@@ -109,17 +105,13 @@ def _add_compare(parser: ArgumentParser) -> None:
 
 def _compare(options: Namespace) -> int:
     from cssformer.commands.studies import know_baselines
-    from cssformer.data.dataset import require_outside_splits
     from cssformer.data.image_io import write_image
     from cssformer.metrics import Predictions, evaluate, evaluate_predictions
     from cssformer.metrics.compare import Chosen, Comparison, differences_sheet, require_comparable
     from cssformer.metrics.scoring import groups_of
     from cssformer.training.score import about, open_model
 
-    if options.output is not None:
-        # Not only after hours of work.
-        require_outside_splits(options.output)
-        require_writable(options.output / COMPARISON)
+    require_report(options.output, COMPARISON)
     split = options.split or "val"
     if options.truth is None and (needless := next((name for name in (*TRUTH, "raw") if options[name]), None)):
         raise UserError(f"Two models are compared on prepared data; leave out --{needless}, or give TRUTH.")

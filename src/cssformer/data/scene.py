@@ -39,25 +39,8 @@ CLASSES = {
     "tent": (250, 90, 190),
     "power line": (20, 20, 25),
 }
-(
-    _MEADOW,
-    _WHEAT,
-    _VINEYARD,
-    _WOODLAND,
-    _ORCHARD,
-    _VILLAGE,
-    _PASTURE,
-    _LAKE,
-    _RIVER,
-    _ROAD,
-    _PATH,
-    _HOUSE,
-    _BARN,
-    _CAR,
-    _BOAT,
-    _TENT,
-    _POWER_LINE,
-) = range(len(CLASSES))
+_MEADOW, _WHEAT, _VINEYARD, _WOODLAND, _ORCHARD, _VILLAGE = range(6)
+_PASTURE, _LAKE, _RIVER, _ROAD, _PATH, _HOUSE, _BARN, _CAR, _BOAT, _TENT, _POWER_LINE = range(6, len(CLASSES))
 
 # Side of a land parcel, and shares of the six kinds of land, in the order of the classes.
 _PARCEL = 44

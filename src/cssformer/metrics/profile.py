@@ -64,6 +64,11 @@ class Part:
     activation_bytes: int
     milliseconds: float
 
+    def row(self) -> tuple[str, ...]:
+        """Cells of a table: the name, millions, billions, megabytes and milliseconds."""
+        counts = f"{self.parameters / 1e6:.2f}", f"{self.multiply_adds / 1e9:.2f}"
+        return self.name, *counts, f"{self.activation_bytes / 1e6:.1f}", f"{self.milliseconds:.1f}"
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -108,14 +113,12 @@ class Profile:
         """Tables for people, each with its heading first: the parts, and the modules beside the paper where it fits."""
         rest = self.milliseconds - sum(part.milliseconds for part in self.parts)
         memory = sum(part.activation_bytes for part in self.parts)
+        whole = Part("sum", self.parameters, self.multiply_adds, memory, self.milliseconds)
         parts = [
             ("part", "parameters (M)", "GFLOPs", "activations (MB)", "time (ms)"),
-            *(
-                _row(part.name, part.parameters, part.multiply_adds, part.activation_bytes, part.milliseconds)
-                for part in self.parts
-            ),
+            *(part.row() for part in self.parts),
             ("up-sampling, rest", "", "", "", f"{max(0.0, rest):.1f}"),
-            _row("sum", self.parameters, self.multiply_adds, memory, self.milliseconds),
+            whole.row(),
             ("interpolation of samples, besides", "", f"{self.interpolation / 1e9:.2f}", "", ""),
             ("weighing of samples, besides", "", f"{self.weighing / 1e9:.2f}", "", ""),
         ]
@@ -142,16 +145,6 @@ class Profile:
             "over_baseline_gflops": self.over_baseline(),
             "paper_gflops": PAPER if self.comparable else None,
         }
-
-
-def _row(name: str, parameters: int, multiply_adds: int, memory: int, milliseconds: float) -> tuple[str, ...]:
-    return (
-        name,
-        f"{parameters / 1e6:.2f}",
-        f"{multiply_adds / 1e9:.2f}",
-        f"{memory / 1e6:.1f}",
-        f"{milliseconds:.1f}",
-    )
 
 
 def untrained(options: ModelConfig, num_classes: int) -> CSSFormer:

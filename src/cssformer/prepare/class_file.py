@@ -31,17 +31,8 @@ _NAME_ID = re.compile(r"((?:.*[\s,;:=])?[^\s,;:=]*[^\d\s,;:=][^\s,;:=]*)[\s,;:=]
 # Titles of columns; of several the first is taken.
 _NAMES = ("name", "names", "class_name", "label_name", "category_name", "class", "label", "category", "title")
 _IDS = (
-    "id",
-    "ids",
-    "index",
-    "pixel_value",
-    "value",
-    "class_id",
-    "label_id",
-    "category_id",
-    "class_index",
-    "number",
-    "code",
+    *("id", "ids", "index", "pixel_value", "value"),
+    *("class_id", "label_id", "category_id", "class_index", "number", "code"),
 )
 _CHANNELS = (("r", "red"), ("g", "green"), ("b", "blue"))
 _COLOURS = ("color", "colour", "rgb", "color_rgb", "hex", "hex_code", "hex_color")
