@@ -300,7 +300,7 @@ def test_no_report_is_written_among_pictures(
         (["train", "--model.backbone", "resnet5000"], "resnet5000.*resnet50"),
         (["train", "--model.weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["train", "--resume"], "holds no run to resume"),
+        (["train", "--resume"], "no run to resume in"),
         (["evaluate", "run", "--mode", "slid"], "mode.*'slid'.*slide"),
         (["evaluate", "run", "--device", "meta"], "device cannot be 'meta'.*cpu"),
         (["evaluate", "run", "--scales", "1e9"], "scales cannot be '1000000000.0'"),

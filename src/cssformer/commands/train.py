@@ -11,7 +11,6 @@ from jsonargparse import ArgumentParser, Namespace
 from cssformer.commands.command import Command, write_json
 from cssformer.commands.evaluate import show_scores
 from cssformer.training.recipe import Recipe
-from cssformer.training.resume import resumed
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import ConfigFile
@@ -58,8 +57,6 @@ def _train(options: Namespace) -> int:
     from cssformer.utils.stop import Interrupted, Stop, signals_later
 
     recipe = Recipe.from_options(options)
-    if options.resume:
-        recipe = resumed(recipe)
     # Where the user's own augment.custom lies, as with `python -m`.
     sys.path.append(os.getcwd())
     if options.find_lr:

@@ -7,22 +7,18 @@ from typing import Any
 from cssformer.training.recipe import Recipe
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import written
-from cssformer.weights.run_files import RECIPE
 
 CHANGEABLE = ("steps", "patience", "lr", "warmup_steps", "power", "batch_size", "device_batch", "non_finite")
 """Keys of ``training`` that a run may be continued with other values of."""
 
 
-def resumed(asked_for: Recipe) -> Recipe:
-    """The recipe of the run in ``output``, to be continued with what may change of the one that is asked for.
+def resumed(begun: Recipe, asked_for: Recipe) -> Recipe:
+    """The recipe that a run was begun with, to be continued with what may change of the one that is asked for.
 
     Raises:
-        UserError: there is no such run, its data are not there, or other options than it was begun with are given.
+        UserError: the run's data are not there, or other options than it was begun with are given.
     """
-    saved = Path(asked_for.output) / RECIPE
-    if not saved.is_file():
-        raise UserError(f"{asked_for.output} holds no run to resume; {saved} is missing.")
-    recipe = dataclasses.replace(Recipe.load(saved), output=asked_for.output)
+    recipe = dataclasses.replace(begun, output=asked_for.output)
     before, asked = (_flat(dataclasses.asdict(each.located())) for each in (recipe, asked_for))
     free = {"data", *(f"training.{name}" for name in CHANGEABLE)}
     if recipe.model.init is not None:

@@ -114,8 +114,9 @@ def _train(
 ) -> Evaluation | None:
     run = Path(recipe.output)
     checkpoint = read_checkpoint(run, resume)
-    if checkpoint:
-        recipe = resumed(recipe)
+    begun = Recipe.load(run / RECIPE) if checkpoint else None
+    if begun:
+        recipe = resumed(begun, recipe)
     start = stop.step = int(checkpoint["global_step"]) if checkpoint else 0
     ended = checkpoint and _how_it_ended(checkpoint, recipe.training)
     if ended and (run / SCORES).is_file():
@@ -125,7 +126,6 @@ def _train(
     verify = first and not checkpoint
     assembly = assemble(recipe, console, checkpoint, build, verify, loss)
     task, recipe = assembly.task, assembly.task.recipe
-    begun = Recipe.load(run / RECIPE) if checkpoint else None
     if checkpoint and begun:
         require_same_network(checkpoint, task.model, recipe.training, run)
         _require_validated(run, start, recipe.training.steps)
