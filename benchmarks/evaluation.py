@@ -33,7 +33,7 @@ from torch import Tensor
 
 from cssformer import CSSFormer
 from cssformer.data import DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import distinct_colours
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.inference import predict, predict_files
 from cssformer.inference.labels import Segmentation, View, assembled, segment
 from cssformer.metrics import Scorer, evaluate

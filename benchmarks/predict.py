@@ -21,7 +21,7 @@ from PIL import Image
 
 from cssformer import CSSFormer, Predictor
 from cssformer.data import DatasetInfo, SegmentationFolder, SyntheticScenes
-from cssformer.data.dataset import distinct_colours
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.inference import predict_files
 from cssformer.metrics import evaluate
 from cssformer.utils.malloc import keep_freed_memory

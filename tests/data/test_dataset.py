@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import distinct_colours
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.data.files import is_truncated
 from cssformer.utils.errors import UserError
 

@@ -18,7 +18,7 @@ from cssformer import Metadata
 from cssformer.cli import main
 from cssformer.data import SyntheticScenes
 from cssformer.data.channels import Channels
-from cssformer.data.dataset import distinct_colours
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.inference import Explanation, Prediction, Predictor, SamplingMap, explain
 from cssformer.model import CSSFormer
 from cssformer.model.layers import SamplingOffsets

@@ -10,7 +10,8 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from cssformer.data import IGNORE, DatasetInfo, SegmentationFolder
-from cssformer.data.dataset import look_up, raw_ids
+from cssformer.data.dataset import look_up
+from cssformer.data.dataset_info import raw_ids
 from cssformer.inference import predict_files
 from cssformer.metrics import Predictions, Submission, evaluate_predictions
 from cssformer.model import CSSFormer, Metadata

@@ -13,7 +13,8 @@ from rich.console import Console
 from cssformer.cli import main
 from cssformer.data.bands import decode_bands
 from cssformer.data.channels import Channels, from_bands
-from cssformer.data.dataset import IGNORE, DatasetInfo, SegmentationFolder
+from cssformer.data.dataset import IGNORE, SegmentationFolder
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.export import export_model
 from cssformer.inference import Predictor
 from cssformer.training.recipe import AugmentConfig, ModelConfig, Recipe, TrainingConfig

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cssformer import CSSFormer
 from cssformer.data import DatasetInfo
-from cssformer.data.dataset import distinct_colours
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.training.recipe import Recipe
 from cssformer.training.train import train
 from cssformer.utils.options import PRESETS, ConfigFile, make_parser, parse

@@ -2,7 +2,8 @@
 
 from cssformer.data.check import CheckReport
 from cssformer.data.class_pixels import verify_labels
-from cssformer.data.dataset import IGNORE, DatasetInfo, Sample, SegmentationFolder
+from cssformer.data.dataset import IGNORE, Sample, SegmentationFolder
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.synthetic import SyntheticScenes
 
 __all__ = [

@@ -7,7 +7,8 @@ from typing import Any
 
 from cssformer.data import findings
 from cssformer.data.channels import Moments, merged
-from cssformer.data.dataset import SPLITS, DatasetInfo, labels_by_name, pictures_by_name
+from cssformer.data.dataset import SPLITS, labels_by_name, pictures_by_name
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.findings import Finding, are
 from cssformer.data.pair_facts import PairFacts, read_pair
 from cssformer.utils.errors import UserError

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import IGNORE, DatasetInfo, Samples, SegmentationFolder, require_same_size
+from cssformer.data.dataset import IGNORE, Samples, SegmentationFolder, require_same_size
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.files import require_whole_file
 from cssformer.data.image_io import read_size
 from cssformer.data.multilabel import with_class

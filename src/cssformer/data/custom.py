@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cssformer.data.dataset import IGNORE, DatasetInfo, Sample
+from cssformer.data.dataset import IGNORE, Sample
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cssformer.data.channels import Channels, Moments
-from cssformer.data.dataset import DatasetInfo
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.duplicates import NEAR, near_duplicates
 from cssformer.data.pair_facts import NO_CLASS, PairFacts
 from cssformer.data.picture_facts import notes

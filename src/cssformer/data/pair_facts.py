@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cssformer.data.alignment import better_turned
 from cssformer.data.bands import decode_bands
 from cssformer.data.channels import Moments, moments, rgb_view
-from cssformer.data.dataset import DatasetInfo
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.duplicates import perceptual_hash
 from cssformer.data.files import read_bytes
 from cssformer.data.image_io import decode_image, decode_mask

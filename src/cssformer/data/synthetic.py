@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cssformer.data.dataset import DatasetInfo, Sample
+from cssformer.data.dataset import Sample
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.scene import CLASSES, Scene
 from cssformer.utils.errors import UserError
 

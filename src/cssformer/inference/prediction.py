@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import IGNORE, combined_colours, no_data
+from cssformer.data.dataset import IGNORE
+from cssformer.data.dataset_info import combined_colours, no_data
 from cssformer.data.image_io import write_image, write_label
 from cssformer.data.multilabel import is_class, require_single_label
 from cssformer.utils.console import percentage
@@ -179,7 +180,8 @@ class Prediction:
     def save(self, path: str | Path, ids: Sequence[int] | None = None) -> None:
         """Write the labels as a PNG with the classes' colours as palette, or of 16 bits grey for ids above 254.
 
-        Where the picture has no data it holds what :func:`cssformer.data.dataset.no_data` gives; 255 is transparent.
+        Where the picture has no data it holds what :func:`cssformer.data.dataset_info.no_data` gives; 255 is
+        transparent.
 
         Args:
             path: the file.

@@ -12,7 +12,8 @@ from torch import nn
 
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import Channels, Pixels, from_bands, rgb_view
-from cssformer.data.dataset import IGNORE, distinct_colours
+from cssformer.data.dataset import IGNORE
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.data.image_io import to_rgb
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.views import Options, evaluating, predict, used_threshold

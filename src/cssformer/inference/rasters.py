@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from cssformer import __version__
-from cssformer.data.dataset import IGNORE, no_data
+from cssformer.data.dataset import IGNORE
+from cssformer.data.dataset_info import no_data
 from cssformer.data.rasters import TILE, Raster, opened, write_raster
 from cssformer.inference.labels import Block, assembled
 from cssformer.inference.prediction import Prediction, shares_of
@@ -40,7 +41,7 @@ class Outputs(NamedTuple):
     """What is written of a TIFF.
 
     Attributes:
-        labels: the file; no data are as :func:`cssformer.data.dataset.no_data`.
+        labels: the file; no data are as :func:`cssformer.data.dataset_info.no_data`.
         overlay, confidence: files, None for none. The confidence of pixels without data is 0.
         clear: names of classes that the overlay leaves uncoloured.
         classes, colours, ids: of the classes.

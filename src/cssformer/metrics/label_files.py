@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo, Sample, SegmentationFolder
-from cssformer.data.dataset import INVALID, distinct_colours, ignored_value, look_up, source_ids
+from cssformer.data.dataset import INVALID, look_up
+from cssformer.data.dataset_info import distinct_colours, ignored_value, source_ids
 from cssformer.data.files import files_under, read_bytes
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.class_file import ClassLine, read_class_file

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data import IGNORE, DatasetInfo
-from cssformer.data.dataset import INVALID, label_table, raw_ids, source_ids
+from cssformer.data.dataset import INVALID, label_table
+from cssformer.data.dataset_info import raw_ids, source_ids
 from cssformer.data.image_io import encode_png, read_note
 from cssformer.data.multilabel import require_single_label
 from cssformer.metrics.label_files import (

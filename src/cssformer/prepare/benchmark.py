@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cssformer.data.dataset import SPLITS, DatasetInfo, ignored_value
+from cssformer.data.dataset import SPLITS
+from cssformer.data.dataset_info import DatasetInfo, ignored_value
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.writer import Entry, Reader, fill, require_free

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours, ignored_value
+from cssformer.data.dataset import SPLITS
+from cssformer.data.dataset_info import DatasetInfo, distinct_colours, ignored_value
 from cssformer.data.files import Readable, is_picture
 from cssformer.data.image_io import read_ids
 from cssformer.data.picture_facts import notes as picture_notes

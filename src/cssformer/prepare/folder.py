@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cssformer.data.dataset import SPLITS, DatasetInfo, distinct_colours
+from cssformer.data.dataset import SPLITS
+from cssformer.data.dataset_info import DatasetInfo, distinct_colours
 from cssformer.data.image_io import read_ids
 from cssformer.data.picture_facts import notes as picture_notes
 from cssformer.prepare.class_file import read_class_file

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import DatasetInfo, distinct_colours, ignored_value
+from cssformer.data.dataset_info import DatasetInfo, distinct_colours, ignored_value
 from cssformer.data.image_io import decode_mask
 from cssformer.prepare.class_file import ClassLine, Colour
 from cssformer.prepare.survey import TRANSPARENT, MaskStats, packed, unpacked

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cssformer.data.bands import decode_bands
-from cssformer.data.dataset import MOST_MULTILABEL
+from cssformer.data.dataset_info import MOST_MULTILABEL
 from cssformer.data.files import files_under, is_picture, read_bytes
 from cssformer.prepare.masks import LabelMapping, Transparent, meaning
 from cssformer.prepare.pairing import Pairing, find_pairs, read_folders

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from cssformer.data.bands import decode_bands, decode_pixels, is_photograph
 from cssformer.data.channels import Channels, Form, Moments, merged
-from cssformer.data.dataset import IGNORE, INVALID, SPLITS, DatasetInfo, require_same_size
+from cssformer.data.dataset import IGNORE, INVALID, SPLITS, require_same_size
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.files import Readable, read_bytes
 from cssformer.data.formats import as_stored, turned
 from cssformer.data.image_io import encode_png, inspect_image, read_orientation

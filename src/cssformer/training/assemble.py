@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cssformer.backbones import add_lora, first_licence, trunk
 from cssformer.data.class_pixels import verify_labels
 from cssformer.data.custom import CustomAugment
-from cssformer.data.dataset import DatasetInfo, raw_ids
+from cssformer.data.dataset_info import DatasetInfo, raw_ids
 from cssformer.data.rare_classes import RareClasses
 from cssformer.data.stream import TrainingStream
 from cssformer.data.transforms import Augment

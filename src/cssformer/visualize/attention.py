@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.data.dataset import distinct_colours
+from cssformer.data.dataset_info import distinct_colours
 from cssformer.visualize import drawing
 from cssformer.visualize.drawing import FAINT, INK, PAPER, Picture
 

@@ -11,7 +11,7 @@ import numpy as np
 from cssformer.data.bands import read_pixels
 from cssformer.data.channels import rgb_view
 from cssformer.data.check import CheckReport
-from cssformer.data.dataset import DatasetInfo
+from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.files import read_bytes
 from cssformer.data.findings import Finding
 from cssformer.data.image_io import read_ids
