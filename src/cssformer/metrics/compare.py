@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Subset
 
 from cssformer.data import IGNORE, DatasetInfo, Sample
 from cssformer.data.channels import rgb_view
@@ -172,29 +173,21 @@ def paired_bootstrap(first: NDArray[np.int64], second: NDArray[np.int64]) -> lis
     return [Difference(*each, *interval) for *each, interval in zip(*whole.tolist(), intervals, strict=True)]
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(Subset[Sample]):
     """Some pictures of a data set, with its face."""
 
-    data: Any
-    indices: Sequence[int]
+    dataset: Any
 
     @property
     def info(self) -> DatasetInfo:
-        return self.data.info
+        return self.dataset.info
 
     @property
     def names(self) -> list[str]:
-        return [self.data.names[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.data[self.indices[index]]
+        return [self.dataset.names[index] for index in self.indices]
 
     def label(self, index: int) -> NDArray[np.int32] | None:
-        return self.data.label(self.indices[index])
+        return self.dataset.label(self.indices[index])
 
 
 def differences_sheet(comparison: Comparison, data: Any, scored: Sequence[Callable[[Any], Evaluation]]) -> Picture:

@@ -17,6 +17,7 @@ from cssformer.data.dataset_info import distinct_colours, ignored_value, source_
 from cssformer.data.files import files_under, read_bytes
 from cssformer.data.image_io import read_ids
 from cssformer.prepare.class_file import ClassLine, read_class_file
+from cssformer.prepare.writer import class_table
 from cssformer.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -137,10 +138,7 @@ def to_indices(ids: NDArray[Any], table: NDArray[np.int32], place: str, known: s
 def table_of_ids(info: DatasetInfo) -> NDArray[np.int32]:
     """The table from an id of the source to its class index, ``IGNORE`` or, last, ``INVALID``."""
     ids = source_ids(info.mapping) or {**{index: index for index in range(len(info.classes))}, info.ignore: None}
-    table = np.full(max(ids) + 2, INVALID, np.int32)
-    for raw, index in ids.items():
-        table[raw] = IGNORE if index is None else index
-    return table
+    return np.append(class_table(ids), np.int32(INVALID))
 
 
 def table_of_categories(coco: "LabelMaps", info: DatasetInfo, ignored: Sequence[str], place: Path) -> NDArray[np.int32]:

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,7 @@ class Suspect:
     def as_dict(self, info: DatasetInfo) -> dict[str, Any]:
         """For JSON."""
         regions = [
-            {
-                "labelled": info.classes[each.labelled],
-                "predicted": info.classes[each.predicted],
-                "box": list(each.box),
-                "pixels": each.pixels,
-                "confidence": each.confidence,
-                "score": each.score,
-            }
+            {**asdict(each), "labelled": info.classes[each.labelled], "predicted": info.classes[each.predicted]}
             for each in self.regions
         ]
         return {"image": str(self.image), "label": str(self.label), "score": self.score, "regions": regions}

@@ -1,4 +1,4 @@
-"""ADE20K, the scene parsing benchmark of 2016 (SceneParse150): 150 classes of things and stuff, indoors and outdoors.
+"""ADE20K, the scene parsing benchmark of 2016 (http://sceneparsing.csail.mit.edu): 150 classes of things and stuff.
 
 ``ADEChallengeData2016.zip`` holds ``images/{training,validation}/ADE_{train,val}_*.jpg`` and, of the same names,
 ``annotations/{training,validation}/*.png``, 8 bits: 0 is "other objects" and ignored, 1 to 150 are the classes.
@@ -30,7 +30,6 @@ def parts(members: Sequence[Member]) -> Iterator[Part]:
 
 BENCHMARK = Benchmark(
     title="ADE20K (SceneParse150)",
-    homepage="http://sceneparsing.csail.mit.edu",
     licence="pictures for non-commercial research and education; annotations BSD-3-Clause",
     archives="ADEChallengeData2016.zip",
     layout="images/training/ADE_train_00000001.jpg and annotations/training/ADE_train_00000001.png",

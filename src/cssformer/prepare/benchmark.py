@@ -31,8 +31,8 @@ class Benchmark:
     """An official data set.
 
     Attributes:
-        title, homepage, licence: for people.
-        archives: what to give as sources, as the homepage names it.
+        title, licence: for people.
+        archives: what to give as sources, as its homepage names it.
         layout: where pictures and labels stand in them, for the message about a wrong archive.
         counts: pictures per split; a test split may be left out.
         classes, colours: in the order of their indices.
@@ -42,7 +42,6 @@ class Benchmark:
     """
 
     title: str
-    homepage: str
     licence: str
     archives: str
     layout: str

@@ -1,4 +1,4 @@
-"""Cityscapes: street scenes of 50 cities, 2048x1024, with fine labels of 19 classes.
+"""Cityscapes (https://www.cityscapes-dataset.com): street scenes of 50 cities, 2048x1024, 19 classes.
 
 ``leftImg8bit_trainvaltest.zip`` holds ``leftImg8bit/SPLIT/CITY/CITY_SEQUENCE_FRAME_leftImg8bit.png``,
 ``gtFine_trainvaltest.zip`` holds ``gtFine/SPLIT/CITY/CITY_SEQUENCE_FRAME_gtFine_labelIds.png``, 8 bits with the ids
@@ -55,7 +55,6 @@ def parts(members: Sequence[Member]) -> Iterator[Part]:
 
 BENCHMARK = Benchmark(
     title="Cityscapes",
-    homepage="https://www.cityscapes-dataset.com",
     licence="non-commercial research; no redistribution (see the homepage)",
     archives="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
     layout="leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png and "

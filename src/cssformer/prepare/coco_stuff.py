@@ -95,7 +95,6 @@ def benchmark(classes: Literal[171, 182] = 171) -> Benchmark:
     palette = colours()
     return Benchmark(
         title=f"COCO-Stuff 10K ({classes} classes)",
-        homepage="https://github.com/nightrome/cocostuff10k",
         licence="annotations CC BY 4.0; pictures by Flickr's terms of use",
         archives=ARCHIVE,
         layout="images/COCO_train2014_000000000077.jpg, annotations/COCO_train2014_000000000077.mat and imageLists",

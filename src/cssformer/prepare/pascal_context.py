@@ -87,7 +87,6 @@ def benchmark(classes: Literal[59, 60] = 59) -> Callable[[Sequence[Member]], Ben
         others = dict.fromkeys(range(460 if from_mat else 1), 0 if first else None)
         return Benchmark(
             title=f"PASCAL Context ({classes} classes)",
-            homepage="https://cs.stanford.edu/~roozbeh/pascal-context",
             licence="annotations without a stated licence; pictures by Flickr's terms of use",
             archives=f"{PICTURES} and trainval.tar.gz (or 59_context_labels.tar.gz)",
             layout="JPEGImages/2008_000002.jpg, ImageSets/Main and 2008_000002.mat (or 2008_000002.png)",

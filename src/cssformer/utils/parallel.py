@@ -20,13 +20,8 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], title: st
 
     Threads suffice, because decoding, encoding and hashing release Python's lock.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        futures = [threads.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in progress(title, futures)]
-        finally:
-            for future in futures:
-                future.cancel()
+    results = ahead(lambda index: work(items[index]), len(items), lambda result: 0)
+    return list(progress(title, results, len(items)))
 
 
 def ahead(
