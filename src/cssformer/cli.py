@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cssformer import __version__
 from cssformer.utils.errors import UserError, is_out_of_memory
+from cssformer.utils.garbage import kept_for_good
 from cssformer.utils.malloc import keep_freed_memory
 from cssformer.utils.stop import Interrupted, Stop
 
@@ -67,7 +68,9 @@ def main(argv: list[str] | None = None) -> int:
             if command.begins and sys.stderr.isatty():
                 print(command.begins, file=sys.stderr)
             keep_freed_memory()
-            code = command.run(_parse(command, " ".join(words), arguments[len(words) :]))
+            with kept_for_good():
+                options = _parse(command, " ".join(words), arguments[len(words) :])
+            code = command.run(options)
             sys.stdout.flush()
             return code
     except UserError as error:
