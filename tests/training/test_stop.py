@@ -78,7 +78,7 @@ def require_told_and_kept(process: "subprocess.Popen[str]", run: Path, code: int
 def test_signals_stop_a_training_and_its_loaders(tmp_path: Path) -> None:
     with begun(tmp_path / "run") as process:
         wait_for(process, "step 3/")
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGHUP, signal.SIGTERM):
             os.killpg(process.pid, number)
         require_told_and_kept(process, tmp_path / "run", 143)
 
