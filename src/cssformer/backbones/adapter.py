@@ -16,12 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from cssformer.backbones.pyramid import SCALES, STRIDES, PlainViT
 from cssformer.ops import ms_deform_sample
+from cssformer.ops.reference import Shapes
 from cssformer.utils.errors import UserError
 
 POINTS = 4
 """Places that a head looks at on each map."""
-
-Shapes = list[tuple[int, int]]
 
 
 class ViTAdapter(PlainViT):

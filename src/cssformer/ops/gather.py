@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cssformer.ops.reference import Shapes
 from cssformer.ops.runs import Function, in_runs
 
 
-def _corners(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+def _corners(shapes: Shapes, device: torch.device) -> Tensor:
     """For each place of each scale with its border the pixels there, right, below and both: (Σ(H + 2)·(W + 2), 4).
 
     The border's are 0, the scales' are counted from 1.
@@ -41,7 +42,7 @@ def _table(maps_BSMD: Tensor, corners: Tensor) -> Tensor:
     return maps_BMSD.index_select(1, corners.reshape(-1)).reshape(-1, 4 * int(maps_BSMD.shape[3]))
 
 
-def _geometry(shapes: Sequence[tuple[int, int]], points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _geometry(shapes: Shapes, points: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of the points' scales: sides, (2, 1, P), a table's columns, (P,), its pixel (0, 0), (P,); and its rows, (1,)."""
     one = torch.ones(points, device=like.device, dtype=torch.int32)
     sides, columns, origins, first = [], [], [], torch.zeros(1, device=like.device, dtype=torch.int32)
@@ -114,11 +115,7 @@ def _attend(
 
 
 def _by_heads(
-    function: Function,
-    positions_BNMLK2: Tensor,
-    shapes: Sequence[tuple[int, int]],
-    others_BNM: Tensor,
-    tables: Sequence[Tensor],
+    function: Function, positions_BNMLK2: Tensor, shapes: Shapes, others_BNM: Tensor, tables: Sequence[Tensor]
 ) -> Tensor:
     """``function`` of all places, (B, N, M, D), head by head: what neighbours of a head look at lies close together."""
     B, N, M, L, K = positions_BNMLK2.shape[:5]
@@ -131,9 +128,7 @@ def _by_heads(
     return sampled.index_select(0, order.view(B, M, N).permute(0, 2, 1).reshape(-1)).reshape(B, N, M, -1)
 
 
-def ms_deform_sample(
-    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, weights_BNMLK: Tensor
-) -> Tensor:
+def ms_deform_sample(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     """As :func:`cssformer.ops.ms_deform_sample`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
     table = _table(value_BSMD.to(compute), _corners(shapes, value_BSMD.device))
@@ -142,11 +137,7 @@ def ms_deform_sample(
 
 
 def ms_deform_attend(
-    query_BNMD: Tensor,
-    key_BSMD: Tensor,
-    value_BSMD: Tensor,
-    shapes: Sequence[tuple[int, int]],
-    positions_BNMLK2: Tensor,
+    query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
     """As :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cssformer.ops import gather, reference
 from cssformer.ops.recording import Sampling, record
+from cssformer.ops.reference import Shapes
 from cssformer.utils.errors import UserError
 
 BACKENDS = ("auto", "reference", "gather", "numba", "triton")
@@ -51,9 +52,7 @@ def use_backend(name: str) -> Iterator[None]:
         _choice = before
 
 
-def ms_deform_sample(
-    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, weights_BNMLK: Tensor
-) -> Tensor:
+def ms_deform_sample(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     """Weighted sum of bilinear samples from all scales, the sparse sampling of MSFE.
 
     ``out[b, n, m] = Σ_l Σ_k weights[b, n, m, l, k] · value_l[b, m](positions[b, n, m, l, k])``
@@ -87,11 +86,7 @@ def ms_deform_sample(
 
 
 def ms_deform_attend(
-    query_BNMD: Tensor,
-    key_BSMD: Tensor,
-    value_BSMD: Tensor,
-    shapes: Sequence[tuple[int, int]],
-    positions_BNMLK2: Tensor,
+    query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
     """Attention of each query over its own bilinear samples from all scales, as in CSF.
 
@@ -126,7 +121,7 @@ def ms_deform_attend(
     return _ms_deform_attend(query_BNMD, key_BSMD, value_BSMD, _flat(shapes), positions_BNMLK2)
 
 
-def _check(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, *others: Tensor) -> None:
+def _check(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, *others: Tensor) -> None:
     devices = {tensor.device for tensor in (value_BSMD, positions_BNMLK2, *others)}
     if len(devices) > 1:
         raise ValueError(f"all tensors must be on one device, not on {', '.join(sorted(map(str, devices)))}")
@@ -204,7 +199,7 @@ def _fast(tensor: Tensor) -> ModuleType:
 # Operators take shapes as one flat list, the only form a schema knows; empty tensors stand for gradients not asked for.
 
 
-def _flat(shapes: Sequence[tuple[int, int]]) -> list[int]:
+def _flat(shapes: Shapes) -> list[int]:
     return [size for shape in shapes for size in shape]
 
 

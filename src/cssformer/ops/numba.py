@@ -18,11 +18,10 @@ from torch import Tensor
 from cssformer.ops.numba_backward import kernels
 from cssformer.ops.numba_forward import forward
 from cssformer.ops.numba_parts import QUERIES, Floats, Grid, Ints, Rows
+from cssformer.ops.reference import Shapes
 from cssformer.ops.simd import elements
 from cssformer.ops.threads import run
 from cssformer.utils.memory import empty
-
-Shapes = Sequence[tuple[int, int]]
 
 
 def _levels(shapes: Shapes) -> tuple[Ints, int]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cssformer.ops.reference import ms_deform_attention_weights
+from cssformer.ops.reference import Shapes, ms_deform_attention_weights
 from cssformer.utils.context import bound
 
 
@@ -19,7 +19,7 @@ class Sampling(NamedTuple):
     (B, S, M, D) of :func:`cssformer.ops.ms_deform_attend`.
     """
 
-    shapes: Sequence[tuple[int, int]]
+    shapes: Shapes
     positions: Tensor
     weights: Tensor | None = None
     query: Tensor | None = None

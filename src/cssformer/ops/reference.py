@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Shapes = Sequence[tuple[int, int]]
+"""(H, W) of each of the L scales."""
 
-def _samples(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor) -> Iterator[Tensor]:
+
+def _samples(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor) -> Iterator[Tensor]:
     """Bilinear samples of each scale, (B, M, D, N, K); zero outside the map and where a position is NaN."""
     B, _, M, D = value_BSMD.shape
     N, K = positions_BNMLK2.shape[1], positions_BNMLK2.shape[4]
@@ -31,9 +34,7 @@ def _samples(value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BN
         yield sampled.view(B, M, D, N, K)
 
 
-def ms_deform_sample(
-    value_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor, weights_BNMLK: Tensor
-) -> Tensor:
+def ms_deform_sample(value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor, weights_BNMLK: Tensor) -> Tensor:
     """The definition of :func:`cssformer.ops.ms_deform_sample`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
     samples = _samples(value_BSMD.to(compute), shapes, positions_BNMLK2.to(compute))
@@ -46,11 +47,7 @@ def ms_deform_sample(
 
 
 def ms_deform_attend(
-    query_BNMD: Tensor,
-    key_BSMD: Tensor,
-    value_BSMD: Tensor,
-    shapes: Sequence[tuple[int, int]],
-    positions_BNMLK2: Tensor,
+    query_BNMD: Tensor, key_BSMD: Tensor, value_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
     """The definition of :func:`cssformer.ops.ms_deform_attend`."""
     compute = torch.promote_types(value_BSMD.dtype, torch.float32)
@@ -60,7 +57,7 @@ def ms_deform_attend(
 
 
 def ms_deform_attention_weights(
-    query_BNMD: Tensor, key_BSMD: Tensor, shapes: Sequence[tuple[int, int]], positions_BNMLK2: Tensor
+    query_BNMD: Tensor, key_BSMD: Tensor, shapes: Shapes, positions_BNMLK2: Tensor
 ) -> Tensor:
     """The weights by which ``ms_deform_attend`` mixes its samples: (B, N, M, L, K), summing to 1 over L·K.
 

@@ -15,8 +15,7 @@ import triton
 from torch import Tensor
 
 from cssformer.ops import triton_kernels as kernels
-
-Shapes = Sequence[tuple[int, int]]
+from cssformer.ops.reference import Shapes
 
 # Triton's default for fused multiply-adds is changing.
 OPTIONS = {"enable_fp_fusion": True}
