@@ -122,14 +122,22 @@ def test_all_that_a_user_must_know_is_in_the_file(model: CSSFormer, exported: Pa
     assert (logits.name, logits.shape) == ("logits", ["batch", 5, "rows", "columns"])
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
-def test_axes_have_names(multilabel: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("multilabel", "inference", "note"),
+    [
+        (False, {"short_side": 320}, "export with --short_side 320"),
+        (True, {"mode": "slide", "crop": [64, 96]}, "a sliding window of 64x96"),
+    ],
+)
+def test_axes_have_names_and_what_the_file_leaves_to_do_is_told(
+    multilabel: bool, inference: dict[str, Any], note: str, tmp_path: Path
+) -> None:
     model, path = network(**BASELINE), tmp_path / "model.onnx"
-    model.metadata = replace(model.metadata, multilabel=multilabel)
+    model.metadata = replace(model.metadata, multilabel=multilabel, inference=inference)
     axes = {"probabilities": ["batch", 5, "height", "width"]}
     if not multilabel:
         axes |= {"labels": ["batch", "height", "width"], "confidence": ["batch", "height", "width"]}
-    export_model(model, path, returns=tuple(axes))
+    assert note in export_model(model, str(path), returns=tuple(axes))["note"]
     assert {each.name: each.shape for each in onnxruntime.InferenceSession(path).get_outputs()} == axes
 
 
@@ -146,8 +154,10 @@ def test_pictures_are_padded_as_in_prediction(model: CSSFormer, size: tuple[int,
 
 def test_the_file_resizes_and_labels_by_itself(tmp_path: Path) -> None:
     model, path = network(**BASELINE), tmp_path / "labels.onnx"
-    export_model(model, path, returns=("labels", "confidence"), input="uint8", short_side=96)
-    session, predictor = onnxruntime.InferenceSession(path), Predictor(model, "cpu", short_side=96)
+    model.metadata = replace(model.metadata, inference={"mode": "whole", "short_side": 96})
+    done = export_model(model, path, returns=("labels", "confidence"), input="uint8", short_side=96)
+    assert done["note"] is None
+    session, predictor = onnxruntime.InferenceSession(path), Predictor(model, "cpu")
     for size in ((131, 97), (48, 61), (200, 333)):
         expected = predictor(picture(*size))
         labels, confidence = session.run(None, {"images": picture(*size)[None]})

@@ -1,5 +1,6 @@
 """The command ``cssformer export``."""
 
+import sys
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -39,6 +40,8 @@ def _export(options: Namespace) -> int:
     print(f"{done['runtime']} agrees with PyTorch; {done['megabytes']:.1f} MB written to {done['output']}")
     if "miou" in done:
         print(f"mIoU {percentage(done['miou'])} of the file, {percentage(done['network_miou'])} of the network")
+    if done["note"]:
+        print(f"note: {done['note']}", file=sys.stderr)
     write_json(options, done)
     return 0
 

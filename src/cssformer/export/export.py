@@ -54,8 +54,8 @@ def export_model(
         data: a prepared folder on whose split "val" the file and the network are scored.
 
     Returns:
-        For JSON: "output", "megabytes", "runtime", "parity" (rows of :func:`cssformer.export.parity.compare`), and
-        with data "miou" and "network_miou" (from 0 to 1).
+        For JSON: "output", "megabytes", "runtime", "parity" (rows of :func:`cssformer.export.parity.compare`), "note"
+        (what whoever runs the file must do beside, or None), and with data "miou" and "network_miou" (from 0 to 1).
 
     Raises:
         UserError: there is no such model, the options do not go together, the file cannot be written, or it does not
@@ -118,8 +118,23 @@ def export_model(
         if fault := parity.fault(rows, precision != "32"):
             raise UserError(f"{output} was not written: run by {runtime}, {fault}.")
         megabytes = sum(file.stat().st_size for file in (path, weights) if file is not None) / 1e6
-    found = {"output": str(output), "megabytes": megabytes, "runtime": runtime, "parity": rows}
+    note = _left_to_do(network.metadata.inference, resized=size is not None or short_side is not None)
+    found = {"output": str(output), "megabytes": megabytes, "runtime": runtime, "parity": rows, "note": note}
     return found if scored is None else {**found, **_scores(output, network, scored)}
+
+
+def _left_to_do(inference: dict[str, Any], resized: bool) -> str | None:
+    """What `predict` does for this network, and the file does not."""
+    side = inference.get("short_side")
+    if side is not None and not resized:
+        return (
+            f"the network was trained for pictures with a shorter side of {side} pixels, and the file takes them as "
+            f"they are: resize them before, or export with --short_side {side}."
+        )
+    if inference.get("mode") == "slide" and inference.get("crop"):
+        window = "x".join(map(str, inference["crop"]))
+        return f"the network was trained for a sliding window of {window}; larger pictures need windows of that size."
+    return None
 
 
 def _scores(output: Path, network: SegmentationNetwork, data: SegmentationFolder) -> dict[str, float | None]:
