@@ -1,10 +1,7 @@
 """Backbones with the weights they start from: timm's own from the hub, or a local file."""
 
 import inspect
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 from cssformer.backbones.adapter import ViTAdapter
 from cssformer.backbones.checkpoint import load_weights
 from cssformer.backbones.pyramid import SimpleFeaturePyramid
+from cssformer.utils.console import quiet
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import HubUnreachable, require_hub
 
@@ -86,7 +84,8 @@ def _create(name: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module
         config = timm.get_pretrained_cfg(name)
         if pretrained and config is not None and config.hf_hub_id:
             require_hub(config.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
-        with _quiet():
+        # It tells of classifiers left out, which a pyramid never has.
+        with quiet("timm.models._builder"):
             return timm.create_model(name, pretrained=pretrained, **arguments)
     except HubUnreachable as error:
         raise UserError(
@@ -126,15 +125,3 @@ def _compute_constants(body: nn.Module, _: Any) -> None:
             part._buffers[name] = torch.empty_like(cast(Tensor, part._buffers[name]), device=device)
         if compute is not None:
             compute()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without timm's words about classifiers left out, which a pyramid never has."""
-    logger = logging.getLogger("timm.models._builder")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -1,7 +1,6 @@
 """The steps of a training, by Lightning: loaders, devices, callbacks, and what may go wrong with them."""
 
 import dataclasses
-import logging
 import os
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from cssformer.training.non_finite import NonFinite
 from cssformer.training.recipe import TrainingConfig
 from cssformer.training.run_folder import LAST, METRICS, AtomicCheckpointIO
 from cssformer.training.watch import Watch
+from cssformer.utils.console import quiet
 from cssformer.utils.device import best_device, device_name
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import GRACE_SECONDS, Interrupted, Stop, obey_parent_alone, signals_later
@@ -228,18 +228,12 @@ def quiet_lightning(precision: str) -> Iterator[None]:
     own = torch.get_float32_matmul_precision()
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision(precision)
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with quiet("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning.*")
             yield
     finally:
         torch.set_float32_matmul_precision(own)
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

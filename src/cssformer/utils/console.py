@@ -1,8 +1,10 @@
 """What people read in the terminal: names and paths come out as they are, never as markup."""
 
+import logging
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -40,6 +42,19 @@ def counted(number: int, noun: str) -> str:
 def progress(title: str, items: Iterable[Any] | None = None, total: int | None = None) -> Any:
     """The items with a bar on standard error, where that is a terminal; see ``tqdm``."""
     return tqdm(items, title, total, leave=False, file=sys.stderr, disable=None)
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Within the block these loggers tell of nothing but errors."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def plain_console() -> "Console":
