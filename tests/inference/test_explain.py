@@ -179,7 +179,7 @@ def test_outputs_that_cannot_be_written_are_told_before_the_model_is_read(
         assert told in capsys.readouterr().err
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(data=st.data(), height=st.integers(8, 90), width=st.integers(8, 90), short_side=st.sampled_from([None, 20, 70]))
 def test_tokens_contain_the_pixel_and_weights_sum_to_one(
     trained: CSSFormer, data: st.DataObject, height: int, width: int, short_side: int | None

@@ -20,6 +20,12 @@ from studies.baselines.networks import DECODERS, BaselineNetwork
 
 SMALL = {"channels": 32, "heads": 4, "points": 2}
 PRODUCTS = ("linear", "conv", "matmul", "addmm", "bmm", "baddbmm")
+# Every kind of block, few of each.
+BACKBONES = {
+    "swin_tiny_patch4_window7_224": {"depths": [2, 1, 1, 1]},
+    "mobilenetv2_100": {"depth_multiplier": 0.3},
+    "convnext_atto": {"depths": [1, 1, 1, 1]},
+}
 
 
 def counted_by_fvcore(model: nn.Module, size: tuple[int, int]) -> dict[str, int]:
@@ -44,10 +50,10 @@ def fuse_attention() -> Iterator[Callable[[bool], None]]:
     timm.layers.set_fused_attn(before)
 
 
-@pytest.mark.parametrize("backbone", ["swin_tiny_patch4_window7_224", "mobilenetv2_100", "convnext_atto"])
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_counts_are_those_of_an_independent_counter(backbone: str, fuse_attention: Callable[[bool], None]) -> None:
     fuse_attention(False)
-    model = CSSFormer(backbone, 19, **SMALL)
+    model = CSSFormer(backbone, 19, **SMALL, backbone_args=BACKBONES[backbone])
     expected, found = counted_by_fvcore(model, (96, 160)), multiply_adds(model, (96, 160))
     assert expected.keys() == {"backbone", "lateral", "cia", "msfe", "csf", "head"}
     assert {part: found[part] for part in expected} == expected
@@ -73,7 +79,8 @@ def test_fused_attention_is_counted_as_the_products_it_is_made_of(fuse_attention
     counts = []
     for fused in (True, False):
         fuse_attention(fused)
-        model = untrained(ModelConfig("swin_tiny_patch4_window7_224", channels=8, heads=1), 2)
+        swin = "swin_tiny_patch4_window7_224"
+        model = untrained(ModelConfig(swin, channels=8, heads=1, fusion=False, backbone_args=BACKBONES[swin]), 2)
         counts.append(multiply_adds(model, (64, 64))["backbone"])
     assert counts[0] == counts[1]
 
