@@ -1,5 +1,6 @@
 """`prepare folder`: which picture goes to which split, by a draw or by lists."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_lists_of_other_programs(tmp_path, line):
     (tmp_path / "val.txt").write_text(line.format(1, 1))
     prepare_folder([root], tmp_path / "out", train_list=tmp_path / "train.txt", val_list=tmp_path / "val.txt")
     assert SegmentationFolder(tmp_path / "out", "train").names == ["0", "2"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system has no paths of open files")
+def test_a_list_may_be_what_a_command_writes(tmp_path):
+    root, (end, begin) = source(tmp_path / "in", random_labels(0, 2, count=3)), os.pipe()
+    os.write(begin, b"2\n")
+    os.close(begin)
+    (tmp_path / "val.txt").write_text("1\n")
+    prepare_folder([root], tmp_path / "out", train_list=Path(f"/dev/fd/{end}"), val_list=tmp_path / "val.txt")
+    os.close(end)
+    assert SegmentationFolder(tmp_path / "out", "train").names == ["2"]
 
 
 def test_a_name_twice_in_one_list(tmp_path):

@@ -23,7 +23,6 @@ from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Natural, Share
 from cssformer.utils.parallel import in_parallel
-from cssformer.utils.text import read_text
 
 # So many values are named in one sentence.
 _SHOWN = 30
@@ -269,8 +268,13 @@ def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:
     for pair in pairs:
         for name in {pair.stem, pair.image.name, pair.image.stem}:
             by_name[name].add(pair)
+    try:
+        # Not by `utils.text`, which refuses pipes: a shell's <(command) is one.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the list {path}: {error}.") from None
     found: list[Pair] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         # A line may name the mask, too, but a picture's name may also hold spaces and commas.
