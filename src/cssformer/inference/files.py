@@ -10,15 +10,7 @@ from cssformer.data.image_io import read_note
 from cssformer.data.picture_facts import notes
 from cssformer.inference.pipeline import Pipeline
 from cssformer.inference.predictor import Predictor
-from cssformer.inference.sources import (
-    CONFIDENCE,
-    LABELS,
-    LEGEND,
-    OVERLAY,
-    PROBABILITIES,
-    find_sources,
-    is_there,
-)
+from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PROBABILITIES, find_sources, is_there
 from cssformer.inference.views import Options
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.digest import digest

@@ -21,14 +21,7 @@ from cssformer.metrics.boundary import (
     count_by_distance,
     count_multilabel,
 )
-from cssformer.metrics.confusion import (
-    Scores,
-    areas_of,
-    intersection_over_union,
-    mean_of_present,
-    number,
-    percent,
-)
+from cssformer.metrics.confusion import Scores, areas_of, intersection_over_union, mean_of_present, number, percent
 from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 

@@ -23,11 +23,7 @@ from cssformer.training.loggers import finished, make_loggers
 from cssformer.training.module import Loss
 from cssformer.training.recipe import Recipe, TrainingConfig
 from cssformer.training.resume import CHANGEABLE, resumed
-from cssformer.training.run_folder import (
-    alone,
-    read_checkpoint,
-    require_same_network,
-)
+from cssformer.training.run_folder import alone, read_checkpoint, require_same_network
 from cssformer.training.score import about
 from cssformer.utils.console import plain_console
 from cssformer.utils.device import best_device
