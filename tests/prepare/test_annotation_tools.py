@@ -158,6 +158,20 @@ def test_pictures_of_trains_are_no_split(tmp_path):
     assert set(prepared("labelme", tmp_path)[0]) == {"train-1", "my_test"}
 
 
+def test_classes_may_be_those_of_other_data(tmp_path, capsys):
+    """What a network drew and a person corrected need not hold every class of that network."""
+    labelme(tmp_path, [shape("car", "rectangle", (0, 0), (3, 3)), shape("tree", "rectangle", (5, 5), (9, 9))])
+    order = ["background", "tree", "bird", "car"]
+    words = ["prepare", "labelme", "--source", str(tmp_path), "--output", str(tmp_path / "out"), "--order"]
+    assert main([*words, *order[:3]]) == 2
+    assert "The order lacks car; add every class" in capsys.readouterr().err
+    assert main([*words, *order]) == 0
+    assert "class 2  bird (not in these labels)\nclass 3  car (from car)" in capsys.readouterr().out
+    expected = 3 * box(0, 0, 3, 3) + 1 * box(5, 5, 9, 9)
+    assert all((label == expected).all() for label in labels(tmp_path / "out").values())
+    assert list(DatasetInfo.load(tmp_path / "out").classes) == order
+
+
 def test_labelme_lines_have_a_width(tmp_path, capsys):
     labelme(tmp_path, [shape("tree", "line", (0, 10), (30, 10))])
     words = ["prepare", "labelme", "--source", str(tmp_path), "--output", str(tmp_path / "out"), "--line_width"]

@@ -41,6 +41,7 @@ def prepare_export(
     output: Path,
     *,
     map: list[str] | None = None,
+    order: list[str] | None = None,
     ignore: list[str] | None = None,
     unlabeled: Literal["background", "ignore"] | None = None,
     overlap: Overlap | None = None,
@@ -57,6 +58,8 @@ def prepare_export(
         source: The folders or archives of the export and of its pictures.
         output: The prepared folder to be made; it must not exist, or be empty.
         map: What classes become, as in car,truck=vehicle; car= leaves its shapes out.
+        order: Names of all classes in their order, so that they are those of other data or of a model, also where this
+            export has no shape of some; background among them unless unlabeled pixels are ignored.
         ignore: Names of classes, or unlabeled, whose pixels are ignored.
         unlabeled: Whether pixels without a shape are a class, background, or ignored; by default background, in
             panoptic labels ignored.
@@ -87,7 +90,7 @@ def prepare_export(
         for picture in export.pictures:
             if (other := first.setdefault(picture.image, picture)) is not picture:
                 raise UserError(f"{other.place} and {picture.place} both annotate {picture.path}; leave one there.")
-        labels = _Labels(export, map or [], ignore or [], unlabeled, overlap)
+        labels = _Labels(export, map or [], order or [], ignore or [], unlabeled, overlap)
         chosen, how = _split(export.pictures, val_share, seed)
         entries = [
             Entry(split, _flat_name(picture.path), picture.image, labels.drawing(picture)) for picture, split in chosen
@@ -115,7 +118,7 @@ class _Labels:
 
     Args:
         export: what the annotation tool wrote.
-        map, ignore, unlabeled, overlap: of :func:`prepare_export`.
+        map, order, ignore, unlabeled, overlap: of :func:`prepare_export`.
 
     Attributes:
         info: the description of the data set, without counts and sources.
@@ -129,6 +132,7 @@ class _Labels:
         self,
         export: Export,
         map: Sequence[str],
+        order: Sequence[str],
         ignore: Sequence[str],
         unlabeled: Literal["background", "ignore"] | None,
         overlap: Overlap | None,
@@ -142,7 +146,7 @@ class _Labels:
                 "Where overlapping shapes are kept, pixels without one are of no class; leave out unlabeled."
             )
         bare_pixels = "ignore" if several else unlabeled or export.unlabeled
-        self.info, self.value_of, self.index_of = _classes(export, map, ignore, bare_pixels)
+        self.info, self.value_of, self.index_of = _classes(export, map, order, ignore, bare_pixels)
         self.empty = len(export.classes)
         if several:
             indices = {name: self.index_of[value] for name, value in self.value_of.items()}
@@ -205,7 +209,11 @@ def _without_predictions(members: Sequence[Member]) -> list[Member]:
 
 
 def _classes(
-    export: Export, map: Sequence[str], ignore: Sequence[str], unlabeled: Literal["background", "ignore"]
+    export: Export,
+    map: Sequence[str],
+    order: Sequence[str],
+    ignore: Sequence[str],
+    unlabeled: Literal["background", "ignore"],
 ) -> tuple[DatasetInfo, dict[str, int], dict[int, int | None]]:
     """The description of the data set, the value that each of the export's classes is drawn with, and their meaning."""
     known, ignore = list(export.classes), [*ignore, *(name for name in export.ignored if name in export.classes)]
@@ -228,6 +236,10 @@ def _classes(
     classes = list(dict.fromkeys(([background] if background else []) + kept))
     if len(classes) < 1 + bool(background):
         raise UserError("Every class is ignored or left out; no class is left.")
+    if order:
+        if other := [name for name in classes if name not in order]:
+            raise UserError(f"The order lacks {', '.join(other)}; add every class of the data, or rename some by map.")
+        classes = list(dict.fromkeys(order))
     index = {name: number for number, name in enumerate(classes)}
     target = {old: None if old in ignore else index.get(new) for old, new in renamed.items() if new}
     value_of = {name: number for number, name in enumerate(known) if name in target}

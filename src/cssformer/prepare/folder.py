@@ -45,7 +45,8 @@ class Prepared:
         rows += [(split, counted(count, "picture")) for split, count in self.info.counts.items()]
         for index, name in enumerate(self.info.classes):
             raw = [value for value, target in self.info.mapping.items() if target == index]
-            rows.append((f"class {index}", f"{name} (from {', '.join(raw)})"))
+            origin = f"from {', '.join(raw)}" if raw else "not in these labels"
+            rows.append((f"class {index}", f"{name} ({origin})"))
         ignored = [value for value, target in self.info.mapping.items() if target is None]
         rows.append(("ignored", ", ".join(ignored) or "nothing"))
         return rows + [("note", note) for note in self.notes]
