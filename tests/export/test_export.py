@@ -307,11 +307,9 @@ def test_a_network_that_cannot_be_exported_is_told(suffix: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("precision", ["16", "int8"])
-def test_the_cost_of_lower_precision_is_told(
-    precision: Any, model: CSSFormer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_cost_of_lower_precision_is_told(precision: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     onnx = pytest.importorskip("onnx")
-    found = export_model(model, tmp_path / "model.onnx", precision=precision)
+    found = export_model(network(cia=False, fusion_stride=32), tmp_path / "model.onnx", precision=precision)
     assert not caplog.records
     assert found["megabytes"] == pytest.approx((tmp_path / "model.onnx").stat().st_size / 1e6)
     assert all(0 < row["difference"] < 0.2 and row["equal"] > 0.9 for row in found["parity"])
