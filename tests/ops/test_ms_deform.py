@@ -304,6 +304,11 @@ def test_a_process_forked_after_use_works_too(monkeypatch: pytest.MonkeyPatch) -
         torch.set_num_threads(before)
 
 
+def test_nothing_is_sampled_from_no_scales() -> None:
+    out = ms_deform_sample(torch.ones(1, 0, 2, 8), (), torch.zeros(1, 5, 2, 0, 3, 2), torch.ones(1, 5, 2, 0, 3))
+    assert torch.equal(out, torch.zeros(1, 5, 2, 8))
+
+
 @pytest.mark.parametrize("name", ["sum", "attend"])
 def test_only_the_gradients_asked_for(name: str) -> None:
     inputs = make(THREE, N=4)

@@ -7,20 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cssformer.ops.simd import LANES, elements, numbers, store
+from cssformer.ops.numba_parts import Floats, Ints
+from cssformer.ops.simd import LANES, elements, number, numbers, store
 from cssformer.ops.threads import run
 from cssformer.utils.jit import jit
 from cssformer.utils.memory import empty
 
-_HALF, _ONE = np.float32(0.5), np.float32(1)
+_ONE = np.float32(1)
+
+Places = tuple[Ints, Ints, Floats]
 
 
-@jit
-def _between(place: int, length: int, size: int) -> tuple[int, int, np.float32]:
-    """The two of ``length`` cells between whose centres that of cell ``place`` of ``size`` lies, and how far."""
-    at = max(np.float32(0), (np.float32(place) + _HALF) * np.float32(length / size) - _HALF)
-    low = int(at)
-    return low, min(low + 1, length - 1), at - np.float32(low)
+def _between(length: int, size: int) -> Places:
+    """For each of ``size`` cells the two of ``length`` between whose centres its own lies, and how far."""
+    half = np.float32(0.5)
+    at = np.maximum(np.float32(0), (np.arange(size, dtype=np.float32) + half) * np.float32(length / size) - half)
+    low = at.astype(np.int32)
+    return low, np.minimum(low + 1, length - 1), at - low.astype(np.float32)
 
 
 @cache
@@ -33,19 +36,23 @@ def _kernel(lanes: int) -> Any:
         target: NDArray[Any],
         h: int,
         w: int,
-        height: int,
-        width: int,
+        rows: Places,
+        columns: Places,
         C: int,
         first: int,
         last: int,
     ) -> None:
         """Rows ``first`` to ``last`` of all pictures' (B·height, width, C), from (B·h, w, C)."""
+        uppers, lowers, down = rows
+        lefts, rights, along = columns
+        height, width = down.size, along.size
         for row in range(first, last):
             picture = row // height
-            upper, lower, fy = _between(row - picture * height, h, height)
-            above, below = (picture * h + upper) * w, (picture * h + lower) * w
+            y = row - picture * height
+            above, below = (picture * h + number(uppers, y)) * w, (picture * h + number(lowers, y)) * w
+            fy = number(down, y)
             for x in range(width):
-                left, right, fx = _between(x, w, width)
+                left, right, fx = number(lefts, x), number(rights, x), number(along, x)
                 shares = (_ONE - fy) * (_ONE - fx), (_ONE - fy) * fx, fy * (_ONE - fx), fy * fx
                 corners = (above + left) * C, (above + right) * C, (below + left) * C, (below + right) * C
                 to = (row * width + x) * C
@@ -66,5 +73,6 @@ def enlarge(feature: Tensor, height: int, width: int) -> Tensor:
     full = empty((batch, height, width, channels), feature.dtype)
     source, target = (elements(tensor, feature.dtype) for tensor in (feature, full))
     kernel, numbers_read = _kernel(min(channels, LANES)), 4 * full.numel()
-    run(kernel, batch * height, numbers_read, source, target, h, w, height, width, channels)
+    places = _between(h, height), _between(w, width)
+    run(kernel, batch * height, numbers_read, source, target, h, w, *places, channels)
     return full

@@ -19,7 +19,7 @@ from cssformer.ops.numba_backward import kernels
 from cssformer.ops.numba_forward import forward
 from cssformer.ops.numba_parts import QUERIES, Floats, Grid, Ints, Rows
 from cssformer.ops.reference import Shapes
-from cssformer.ops.simd import elements
+from cssformer.ops.simd import LANES, elements
 from cssformer.ops.threads import run
 from cssformer.utils.memory import empty
 
@@ -33,14 +33,22 @@ def _levels(shapes: Shapes) -> tuple[Ints, int]:
     return np.array(rows, np.int32).reshape(-1, 3), start
 
 
-def _framed(maps: int, padded: int, width: int, levels: Ints, dtype: np.dtype[Any]) -> Any:
-    """Room for padded maps, ``width`` numbers a pixel: their frames zero, what is inside not written yet.
+def _inside(levels: Ints) -> Ints:
+    """Where each pixel of all levels lies in the padded layout."""
+    pixels = [first + np.arange(height)[:, None] * (width + 1) + np.arange(width) for height, width, first in levels]
+    return np.concatenate([np.empty(0, np.int32), *(each.ravel() for each in pixels)], dtype=np.int32)
 
-    It begins with a cache line, so that rows do not straddle more lines than they must.
-    """
-    line, size = 64 // dtype.itemsize, maps * padded * width
-    room = np.empty(size + line, dtype)
-    room = room[-(room.ctypes.data // dtype.itemsize) % line :][:size]
+
+def _room(size: int, dtype: Any = np.float32) -> Any:
+    """Not written yet. It begins with a cache line: what is stored across two can not soon be loaded again."""
+    itemsize = np.dtype(dtype).itemsize
+    room = np.empty(size + 64 // itemsize, dtype)
+    return room[-(room.ctypes.data // itemsize) % (64 // itemsize) :][:size]
+
+
+def _framed(maps: int, padded: int, width: int, levels: Ints, dtype: np.dtype[Any]) -> Any:
+    """Room for padded maps, ``width`` numbers a pixel: their frames zero, what is inside not written yet."""
+    room = _room(maps * padded * width, dtype)
     pixels = room.reshape(maps, padded, width)
     for height, columns, first in levels:
         below = first + height * (columns + 1)
@@ -75,11 +83,11 @@ def pack(maps_BSMD: Sequence[Tensor], shapes: Shapes) -> Packed:
     """Lay out value, or key and value, for :func:`sum_packed` and :func:`attend_packed`."""
     B, S, M, D = maps_BSMD[0].shape
     levels, padded = _levels(shapes)
-    width = D * len(maps_BSMD)
+    places, width = _inside(levels), D * len(maps_BSMD)
     sources = [elements(map_BSMD, maps_BSMD[-1].dtype) for map_BSMD in maps_BSMD]
     packed = _framed(B * M, padded, width, levels, sources[0].dtype)
     for index, (map_BSMD, source) in enumerate(zip(maps_BSMD, sources, strict=True)):
-        arguments = (source, levels, packed[index * D :], S, M, padded, width)
+        arguments = (source, places, packed[index * D :], M, padded, width)
         run(kernels(D).pack, B * S, map_BSMD.numel(), *arguments)
     return Packed(packed, levels, padded, D, maps_BSMD[-1].dtype)
 
@@ -88,7 +96,7 @@ def _unpacked(packed: Floats, index: int, like_BSMD: Tensor, levels: Ints, padde
     B, S, M, D = like_BSMD.shape
     target = empty(like_BSMD.shape)
     width = packed.size // (B * M * padded)
-    arguments = (packed[index * D :], levels, _flat(target), S, M, padded, width)
+    arguments = (packed[index * D :], _inside(levels), _flat(target), M, padded, width)
     run(kernels(D).unpack, B * S, target.numel(), *arguments)
     return target.to(like_BSMD.dtype)
 
@@ -108,7 +116,11 @@ def sum_packed(maps: Packed, offsets_BNMLK2: Tensor, reference_NL2: Tensor | Non
     out = _result(maps, B, N, M)
     grid, placed = Grid(maps.levels, maps.padded, N, M, K), _placed(offsets_BNMLK2, reference_NL2)
     arguments = (maps.rows, grid, *placed, elements(weights_BNMLK, weights_BNMLK.dtype), elements(out, out.dtype))
-    run(forward(maps.D, K).sum, B * M * -(-N // QUERIES), out.numel() * L * K, *arguments)
+
+    def scratch() -> tuple[Any, ...]:
+        return _room(L * K, np.int32), _room(4 * L * K)
+
+    run(forward(maps.D, K).sum, B * M * -(-N // QUERIES), out.numel() * L * K, *arguments, scratch=scratch)
     return out.to(maps.dtype)
 
 
@@ -153,7 +165,12 @@ def attend_packed(maps: Packed, query_BNMD: Tensor, offsets_BNMLK2: Tensor, refe
     out = _result(maps, B, N, M)
     grid, placed = Grid(maps.levels, maps.padded, N, M, K), _placed(offsets_BNMLK2, reference_NL2)
     arguments = (_flat(query_BNMD), maps.rows, grid, *placed, np.float32(maps.D**-0.5), elements(out, out.dtype))
-    run(forward(maps.D, K).attend, B * M * -(-N // QUERIES), out.numel() * L * K * 2, *arguments)
+    points = -(-L * K // LANES) * LANES
+
+    def scratch() -> tuple[Any, ...]:
+        return _room(L * K, np.int32), _room(4 * L * K), _room(points), _room(points * LANES), _room(L * K * maps.D)
+
+    run(forward(maps.D, K).attend, B * M * -(-N // QUERIES), out.numel() * L * K * 2, *arguments, scratch=scratch)
     return out.to(maps.dtype)
 
 
@@ -178,12 +195,18 @@ def attend_backward(
     weights = np.empty(B * N * M * L * K, np.float32)
     grad_logits = np.empty_like(weights)
     work = grad.size * L * K * 2
+
+    def scratch() -> tuple[Any, ...]:
+        attention = _room(-(-L * K // LANES) * LANES)
+        return np.empty((2, L * K), np.float32), np.empty((3, L * K), np.float32), attention, _room(L * K * D)
+
     run(
         kernels(D).attend_queries,
         B * M * -(-N // QUERIES),
         work,
         *(grad, queries, maps, grid, positions, np.float32(D**-0.5)),
         *(_flat(grad_query), _flat(grad_positions), weights, grad_logits),
+        scratch=scratch,
     )
     grad_key, grad_value = key_BSMD.new_empty(0), value_BSMD.new_empty(0)
     if to_maps:

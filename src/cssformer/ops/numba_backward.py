@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Grid, Ints, Rows, announce, scratch, softmax
-from cssformer.ops.simd import LANES, accumulate, lay, load, store, zero
+from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Grid, Ints, Rows, softmax
+from cssformer.ops.simd import accumulate, announce, lay, load, number, store, zero
 from cssformer.ops.simd_sums import dots
 from cssformer.utils.jit import jit
 
@@ -38,18 +38,6 @@ def _bilinear(
     return upper_left + fx * upper + fy * down, upper + fy * (lower - upper), down
 
 
-@jit
-def _in_frame(pixel: int, levels: Ints, S: int, M: int, padded: int) -> int:
-    """Where a pixel of (B·S) lies in the padded layout (B, M, padded), for the first head."""
-    b = pixel // S
-    s = pixel - b * S
-    level = 0
-    while s >= levels[level, 0] * levels[level, 1]:
-        s -= levels[level, 0] * levels[level, 1]
-        level += 1
-    return b * M * padded + levels[level, 2] + s + s // levels[level, 1]
-
-
 class Kernels(NamedTuple):
     pack: Any
     unpack: Any
@@ -61,22 +49,22 @@ class Kernels(NamedTuple):
 @cache
 def kernels(D: int) -> Kernels:
     @jit
-    def pack(
-        source: Rows, levels: Ints, packed: Rows, S: int, M: int, padded: int, width: int, first: int, last: int
-    ) -> None:
-        """Copy pixels ``first`` to ``last`` of (B·S, M, D) into the frame of zeros, rows of ``width`` floats."""
+    def pack(source: Rows, places: Ints, packed: Rows, M: int, padded: int, width: int, first: int, last: int) -> None:
+        """Copy pixels ``first`` to ``last`` of (B·S, M, D) into the frame of zeros, rows of ``width`` numbers."""
         for pixel in range(first, last):
-            at = _in_frame(pixel, levels, S, M, padded)
+            b = pixel // places.size
+            at = b * M * padded + number(places, pixel - b * places.size)
             for m in range(M):
                 lay(packed, (at + m * padded) * width, source, (pixel * M + m) * D, D)
 
     @jit
     def unpack(
-        packed: Floats, levels: Ints, target: Floats, S: int, M: int, padded: int, width: int, first: int, last: int
+        packed: Floats, places: Ints, target: Floats, M: int, padded: int, width: int, first: int, last: int
     ) -> None:
         """The inverse of ``pack``."""
         for pixel in range(first, last):
-            at = _in_frame(pixel, levels, S, M, padded)
+            b = pixel // places.size
+            at = b * M * padded + number(places, pixel - b * places.size)
             for m in range(M):
                 store(target, (pixel * M + m) * D, load(packed, (at + m * padded) * width, D))
 
@@ -153,16 +141,19 @@ def kernels(D: int) -> Kernels:
         grad_positions: Floats,
         weights: Floats,
         grad_logits: Floats,
+        keys: Floats,
+        values: Floats,
+        attention: Floats,
+        sampled: Floats,
         first: int,
         last: int,
     ) -> None:
-        """Gradients of queries and positions; leaves the attention and the logits' gradients for ``attend_maps``."""
+        """Gradients of queries and positions; leaves the attention and the logits' gradients for ``attend_maps``.
+
+        ``keys`` (2, L·K) are slopes along x and y of q · key, ``values`` (3, L·K) g · value and its slopes.
+        """
         levels, padded, N, M, K = grid
         L = levels.shape[0]
-        keys = np.empty((2, L * K), np.float32)  # slopes along x and y of q · key
-        values = np.empty((3, L * K), np.float32)  # g · value and its slopes
-        attention = scratch(-(-L * K // LANES) * LANES)
-        sampled = scratch(L * K * D)
         runs = (N + QUERIES - 1) // QUERIES
         for task in range(first, last):
             head = task // runs

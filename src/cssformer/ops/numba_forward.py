@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Grid, Ints, Rows, announce, scratch, softmax
-from cssformer.ops.simd import LANES, floor, integers, load, number, numbers, pairs, store, where, zero
+from cssformer.ops.numba_parts import ONE, QUERIES, Floats, Grid, Ints, Rows, softmax
+from cssformer.ops.simd import LANES, announce, floor, integers, load, number, numbers, pairs, store, where, zero
 from cssformer.ops.simd_sums import narrow, totals
 from cssformer.utils.jit import jit
 
@@ -66,13 +66,13 @@ def forward(D: int, K: int) -> Forward:
         stride: int,
         weights: Rows,
         out: Rows,
+        pixels: Ints,
+        corners: Floats,
         first: int,
         last: int,
     ) -> None:
         levels, padded, N, M, _ = grid
         L = levels.shape[0]
-        pixels = scratch(L * K).view(np.int32)
-        corners = scratch(4 * L * K)
         runs = (N + QUERIES - 1) // QUERIES
         for task in range(first, last):
             head = task // runs
@@ -109,18 +109,17 @@ def forward(D: int, K: int) -> Forward:
         stride: int,
         scale: np.float32,
         out: Rows,
+        pixels: Ints,
+        corners: Floats,
+        logits: Floats,
+        products: Floats,
+        sampled: Floats,
         first: int,
         last: int,
     ) -> None:
         levels, padded, N, M, _ = grid
         L = levels.shape[0]
         ones = zero(K) + ONE
-        pixels = scratch(L * K).view(np.int32)
-        corners = scratch(4 * L * K)
-        rows = -(-L * K // LANES)
-        logits = scratch(rows * LANES)
-        products = scratch(rows * LANES * LANES)
-        sampled = scratch(L * K * D)
         runs = (N + QUERIES - 1) // QUERIES
         for task in range(first, last):
             head = task // runs

@@ -1,11 +1,11 @@
-"""What the forward and the backward kernels on the CPU share: scratch memory, prefetching, softmax."""
+"""What the forward and the backward kernels on the CPU share: types and softmax."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cssformer.ops.simd import LANES, floor, load, power_of_two, prefetch, store, where, zero
+from cssformer.ops.simd import LANES, floor, load, power_of_two, store, where, zero
 from cssformer.ops.simd_sums import largest, total
 from cssformer.utils.jit import jit
 
@@ -25,20 +25,6 @@ class Grid(NamedTuple):
     N: int
     M: int
     K: int
-
-
-@jit
-def scratch(size: int) -> Floats:
-    """Zeros at the start of a cache line: what is stored across two lines can not soon be loaded again."""
-    room = np.zeros(size + 16, np.float32)
-    return room[-(room.ctypes.data // 4) % 16 :][:size]
-
-
-@jit
-def announce(floats: Rows, start: int, count: int) -> None:
-    """Bring a coming query's part nearer: heads lie a page apart, too far for the machine to guess."""
-    for offset in range(start, start + count, 64 // floats.itemsize):
-        prefetch(floats, offset)
 
 
 @jit

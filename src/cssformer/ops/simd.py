@@ -312,8 +312,8 @@ def lay(typingctx: Any, target: Any, target_offset: Any, source: Any, source_off
 
 
 @intrinsic
-def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
-    """Ask for the cache line of ``array[offset]``, which may lie outside: a prefetch never faults."""
+def announce(typingctx: Any, array: Any, start: Any, count: Any) -> Any:
+    """Ask for the cache lines of ``array[start : start + count]``, which may lie outside: a prefetch never faults."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -322,10 +322,12 @@ def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
             builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), "llvm.prefetch.p0"
         )
         read, keep, from_data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
-        builder.call(hint, [builder.bitcast(builder.gep(data, [args[1]]), byte), read, keep, from_data])
+        first, line = args[1], args[1].type(64 * 8 // array.dtype.bitwidth)
+        with cgutils.for_range_slice(builder, first, builder.add(first, args[2]), line, first.type) as (offset, _):
+            builder.call(hint, [builder.bitcast(builder.gep(data, [offset]), byte), read, keep, from_data])
         return context.get_dummy_value()
 
-    return types.void(array, types.intp), codegen
+    return types.void(array, types.intp, types.intp), codegen
 
 
 @intrinsic

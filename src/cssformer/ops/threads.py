@@ -49,14 +49,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> None:
-    """``kernel(*arguments, first, last)`` over all tasks, on as many threads as torch uses.
+def run(
+    kernel: Callable[..., None], tasks: int, work: int, *arguments: Any, scratch: Callable[[], tuple[Any, ...]] = tuple
+) -> None:
+    """``kernel(*arguments, *scratch(), first, last)`` over all tasks, on as many threads as torch uses.
 
     Args:
         kernel: releases the GIL, and writes for each task what it writes for no other.
         tasks: how many there are; a call does those from ``first`` to ``last``, excluded.
         work: how many numbers are read for all tasks together.
         *arguments: passed on.
+        scratch: makes what a thread needs for itself.
     """
     global _has_run
     _has_run = True
@@ -67,11 +70,12 @@ def run(kernel: Callable[..., None], tasks: int, work: int, *arguments: Any) -> 
     ranges = iter([(tasks * i // pieces, tasks * (i + 1) // pieces) for i in range(pieces)])
 
     def take() -> None:
+        own = scratch()
         for first, last in ranges:
-            kernel(*arguments, first, last)
+            kernel(*arguments, *own, first, last)
 
     # Compiled here, if it is not yet: OpenMP's threads may have small stacks.
-    kernel(*arguments, 0, 0)
+    kernel(*arguments, *scratch(), 0, 0)
     together(take, threads)
 
 

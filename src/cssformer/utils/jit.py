@@ -12,7 +12,9 @@ def jit(function: Callable[..., Any]) -> Any:
     Numba's own parallel layers either crash when two threads call them or bring a second OpenMP pool that fights
     torch's for the cores, so threads around the kernels share the work.
     """
+    # Nobody calls them from C.
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache folder can be written
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return numba.njit(**options)(function)
