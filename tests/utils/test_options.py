@@ -180,6 +180,8 @@ def test_values_of_several_texts() -> None:
     assert (found.names, found.switch) == (["a, b", "5"], True)
     assert parsed("--training.logger", "[]", "--seed", "3").training.logger == []
     assert parsed("--training.logger", "csv", "wandb").training.logger == ["csv", "wandb"]
+    for given, names in (("255", ["255"]), ("a=b, c", ["a=b, c"]), ("['d', 'e']", ["d", "e"]), ("null", None)):
+        assert parse(parser, [f"--names={given}"], "it").names == names
 
 
 def test_parsed_numbers_are_pythons_own() -> None:

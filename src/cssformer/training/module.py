@@ -144,10 +144,10 @@ class SegmentationTask(L.LightningModule):
             self.losses.append(loss(self.logits.float(), label[0].long()))
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """The network's, remembered, and whether all were finite."""
+        """The network's, remembered, and whether all were finite; else 0, for all devices stop at it together."""
         self.logits = self.validated[0].forward_logits(images)
         self.finite.append(self.logits.isfinite().all())
-        return self.logits
+        return self.logits.nan_to_num(0, 0, 0)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training

@@ -233,20 +233,24 @@ def _in_one_word(arguments: list[str], types_of: dict[str, Any]) -> tuple[list[s
             option = "--" + option[2:].replace("-", "_")
             word = option + equals + value
         kind = types_of.get(option)
+        kinds = (kind, *typing.get_args(kind))
+        of_texts = any(str(part).startswith(("list[str]", "list[typing.Literal")) for part in kinds)
         if option == "--config" and (equals or remaining):
             configs.append(word if equals else f"{word}={remaining.pop()}")
+        elif equals and of_texts and value != "null" and not value.startswith("["):
+            words.append(f"{option}={json.dumps([value])}")
         elif equals or kind is None:
             words.append(word)
         elif kind is bool:
             given = remaining.pop() if remaining and remaining[-1].lower() in ("true", "false") else "true"
             words.append(f"{word}={given}")
-        elif any(str(part).startswith(("list[str]", "list[typing.Literal")) for part in (kind, *typing.get_args(kind))):
+        elif of_texts:
             texts = []
             while remaining and not remaining[-1].startswith("--"):
                 texts.append(remaining.pop())
             given = "[]" if texts == ["[]"] else json.dumps(texts)
             words.append(f"{word}={given}" if texts else word)
-        elif any(typing.get_origin(part) in (tuple, list) for part in (kind, *typing.get_args(kind))):
+        elif any(typing.get_origin(part) in (tuple, list) for part in kinds):
             values = []
             while remaining and _is_number(remaining[-1]):
                 values.append(remaining.pop())
