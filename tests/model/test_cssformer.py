@@ -293,6 +293,8 @@ def test_a_backbone_that_cannot_be_had_is_told_plainly(arguments: dict, message:
         ({"heads": 0}, r"heads \(0\) .*no size below 1"),
         ({"ffn_ratio": 0}, "no size below 1"),
         ({"points": 0}, "no size below 1"),
+        ({"msfe_depth": -1}, "no depth below 0"),
+        ({"csf_depth": -1}, "no depth below 0"),
         ({"fusion_stride": 2}, "fusion_stride"),
     ],
 )

@@ -115,8 +115,8 @@ class CSSFormer(SegmentationNetwork):
     ) -> None:
         if min(channels, heads, points, ffn_ratio) < 1 or channels % heads or channels % 8:
             raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads}) and of 8, no size below 1")
-        if fusion_stride not in STRIDES:
-            raise ValueError(f"fusion_stride ({fusion_stride}) must be one of {STRIDES}")
+        if min(msfe_depth, csf_depth) < 0 or fusion_stride not in STRIDES:
+            raise ValueError(f"fusion_stride ({fusion_stride}) must be one of {STRIDES}, and no depth below 0")
         body = Backbone(backbone, pretrained, weights, in_channels, mean, std, **backbone_args or {})
         super().__init__(body, num_classes)
         dims = body.channels
