@@ -29,6 +29,11 @@ class Leading(Passing):
         self.name = name
 
 
+class Choosing(CSSFormer):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"fusion_stride": 8, **kwargs})
+
+
 class Fixed(CSSFormer):
     def __init__(self, num_classes: int) -> None:
         super().__init__("test_resnet", num_classes, **SMALL)
@@ -39,6 +44,7 @@ class Fixed(CSSFormer):
     [
         (lambda: Passing("test_resnet", 3, **SMALL), {"reach": 8.0}),
         (lambda: Passing("test_resnet", num_classes=3, reach=0.5, **SMALL), {"reach": 0.5}),
+        (lambda: Choosing("test_resnet", 3, **SMALL), {"fusion_stride": 8}),
         (lambda: Leading("x", num_classes=3, reach=2.0, **SMALL), {"name": "x", "reach": 2.0}),
     ],
 )

@@ -1,5 +1,7 @@
 """What a network was made with, by the names that its constructor has for it."""
 
+from collections.abc import Callable
+from functools import wraps
 from inspect import Parameter, signature
 from typing import Any
 
@@ -18,9 +20,16 @@ def parameters(cls: type) -> dict[str, Parameter]:
     return found
 
 
-def arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call of the constructor by name, with the defaults of those not given."""
-    known = parameters(cls)
-    defaults = {name: each.default for name, each in known.items() if each.default is not each.empty}
-    placed = [name for name, each in known.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
-    return {**defaults, **dict(zip(placed, args, strict=False)), **kwargs}
+def remembering(constructor: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, which also keeps its arguments; a subclass's own count before those that it passes on."""
+    own = signature(constructor)
+
+    @wraps(constructor)
+    def remember(network: Any, /, *args: Any, **kwargs: Any) -> None:
+        known, given = parameters(type(network)), own.bind(network, *args, **kwargs)
+        given.apply_defaults()
+        named = {name: value for name, value in {**given.arguments, **given.kwargs}.items() if name in known}
+        network._hub_mixin_config = {**named, **network._hub_mixin_config}
+        constructor(network, *args, **kwargs)
+
+    return remember

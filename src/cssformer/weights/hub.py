@@ -26,7 +26,7 @@ from cssformer.utils.errors import UserError
 from cssformer.weights.bundled import bundled_models
 from cssformer.weights.card import model_card
 from cssformer.weights.config import FORMAT, check_config
-from cssformer.weights.constructor import arguments, parameters
+from cssformer.weights.constructor import parameters, remembering
 from cssformer.weights.family import decoder_of
 from cssformer.weights.run_files import RECIPE, RUN_CHECKPOINTS, RUN_MODEL
 
@@ -74,10 +74,15 @@ class HubModel(ModelHubMixin):
     metadata = Metadata()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
-        """An instance that knows the arguments it was made with, those that a subclass passes on too."""
         network = super().__new__(cls, *args, **kwargs)
-        network._hub_mixin_config = arguments(cls, args, kwargs)
+        network._hub_mixin_config = {}
         return network
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Its instances know the arguments they were made with, those that a subclass passes on too."""
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = remembering(cls.__init__)  # type: ignore[method-assign]
 
     @property
     def hparams(self) -> dict[str, Any]:
