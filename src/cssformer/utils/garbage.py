@@ -12,7 +12,7 @@ def kept_for_good() -> Iterator[None]:
     Imports make some hundred thousand objects that stay, and the search goes through all of them again and again, and
     once more at the program's end.
     """
-    if gc.get_freeze_count():
+    if gc.get_freeze_count() or not gc.isenabled():
         yield
         return
     gc.disable()
