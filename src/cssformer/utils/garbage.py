@@ -10,8 +10,8 @@ from contextlib import contextmanager
 def kept_for_good() -> Iterator[None]:
     """Within, and never again in what is there at its end, is garbage searched for; the first time in a process.
 
-    Imports make some hundred thousand objects that stay, and the search goes through all of them again and again. At the
-    program's end they are searched as ever: native libraries report what is not released then.
+    Imports make some hundred thousand objects that stay, and the search goes through all of them again and again. They
+    are searched as ever at the program's end, where native libraries tell of what is not released.
     """
     if gc.get_freeze_count() or not gc.isenabled():
         yield
