@@ -1,6 +1,5 @@
 """Python's search for garbage: in a command that labels one picture it took a fourth of the time."""
 
-import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,8 @@ from contextlib import contextmanager
 def kept_for_good() -> Iterator[None]:
     """Within, and never again in what is there at its end, is garbage searched for; the first time in a process.
 
-    Imports make some hundred thousand objects that stay, and the search goes through all of them again and again. They
-    are searched as ever at the program's end, where native libraries tell of what is not released.
+    Imports make some hundred thousand objects that stay, and the search goes through all of them again and again, and
+    once more at the program's end.
     """
     if gc.get_freeze_count() or not gc.isenabled():
         yield
@@ -21,5 +20,4 @@ def kept_for_good() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)
         gc.enable()
