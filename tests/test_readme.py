@@ -162,18 +162,23 @@ def test_the_loop_of_ones_own_trains_a_model_that_the_command_line_takes(
     assert re.search(r"^a .*\nb .*\nc ", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_a_training_from_python_as_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def write_recipe(path: Path, steps: int) -> None:
+    """One of a small network on a few scenes."""
     recipe = {
         "output": "runs/mine",
         "model": {"backbone": "test_resnet", "channels": 16, "heads": 2, "points": 2},
         "scenes": {"count": 2, "val_count": 1, "size": [32, 32]},
         "augment": {"crop": [32, 32]},
-        "training": {"steps": 2, "batch_size": 2, "validate_every": 1, "log_every": 1, "workers": 0},
+        "training": {"steps": steps, "batch_size": 2, "validate_every": 1, "log_every": 1, "workers": 0},
     }
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    path.write_text(yaml.safe_dump(recipe))
+
+
+def test_a_training_from_python_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "mine.yaml", steps=2)
     (body,) = [body for page, body in python_blocks() if page == "docs/training.md" and "my_loss" in body]
     found: dict[str, Any] = {}
     exec(compile(body, "docs/training.md", "exec"), found)
@@ -194,14 +199,7 @@ def test_a_network_of_ones_own_as_it_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     module, use = (body for page, body in python_blocks() if page == "docs/training.md" and "NearCSSFormer" in body)
     (tmp_path / "near.py").write_text(module)
-    recipe = {
-        "output": "runs/mine",
-        "model": {"backbone": "test_resnet", "channels": 16, "heads": 2, "points": 2},
-        "scenes": {"count": 2, "val_count": 1, "size": [32, 32]},
-        "augment": {"crop": [32, 32]},
-        "training": {"steps": 1, "batch_size": 2, "validate_every": 1, "log_every": 1, "workers": 0},
-    }
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    write_recipe(tmp_path / "mine.yaml", steps=1)
     cv2.imwrite("photo.jpg", np.zeros((40, 50, 3), np.uint8))
     found: dict[str, Any] = {}
     exec(compile(use, "docs/training.md", "exec"), found)

@@ -12,6 +12,7 @@ from cssformer.export.formats import SamplingForm
 from cssformer.export.graph import Deployment, Returned
 from cssformer.export.runtime import SUFFIXES, open_onnx, open_openvino, open_pt2
 from cssformer.inference import Predictor
+from cssformer.inference.views import Options
 from cssformer.metrics import evaluate
 from cssformer.model import SegmentationNetwork
 from cssformer.utils.atomic import atomic_write, require_writable
@@ -125,14 +126,14 @@ def export_model(
 
 def _left_to_do(inference: dict[str, Any], resized: bool) -> str | None:
     """What `predict` does for this network, and the file does not."""
-    side = inference.get("short_side")
-    if side is not None and not resized:
+    looks = Options(**inference)
+    if (side := looks.short_side) is not None and not resized:
         return (
             f"the network was trained for pictures with a shorter side of {side} pixels, and the file takes them as "
             f"they are: resize them before, or export with --short_side {side}."
         )
-    if inference.get("mode") == "slide" and inference.get("crop"):
-        window = "x".join(map(str, inference["crop"]))
+    if looks.mode == "slide":
+        window = "x".join(map(str, looks.window[0]))
         return f"the network was trained for a sliding window of {window}; larger pictures need windows of that size."
     return None
 

@@ -20,8 +20,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], title: st
 
     Threads suffice, because decoding, encoding and hashing release Python's lock.
     """
-    results = ahead(lambda index: work(items[index]), len(items), lambda result: 0)
-    return list(progress(title, results, len(items)))
+    return list(progress(title, behind(work, items, lambda item: 0), len(items)))
 
 
 def ahead(
