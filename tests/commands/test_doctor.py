@@ -1,9 +1,11 @@
 """What is told of a machine, and which machines have a problem."""
 
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numba
 import pytest
@@ -11,6 +13,7 @@ import torch
 
 from cssformer.cli import main
 from cssformer.commands import doctor
+from cssformer.utils.errors import UserError
 
 
 def test_a_sound_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,6 +37,24 @@ def test_what_will_fail_is_a_problem(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert "--training.workers 0" in said and "Less than 1.0 GiB of the disk" in said
+
+
+def test_torchvision_of_another_build_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wheel of PyPI beside PyTorch's build for CPUs, which pip takes for a pair."""
+
+    class Unfit(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delitem(sys.modules, "cssformer.backbones")
+    monkeypatch.setitem(sys.modules, "cssformer.backbones.adapter", Unfit("adapter"))
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
+    with pytest.raises(UserError, match=r"torchvision .* built for another PyTorch .* 2\.13\.0\+cpu"):
+        importlib.import_module("cssformer.backbones")
+    assert main(["doctor"]) == 1
+    assert "pip install --force-reinstall torch torchvision --index-url" in capsys.readouterr().out
 
 
 def test_where_kernels_are_kept(tmp_path: Path) -> None:

@@ -12,8 +12,19 @@ from jsonargparse import ArgumentParser, Namespace
 
 from cssformer.commands.command import Command, write_json
 from cssformer.utils.console import counted, show
+from cssformer.utils.errors import UserError
 
-PACKAGES = ("cssformer", "torch", "timm", "numba", "numpy", "opencv-python-headless", "pillow", "lightning")
+PACKAGES = (
+    "cssformer",
+    "torch",
+    "torchvision",
+    "timm",
+    "numba",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "lightning",
+)
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED, LEAST_DISK = 2**28, 2**30
 """Bytes: of loading processes' pictures on their way, of a run's checkpoints."""
@@ -51,10 +62,17 @@ def examine() -> dict[str, Any]:
         if torch.version.cuda and shutil.which("nvidia-smi"):
             problems.append(f"PyTorch {torch.__version__} cannot use the GPU; update the driver or install its build.")
         elif torch.version.cuda:
-            advice.append("PyTorch was built for CUDA, of no use here; its build for CPUs takes some gigabytes less.")
+            advice.append(
+                "PyTorch was built for CUDA, of no use here; its build for CPUs takes some gigabytes less: begin a new "
+                "environment with pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+            )
     if threads < cores:
         advice.append(f"PyTorch uses {threads} of {cores} cores; unset OMP_NUM_THREADS to use them all.")
 
+    try:
+        importlib.import_module("cssformer.backbones")
+    except UserError as error:
+        problems.append(str(error))
     facts["kernels' cache"], doubt = _kernels_cache(softmax.stats.cache_path)
     problems += [doubt] if doubt else []
     if SHARED_MEMORY.is_dir():
@@ -71,11 +89,11 @@ def examine() -> dict[str, Any]:
         problems.append(f"Less than {_gigabytes(LEAST_DISK)} of the disk is free here; a run's checkpoints need more.")
 
     extras = missing_extras()
-    advice += [
-        f'The extra `{extra}` lacks {", ".join(missing)}: pip install "cssformer[{extra}]".'
-        for extra, missing in extras.items()
-        if missing
-    ]
+    if absent := [extra for extra, missing in extras.items() if missing]:
+        advice.append(
+            f"Not here: the extras {', '.join(f'`{extra}`' for extra in absent)}. Who needs one takes it by its name: "
+            f'pip install "cssformer[{absent[0]}]".'
+        )
     return {"facts": facts, "extras": extras, "problems": problems, "advice": advice}
 
 
