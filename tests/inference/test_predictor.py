@@ -389,7 +389,30 @@ def test_hidden_files_are_left_out_and_suffixes_are_read_in_any_case(
     result = predict_files(str(model_folder), [pictures], tmp_path / "out", device="cpu")
     names = ["a.png", "b.v2.jpg", "d.JFIF", "deep/er/c.png", "e.GIF", "f.ppm"]
     assert [row["input"] for row in result["files"]] == [str(pictures / name) for name in names]
-    assert result["left_out"] == 1 and result["failed"] == {}
+    assert result["left_out"] == {".txt": 1} and result["failed"] == {}
+
+
+def test_masks_of_prepared_data_are_no_pictures_however_deep(
+    model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "my" / "data" / "mine"
+    for kind in ("images", "labels"):
+        (data / "val" / kind).mkdir(parents=True)
+        shutil.copy(pictures / "a.png", data / "val" / kind)
+    (data / "dataset.yaml").touch()
+    done = predict_files(str(model_folder), [tmp_path / "my"], tmp_path / "out", device="cpu")
+    assert [row["input"] for row in done["files"]] == [str(data / "val/images/a.png")]
+
+
+def test_heic_is_told_by_its_name(model_folder: Path, tmp_path: Path) -> None:
+    """Also of a file that is called .jpg, as some programs leave it."""
+    photo = tmp_path / "phone" / "a.HEIC"
+    photo.parent.mkdir()
+    photo.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    with pytest.raises(UserError, match=r"holds no pictures or videos .*; it has \.heic"):
+        predict_files(str(model_folder), [photo.parent], tmp_path / "out", device="cpu")
+    with pytest.raises(UserError, match=r"a\.jpg is HEIC, .* save it as JPEG"):
+        predict_files(str(model_folder), [photo.rename(tmp_path / "a.jpg")], tmp_path / "out", device="cpu")
 
 
 def test_linked_folders_are_entered_but_not_in_circles(model_folder: Path, pictures: Path, tmp_path: Path) -> None:

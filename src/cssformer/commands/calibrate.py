@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.commands.command import Command, write_json
+from cssformer.commands.command import LOADING, Command, write_json
 from cssformer.commands.models import MODEL
 from cssformer.commands.studies import know_baselines
 from cssformer.utils.atomic import require_writable
@@ -47,4 +47,4 @@ def _calibrate(options: Namespace) -> int:
     return 0
 
 
-CALIBRATE = Command("Tell how far confidence can be believed, and mend it.", _add_calibrate, _calibrate)
+CALIBRATE = Command("Tell how far confidence can be believed, and mend it.", _add_calibrate, _calibrate, begins=LOADING)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.commands.command import Command, write_json
+from cssformer.commands.command import LOADING, Command, write_json
 from cssformer.commands.models import MODEL
 from cssformer.utils.atomic import require_writable
 from cssformer.utils.console import counted, percentage, show
@@ -96,4 +96,4 @@ def _explain_region(options: Namespace, predictor: "Predictor") -> int:
     return 0
 
 
-EXPLAIN = Command("Draw where a pixel, a box or a class looks, on all scales.", _add_explain, _explain)
+EXPLAIN = Command("Draw where a pixel, a box or a class looks, on all scales.", _add_explain, _explain, begins=LOADING)

@@ -11,6 +11,8 @@ from cssformer.commands.studies import know_baselines
 from cssformer.utils.console import percentage, show
 from cssformer.utils.options import Side
 
+BEGINS = "Loading PyTorch and the network; then the file is written, run and compared, which may take minutes ..."
+
 
 def _add_export(parser: ArgumentParser) -> None:
     from cssformer.export.export import export_model
@@ -46,4 +48,4 @@ def _export(options: Namespace) -> int:
     return 0
 
 
-EXPORT = Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export)
+EXPORT = Command("Write a network for ONNX Runtime, OpenVINO or torch.export.", _add_export, _export, begins=BEGINS)

@@ -23,8 +23,8 @@ def _add_predict(parser: ArgumentParser) -> None:
         nargs="+",
         help="Pictures, folders, videos, quoted patterns; - reads their paths from the standard input, one a line.",
     )
-    add_views(parser)
     parser.add_function_arguments(predict_files, skip={"model", "inputs", *VIEWS})
+    add_views(parser)
 
 
 def _predict(options: Namespace) -> int:
@@ -48,7 +48,9 @@ def _predict(options: Namespace) -> int:
     if done["skipped"]:
         print(f"{counted(done['skipped'], 'file')} skipped, predicted before")
     if done["left_out"]:
-        print(f"{counted(done['left_out'], 'other file')} left out")
+        print(
+            f"{counted(sum(done['left_out'].values()), 'other file')} left out ({', '.join(sorted(done['left_out']))})"
+        )
     for note in done["notes"]:
         print(f"note: {note}", file=sys.stderr)
     for sentence in done["failed"].values():

@@ -4,7 +4,7 @@ import sys
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.commands.command import Command, arguments, write_json
+from cssformer.commands.command import LOADING, Command, arguments, write_json
 from cssformer.commands.models import MODEL, note_unfinished
 from cssformer.commands.studies import know_baselines
 from cssformer.commands.views import VIEWS, add_views
@@ -36,4 +36,4 @@ def _serve(options: Namespace) -> int:
     return 0
 
 
-SERVE = Command("Serve a page for people and an endpoint for programs.", _add_serve, _serve)
+SERVE = Command("Serve a page for people and an endpoint for programs.", _add_serve, _serve, begins=LOADING)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from cssformer.commands.command import Command, write_json
+from cssformer.commands.command import LOADING, Command, write_json
 from cssformer.commands.evaluate import show_scores
 from cssformer.training.recipe import Recipe
 from cssformer.utils.console import show
@@ -111,4 +111,4 @@ def _suggest(options: Namespace) -> int:
     return 0
 
 
-TRAIN = Command("Train a network and score it.", _add_train, _train, _presets)
+TRAIN = Command("Train a network and score it.", _add_train, _train, _presets, begins=LOADING)

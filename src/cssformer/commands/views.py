@@ -14,26 +14,25 @@ MANY_LOOKS, LONG_SIDE = 20, 2048
 
 def add_views(parser: ArgumentParser) -> None:
     """What is not given is done as the model was trained for."""
-    parser.add_argument(
+    group = parser.add_argument_group("How pictures are looked at, by default as the model was trained for")
+    group.add_argument(
         "--mode",
         type=Literal["whole", "slide"] | None,
         help="Whole pictures or a sliding window; by default as the model was trained for.",
     )
-    parser.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
-    parser.add_argument(
+    group.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
+    group.add_argument(
         "--stride", type=tuple[Side, Side] | None, help="From window to window, down and across; 2/3 of the crop."
     )
-    parser.add_argument(
-        "--short_side", type=Side | None, help="First resize until the shorter side has so many pixels."
-    )
-    parser.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
-    parser.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
-    parser.add_argument(
+    group.add_argument("--short_side", type=Side | None, help="First resize until the shorter side has so many pixels.")
+    group.add_argument("--scales", type=list[Scale], default=[1.0], help="Average the probabilities of these scales.")
+    group.add_argument("--flip", type=bool, default=False, help="Average with the mirror image too.")
+    group.add_argument(
         "--precision",
         type=Literal["32", "bf16", "16"] | None,
         help="Of the network's numbers; bf16 and 16 (bits) are faster on GPUs; 32 by default.",
     )
-    parser.add_argument(
+    group.add_argument(
         "--threshold",
         type=Share | None,
         help="Of networks of several classes a pixel: those of this probability are there; 0.5 by default.",

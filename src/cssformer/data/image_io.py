@@ -248,6 +248,8 @@ def readable(data: bytes, path: Path) -> Iterator[list[TiffPage]]:
         what = pages[0] if pages else "channels"
         raise UserError(f'{path} has {what}; to read it: pip install "cssformer[geo]" ({error.name}).') from None
     except UnidentifiedImageError:
+        if data[4:8] == b"ftyp" and b"heic" in data[8:64]:
+            raise UserError(f"{path} is HEIC, as phones write it, which is not read; save it as JPEG.") from None
         _require_picture(pages[0] if pages else None, path)
         raise UserError(f"{path} cannot be read as a picture; it is damaged or of another format.") from None
     # Decoders raise errors of every kind for damaged data.

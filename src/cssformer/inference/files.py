@@ -74,8 +74,8 @@ def predict_files(
         For JSON: "output", "pictures" and "videos" (how many were predicted), "skipped" (how many were there before),
         "shares" (class name -> share of the pixels, the mean over the files predicted that have data), "files" (a row
         for each, with its own shares), "failed" (file that could not be read to its end, or written -> why), "left_out"
-        (how many other files the folders hold), "notes" (what was read, but perhaps not as expected). Of several
-        processes the first tells this of all, the others of their share.
+        (suffix -> how many other files with it the folders hold), "notes" (what was read, but perhaps not as expected).
+        Of several processes the first tells this of all, the others of their share.
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a format, a

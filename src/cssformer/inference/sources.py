@@ -1,5 +1,6 @@
 """The pictures and videos to predict, and where what is found of each is written."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from glob import glob, has_magic
@@ -27,8 +28,8 @@ class Source:
         return self.path.suffix.lower() in VIDEOS
 
 
-def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], int]:
-    """All files to predict, in order, none of them written by an earlier prediction, and how many others there are.
+def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], Counter[str]]:
+    """All files to predict, in order, none of them written by an earlier prediction, and others by their suffix.
 
     Args:
         inputs: files, folders, and patterns such as ``photos/*.jpg`` and ``**/*.png``.
@@ -43,15 +44,16 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], in
     require_outside_splits(output)
     written = {output.resolve() / name for name in (LABELS, OVERLAY, CONFIDENCE, PROBABILITIES, LEGEND)}
     sources: list[Source] = []
-    left_out = 0
+    left_out: Counter[str] = Counter()
     for given in _matching(inputs):
         if given.is_dir():
             present = inputs_under(given, written)
             files = [path for path in present if is_picture(path) or path.suffix.lower() in VIDEOS]
             if not files:
                 known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
-                raise UserError(f"The folder {given} holds no pictures or videos ({known}).")
-            left_out += len(present) - len(files)
+                there = f"; it has {', '.join(sorted(set(map(_kind, present))))}" if present else ""
+                raise UserError(f"The folder {given} holds no pictures or videos ({known}){there}.")
+            left_out.update(_kind(path) for path in set(present) - set(files))
             sources += [Source(path, path.relative_to(given).with_suffix("")) for path in files]
         elif given.exists():
             require_file(given)
@@ -68,6 +70,10 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], in
     return list(places.values()), left_out
 
 
+def _kind(path: Path) -> str:
+    return path.suffix.lower() or "without suffix"
+
+
 def is_there(source: Source, output: Path, wanted: Sequence[tuple[str, str]]) -> bool:
     """Whether all files of a picture or video are written; what is there is whole, or empty after a power cut."""
     kinds = [(OVERLAY, ".mp4")] if source.is_video else wanted
@@ -82,10 +88,11 @@ def inputs_under(folder: Path, but: Set[Path] = frozenset()) -> list[Path]:
     Raises:
         UserError: a folder cannot be read.
     """
-    roots = [root for root in (folder.resolve(), folder.resolve().parent) if (root / "dataset.yaml").is_file()]
-    masks = {labels.resolve() for root in roots for labels in root.glob("*/labels")} - {folder.resolve()} | but
     # Which, unlike Path.resolve, takes links to themselves.
     found = [(path, Path(realpath(path))) for path in files_under(folder)]
+    described = [folder.resolve().parent / "dataset.yaml", *(real for _, real in found)]
+    roots = [path.parent for path in described if path.name == "dataset.yaml" and path.is_file()]
+    masks = {labels.resolve() for root in roots for labels in root.glob("*/labels")} - {folder.resolve()} | but
     return [path for path, real in found if masks.isdisjoint((real, *real.parents))]
 
 

@@ -120,7 +120,9 @@ def require_free(output: Path) -> None:
         counts, there = {}, {}
     if counts and counts == there:
         count = ", ".join(f"{number} {split}" for split, number in counts.items())
-        raise UserError(f"{output} exists already and is whole ({count} pictures); use it, or give another output.")
+        raise UserError(
+            f"{output} exists already and is whole ({count} pictures); use it, remove it, or give another output."
+        )
     raise UserError(f"{output} exists already and is no whole prepared folder; give another output or remove it.")
 
 
