@@ -1,18 +1,20 @@
-"""Whole networks: time and memory of a forward, CSSFormer's family beside others on the same Swin-T.
+"""Whole networks: time and memory of a forward, CSSFormer's family beside others, most on the same Swin-T.
 
     python benchmarks/network.py                              # 512x512, 150 classes, float32 and bfloat16; some minutes
     python benchmarks/network.py --sizes 256 512 1024 2048 --batches 1 8 --precisions 32 bf16
     python benchmarks/network.py --networks base small --engines eager accelerated compile onnx
+    python benchmarks/network.py --networks small dfine-m yolo26l-sem     # of dfine-seg and ultralytics, if installed
     python benchmarks/network.py --networks base --against ../before      # beside another version's checkout
 
 Each network lives in a process of its own, with random weights, in eval mode; they take turns. Told is the least time
 of the clock and of the processor, as multiples of the first network's, seconds and MiB per million pixels, and how
 many times the machine's bound the time is: the network's multiply-adds at the rate of large matrix products, measured
-in the same run. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer, UperNet
-and segmentation_models_pytorch (smp), masks and classes of 100 queries at a quarter of the size for Mask2Former and
-MaskFormer. CSSFormer and its backbone alone run accelerated unless ``--engines`` says otherwise, the others as their
-libraries have them. All processes keep what they free (:mod:`cssformer.utils.malloc`), as the command line's do.
-Memory is what the process had at its peak beyond what it held before the first picture.
+in the same run. A forward ends where the network's own ends: class scores at the picture's size for CSSFormer, UperNet,
+segmentation_models_pytorch (smp) and D-FINE-seg, at an eighth of it for YOLO26-sem, masks and classes of 100 queries at
+a quarter for Mask2Former, MaskFormer and EoMT. D-FINE-seg, YOLO26-sem and EoMT have backbones of their own. CSSFormer
+and its backbone alone run accelerated unless ``--engines`` says otherwise, the others as their libraries have them. All
+processes keep what they free (:mod:`cssformer.utils.malloc`), as the command line's do. Memory is what the process had
+at its peak beyond what it held before the first picture.
 """
 
 import argparse
@@ -29,8 +31,21 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from turns import NETWORKS, OURS, Child, answer, as_trained, build, in_turns, parser_of, product_rate, serve_or_compare
+from turns import (
+    NETWORKS,
+    OPTIONAL,
+    OURS,
+    Child,
+    answer,
+    as_trained,
+    build,
+    in_turns,
+    parser_of,
+    product_rate,
+    serve_or_compare,
+)
 
+TITLES = {**NETWORKS, **OPTIONAL}
 ENGINES = ("eager", "accelerated", "compile", "onnx")
 PRECISIONS = {"32": "float32", "autocast": "bfloat16 by autocast", "bf16": "all bfloat16"}
 
@@ -43,17 +58,18 @@ def multiply_adds(network: nn.Module, images: Tensor) -> float:
     return counter.get_total_flops() / 2
 
 
-class Logits(nn.Module):
-    """A network of transformers with a tensor for an answer."""
+class Tensors(nn.Module):
+    """A network with nothing but tensors for an answer, all of them: an exporter drops what leads to none."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         found = self.network(images)
-        logits: Tensor = found if isinstance(found, Tensor) else getattr(found, "logits", found[0])
-        return logits
+        if isinstance(found, Tensor):
+            return found
+        return tuple(value for value in found.values() if isinstance(value, Tensor))
 
 
 def in_onnx_runtime(name: str, network: nn.Module, images: Tensor) -> Callable[[], Any]:
@@ -69,7 +85,7 @@ def in_onnx_runtime(name: str, network: nn.Module, images: Tensor) -> Callable[[
             write(Deployment(network).eval(), path, None, "gather", False, facts)
         else:
             with torch.no_grad(), AnySize():
-                torch.onnx.export(Logits(network), (images,), path, dynamo=False, opset_version=OPSET)
+                torch.onnx.export(Tensors(network).eval(), (images,), path, dynamo=False, opset_version=OPSET)
         run = open_onnx(path)[0]
     return lambda: run(images.numpy())
 
@@ -138,16 +154,16 @@ def compare(options: argparse.Namespace, sources: tuple[Path | None, ...]) -> li
             bounds = float("nan") if there else (processor if options.threads == 1 else clock) * rate / count
             numbers = (clock, clock / min(first.clock), processor, processor / min(first.processor))
             numbers += (memory, clock / pixels, memory / pixels, bounds)
-            title = f"{NETWORKS[child.contender['name']]}, {child.contender['engine']}"
+            title = f"{TITLES[child.contender['name']]}, {child.contender['engine']}"
             title += ", there" if there else ""
             print(f"{title:34}" + "".join(f"{number:11.3f}" for number in numbers), flush=True)
             rows.append({**child.contender, "title": title, **dict(zip(("clock", "times"), numbers, strict=False))})
-            rows[-1] |= {"processor": processor, "mebibytes": memory, "bounds": numbers[-1]}
+            rows[-1] |= {"processor": processor, "mebibytes": memory, "multiply_adds": count, "bounds": numbers[-1]}
     return rows
 
 
 def main() -> None:
-    parser = parser_of(__doc__, list(NETWORKS), rounds=5)
+    parser = parser_of(__doc__, list(NETWORKS), rounds=5, optional=list(OPTIONAL))
     parser.add_argument("--engines", nargs="+", choices=ENGINES)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["32", "autocast"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[512])

@@ -5,12 +5,15 @@ is its own.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,22 @@ TRANSFORMERS = {
     "upernet": "UperNet (transformers)",
     "mask2former": "Mask2Former (transformers)",
     "maskformer": "MaskFormer (transformers)",
+    "eomt": "EoMT, ViT-S (transformers)",
 }
 NETWORKS = {**OURS, "backbone": "Swin-T alone, timm's", **SMP, **TRANSFORMERS}
+DFINE = {f"dfine-{size}": f"D-FINE-seg {size.upper()}" for size in "nsmlx"}
+YOLO = {f"yolo26{size}-sem": f"YOLO26{size}-sem (ultralytics)" for size in "nsmlx"}
+OPTIONAL = {**DFINE, **YOLO}
+PACKAGES = {"dfine_seg": (DFINE, "dfine-seg==0.6.2 loguru"), "ultralytics": (YOLO, "ultralytics==8.4.190")}
+"""What these networks need beyond the tests, as pip is told without dependencies; ultralytics is AGPL-3.0."""
 
 
 def build(name: str, size: int, backbone: str = SWIN) -> Any:
-    """The network, float32, random weights; transformers' have a Swin-T of their own."""
+    """The network, float32, random weights; transformers' have a Swin-T, EoMT a ViT-S of their own.
+
+    D-FINE-seg and YOLO26-sem have their own backbones too, and merged layers, as their libraries' export and prediction
+    have them.
+    """
     if name in OURS or name == "backbone":
         from cssformer import CSSFormer
 
@@ -47,8 +60,29 @@ def build(name: str, size: int, backbone: str = SWIN) -> Any:
         kind = {"smp-upernet": smp.UPerNet, "smp-fpn": smp.FPN, "smp-segformer": smp.Segformer}[name]
         sized = {"img_size": size} if backbone == SWIN else {}
         return kind(f"tu-{backbone}", encoder_weights=None, classes=CLASSES, **sized)
+    if name in DFINE:
+        from dfine_seg.model.dfine import build_model
+
+        return build_model(name[-1], CLASSES, False, "cpu", [size, size], task="sem_seg").deploy()
+    if name in YOLO:
+        from ultralytics.nn.tasks import SemanticSegmentationModel
+
+        return SemanticSegmentationModel(f"{name}.yaml", nc=CLASSES, verbose=False).fuse(verbose=False)
     import transformers
 
+    if name == "eomt":  # the paper's for ADE20K, but a ViT-S
+        config = transformers.EomtConfig(
+            hidden_size=384,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            num_blocks=3,
+            num_queries=100,
+            num_labels=CLASSES,
+            image_size=size,
+        )
+        network = transformers.EomtForUniversalSegmentation(config)
+        network.attn_mask_probs.zero_()  # where training ends: attention without masks
+        return network
     stages = ["stage1", "stage2", "stage3", "stage4"]
     swin = transformers.SwinConfig(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], out_features=stages)
     if name == "upernet":
@@ -83,7 +117,8 @@ def answer(call: Callable[[], Any], device: str, count: Callable[[], float] = la
 
     Seconds are of the clock and, single-threaded and beside other programs the better measure, of the processor.
     """
-    if device == "cpu":  # loading may have held more than running will
+    if device == "cpu":  # loading may have held more than running will, and what it freed would hide what running takes
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = torch.cuda.memory_allocated() / 2**20 if device == "cuda" else resident("VmRSS")
     call()
@@ -121,40 +156,55 @@ class Child:
             env=environment,
         )
         ready = any(line == "ready\n" for line in self.process.stdout)
-        self.error = "" if ready else (self.process.stderr.read().strip().splitlines() or ["it ended"])[-1][-200:]
+        self.error = "" if ready else self.last_words()
+
+    def last_words(self) -> str:
+        said = self.process.stderr.read().strip().splitlines()
+        return (said or [f"ended with {self.process.wait()}, -9 where memory is short"])[-1][-200:]
+
+    def numbers(self) -> tuple[float, float]:
+        """The two of its next line; not numbers, and an ``error``, where it has ended."""
+        line = self.process.stdout.readline().split()
+        if not line:
+            self.error = self.last_words()
+            return float("nan"), float("nan")
+        return float(line[0]), float(line[1])
 
     def turn(self) -> None:
         # Until the OpenMP threads of the one before have stopped spinning.
         time.sleep(0.1)
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        clock, processor = map(float, self.process.stdout.readline().split())
+        with suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        clock, processor = self.numbers()
         self.clock.append(clock)
         self.processor.append(processor)
 
     def end(self) -> tuple[float, float]:
         """MiB and the count; ends the process."""
         self.process.stdin.close()
-        memory, count = map(float, self.process.stdout.readline().split())
-        return memory, count
+        return self.numbers()
 
 
 def in_turns(children: list[Child], rounds: int) -> list[tuple[Child, float, float]]:
-    """Those that run, with the MiB that each added, and its count."""
+    """Those that run to their end, with the MiB that each added, and its count."""
+    for _ in range(rounds):
+        for child in children:
+            if not child.error:
+                child.turn()
+    ended = [(child, *child.end()) for child in children if not child.error]
     for child in children:
         if child.error:
             print(f"{child.contender}: does not run ({child.error})")
-    running = [child for child in children if not child.error]
-    for _ in range(rounds):
-        for child in running:
-            child.turn()
-    return [(child, *child.end()) for child in running]
+    return [found for found in ended if not found[0].error]
 
 
-def parser_of(about: str | None, networks: Sequence[str], rounds: int) -> argparse.ArgumentParser:
-    """The options that all of these benchmarks have."""
+def parser_of(
+    about: str | None, networks: Sequence[str], rounds: int, optional: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """The options that all of these benchmarks have, ``networks`` run unless others are named."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(networks))
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS, *optional], default=list(networks))
     parser.add_argument("--against", type=Path, help="another version's checkout")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=rounds)
@@ -173,6 +223,11 @@ def serve_or_compare(
     if options.serve:
         serve(**json.loads(options.serve))
         return
+    for module, (names, packages) in PACKAGES.items():
+        asked = [name for name in options.networks if name in names]
+        if asked and find_spec(module) is None:
+            how = f"leave it out or run: pip install --no-deps {packages}"
+            sys.exit(f"error: {asked[0]} needs {module}, which is not installed; {how}")
     rows = compare(options, (None, *([options.against.resolve() / "src"] if options.against else [])))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
