@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             words, command = _find_command(arguments)
             if command is None:
                 return 0
-            if command.begins and sys.stderr.isatty():
+            if command.begins and sys.stderr.isatty() and not {"-h", "--help"}.intersection(arguments):
                 print(command.begins, file=sys.stderr)
             keep_freed_memory()
             with kept_for_good():

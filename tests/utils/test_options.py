@@ -297,6 +297,17 @@ def test_help_tells_ranges_in_words_and_defaults_as_they_are_written(capsys: pyt
     assert re.search(r"Int\d|Float\d|Optional\[|Literal\[|ClosedUnit|print_config|--model CONFIG", out) is None
 
 
+def test_the_usage_names_what_must_be_given_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = make_parser("cssformer it")
+    parser.add_argument("picture")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--flip", default=False)
+    with pytest.raises(SystemExit):
+        parse(parser, ["--help"], "it")
+    out = capsys.readouterr().out
+    assert out.startswith("usage: cssformer it [options] --output OUTPUT picture\n") and "--flip FLIP" in out
+
+
 def test_missing_and_unnamed_arguments() -> None:
     parser = make_parser()
     parser.add_argument("model", type=str)

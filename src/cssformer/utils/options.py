@@ -121,6 +121,12 @@ _VALUE = re.compile(
 class _HelpFormatter(DefaultHelpFormatter):
     """Types in words, and defaults as they are written on the command line."""
 
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        # A hundred options in brackets hide the words that must be given.
+        needed = [action for action in actions if action.required or not action.option_strings]
+        line = super()._format_usage(usage, needed, [], prefix)
+        return line.replace(self._prog, f"{self._prog} [options]", 1)
+
     def _get_type_str(self, action: Action) -> str | None:
         return values_of(action)
 
