@@ -58,8 +58,25 @@ def test_wrong_descriptions(tmp_path, text, complaint):
         DatasetInfo.load(tmp_path)
 
 
+# What Machado, Oliveira and Fernandes (2009) give for full severity: linear RGB as deuteranopes and protanopes see it.
+DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
+PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
+
+
 def test_colours_are_distinct():
     assert len(set(distinct_colours(60))) == 60
+
+
+@pytest.mark.parametrize("eyes", [np.eye(3), DEUTERANOPIA, PROTANOPIA])
+def test_colours_of_few_classes_are_told_apart_by_all_eyes(eyes):
+    """By a distance of 15 or more in CIELAB, where 2 is just seen."""
+    s = np.array(distinct_colours(7)) / 255
+    linear = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4) @ np.array(eyes).T
+    seen = linear.clip(0, 1)
+    seen = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055).astype(np.float32)
+    lab = cv2.cvtColor(seen[None], cv2.COLOR_RGB2LAB)[0]
+    distance = np.linalg.norm(lab[:, None] - lab, axis=2)
+    assert distance[~np.eye(7, dtype=bool)].min() > 15
 
 
 def test_samples_are_rgb_and_class_indices(prepared):

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cssformer.data import IGNORE, SyntheticScenes
 from cssformer.inference import Prediction, Predictor, predict, predict_files
+from cssformer.inference.sources import find_sources
 from cssformer.model import CSSFormer, Metadata
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.errors import UserError
@@ -641,6 +642,25 @@ def test_mistakes_are_told_in_a_sentence(model_folder: Path, pictures: Path, tmp
             predict_files(str(model), inputs, output, device="cpu")
     with pytest.raises(UserError, match="device 'nonsense'"):
         Predictor.from_pretrained(model_folder, "nonsense")
+
+
+def test_files_of_equal_names_keep_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from `find`: below the folder that all share; names that differ stand alone."""
+    monkeypatch.chdir(tmp_path)
+    one, two, deep = (Path(name) for name in ("photos/a/1.jpg", "photos/b/1.v2.jpg", "photos/b/c/1.jpg"))
+    for path in (one, two, deep):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def places(*inputs: str | Path) -> list[str]:
+        return [str(source.place) for source in find_sources([Path(each) for each in inputs], tmp_path / "out")[0]]
+
+    assert places(one, two) == ["1", "1.v2"]
+    assert places(one, two, deep, one) == places("photos/**/*.jpg") == ["a/1", "b/1.v2", "b/c/1"]
+    assert places("photos/a", tmp_path / "photos" / "b" / "c") == ["a/1", "b/c/1"]
+    deep.with_suffix(".png").touch()
+    with pytest.raises(UserError, match=r"1\.jpg and .*1\.png would both be written as b/c/1; predict them into two f"):
+        places("photos/**/*.*")
 
 
 def test_arrays_must_be_rgb_bytes(predictor: Predictor) -> None:

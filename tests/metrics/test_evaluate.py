@@ -102,6 +102,23 @@ def test_an_unreadable_picture_is_one_sentence(workers: int) -> None:
         evaluate(ByColour(), Broken(), workers=workers)
 
 
+@pytest.mark.parametrize("together", [1, 3])
+def test_the_picture_whose_class_scores_are_not_finite_is_named(together: int) -> None:
+    class Divided(ByColour):
+        def forward_logits(self, images: Tensor) -> Tensor:
+            # Black is in no other one.
+            return super().forward_logits(images) / images.amin((1, 2, 3), keepdim=True)
+
+    class OneBlack(Colours):
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            return sample._replace(image=np.maximum(sample.image, 1) * np.uint8(index != 4))
+
+    names = "picture4" if together == 1 else "picture4, picture5"
+    with pytest.raises(UserError, match=rf"^{names}: The network's class scores are not finite numbers; look at"):
+        evaluate(Divided(), OneBlack(), batch_size=together)
+
+
 def test_a_split_without_labels() -> None:
     class Unlabelled(Colours):
         def __getitem__(self, index: int) -> Sample:

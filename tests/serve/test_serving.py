@@ -225,6 +225,16 @@ def test_a_port_in_use_is_told_before_the_model_is_read(
     assert re.fullmatch(rf"cssformer: Cannot listen on port {port} .*\n", capsys.readouterr().err)
 
 
+def test_where_nothing_takes_temporary_files_tmpdir_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container whose file system is read-only."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    assert main(["serve", "no/such/model"]) == 2
+    assert re.fullmatch(r"cssformer: There is no folder .* name one by TMPDIR, .*\n", capsys.readouterr().err)
+
+
 def test_ctrl_c_ends_with_one_line_and_leaves_nothing(server: tuple[subprocess.Popen[str], str]) -> None:
     process, _ = server
     process.send_signal(signal.SIGINT)

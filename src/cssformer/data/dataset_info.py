@@ -20,11 +20,26 @@ MOST_MULTILABEL = 15
 """Classes of multi-label data, each a bit of 16: the last one is left to the ignored value."""
 
 
+FEW = (
+    (0, 114, 178),
+    (240, 228, 66),
+    (0, 158, 115),
+    (213, 94, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (230, 159, 0),
+)
+"""The palette of Okabe and Ito, which colour-blind people tell apart; first those that differ most to them."""
+
+
 def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Return ``count`` RGB colours; neighbours differ well in hue (golden angle) and brightness."""
+    """Return ``count`` RGB colours: up to seven are ``FEW``; of more, neighbours differ well in hue and brightness."""
+    if count <= len(FEW):
+        return FEW[:count]
+    # By the golden angle.
     index = np.arange(count)
     hsv = np.stack([index * 111 % 180, 150 + index % 2 * 80, 230 - index % 3 * 55], -1).astype(np.uint8)
-    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if count else hsv
+    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
     return tuple((int(r), int(g), int(b)) for r, g, b in rgb)
 
 

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
-from os.path import realpath
+from os.path import abspath, commonpath, realpath, relpath
 from pathlib import Path
 
 from cssformer.data.dataset import require_outside_splits
@@ -30,6 +31,9 @@ class Source:
 
 def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], Counter[str]]:
     """All files to predict, in order, none of them written by an earlier prediction, and others by their suffix.
+
+    A file is placed by its name alone, what a folder holds by its way from there; where two would get one place, all
+    are placed by their ways from the folder that they share.
 
     Args:
         inputs: files, folders, and patterns such as ``photos/*.jpg`` and ``**/*.png``.
@@ -60,14 +64,28 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], Co
             sources.append(Source(given, Path(given.stem)))
         else:
             raise UserError(f"There is no file or folder {given}.")
+    sources = list(dict.fromkeys(sources))
+    if _of_one_place(sources):
+        # On Windows those of two drives share none.
+        with suppress(ValueError):
+            paths = dict.fromkeys(source.path for source in sources)
+            shared = commonpath([abspath(path.parent) for path in paths])
+            sources = [Source(path, Path(relpath(path, shared)).with_suffix("")) for path in paths]
+    if two := _of_one_place(sources):
+        raise UserError(
+            f"{two[0].path} and {two[1].path} would both be written as {two[1].place}; predict them into two folders."
+        )
+    return sources, left_out
+
+
+def _of_one_place(sources: Sequence[Source]) -> tuple[Source, Source] | None:
+    """The first two files that would be written as one."""
     places: dict[tuple[Path, bool], Source] = {}
     for source in sources:
-        other = places.setdefault((source.place, source.is_video), source).path
-        if other != source.path:
-            raise UserError(
-                f"{other} and {source.path} would both be written as {source.place}; predict them into two folders."
-            )
-    return list(places.values()), left_out
+        other = places.setdefault((source.place, source.is_video), source)
+        if other.path != source.path:
+            return other, source
+    return None
 
 
 def _kind(path: Path) -> str:

@@ -42,6 +42,19 @@ ROWS_RESIZED_AT_ONCE = 64
 """Rows of a window's resized picture made at one time."""
 
 
+class NotFinite(UserError):
+    """The values of a picture, or the network's class scores, are not finite numbers."""
+
+
+@contextmanager
+def telling_of(*names: str) -> Iterator[None]:
+    """Say of which pictures it is that something is not finite."""
+    try:
+        yield
+    except NotFinite as error:
+        raise NotFinite(f"{', '.join(names)}: {error}") from error
+
+
 @dataclass(frozen=True)
 class Options:
     """How pictures are looked at.
@@ -127,7 +140,8 @@ def predict(
 
     Raises:
         UserError: as :class:`Options`, there are not ``top_k`` classes, or a threshold is given for a network
-            of one class a pixel; the picture or the network's scores are not finite.
+            of one class a pixel.
+        NotFinite: the picture or the network's scores are not finite.
         ValueError: the image has other dimensions or channels.
 
     Warns:
@@ -257,10 +271,10 @@ class _Network:
         if not coarse.sum(dtype=torch.float32).isfinite():
             # Else the last class would be called the most probable.
             if not images.isfinite().all():
-                raise UserError("The picture has values that are not finite numbers; give it without them.")
+                raise NotFinite("The picture has values that are not finite numbers; give it without them.")
             if self.precision == "16":
-                raise UserError("The network's values exceed float16, which ends at 65504; take precision bf16 or 32.")
-            raise UserError("The network's class scores are not finite numbers; look at its weights, or train it anew.")
+                raise NotFinite("The network's values exceed float16, which ends at 65504; take precision bf16 or 32.")
+            raise NotFinite("The network's class scores are not finite numbers; look at its weights, or train it anew.")
         return coarse[..., : -(-height // STRIDE), : -(-width // STRIDE)].float()
 
     def load(self, images: Tensor) -> Tensor:

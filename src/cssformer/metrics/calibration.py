@@ -19,6 +19,7 @@ from cssformer.data.dataset import Samples
 from cssformer.data.multilabel import require_single_label
 from cssformer.inference import Predictor
 from cssformer.inference.prediction import by_class
+from cssformer.inference.views import telling_of
 from cssformer.metrics.evaluate import require_fitting
 from cssformer.model import CSSFormer
 from cssformer.utils.console import progress
@@ -62,11 +63,12 @@ def calibrate(predictor: Predictor, dataset: Samples) -> Calibration:
     each = max(64, min(PIXELS, MOST // (classes * count)))
     found = []
     for index in progress("calibrate", rng.permutation(count)):
-        _, image, label = dataset[int(index)]
+        name, image, label = dataset[int(index)]
         scored = np.empty(0, np.int64) if label is None else np.flatnonzero(label != IGNORE)
         if label is not None and scored.size:
             pixels = rng.choice(scored, min(each, scored.size), replace=False)
-            said = predictor(Pixels(image, None), top_k=classes)
+            with telling_of(name):
+                said = predictor(Pixels(image, None), top_k=classes)
             assert said.top_labels is not None and said.top_probabilities is not None
             ranks, ordered = said.top_labels.reshape(classes, -1), said.top_probabilities.reshape(classes, -1)
             p = by_class(ranks[:, pixels], ordered[:, pixels])

@@ -14,6 +14,7 @@ from cssformer.data import DatasetInfo
 from cssformer.data.dataset import Samples
 from cssformer.inference import Predictor, predict
 from cssformer.inference.side_by_side import predicted
+from cssformer.inference.views import telling_of
 from cssformer.metrics.boundary import DILATION_RATIO
 from cssformer.metrics.confusion import Scores, percent
 from cssformer.metrics.label_files import Truth
@@ -200,7 +201,8 @@ def _predicted(
     def look(network: nn.Module, group: list[_Item]) -> Labels:
         # No copy of a single picture, which may be large.
         images = np.stack([item.image for item in group]) if len(group) > 1 else group[0].image[None]
-        return predict(network, torch.from_numpy(images).permute(0, 3, 1, 2), **options).labels.cpu().numpy()
+        with telling_of(*(item.name for item in group)):
+            return predict(network, torch.from_numpy(images).permute(0, 3, 1, 2), **options).labels.cpu().numpy()
 
     def shape(group: list[_Item]) -> tuple[int, int, int]:
         height, width = group[0].image.shape[:2]

@@ -19,6 +19,7 @@ from cssformer.data.files import read_bytes
 from cssformer.data.image_io import read_ids, write_image
 from cssformer.data.multilabel import require_single_label
 from cssformer.inference import Predictor
+from cssformer.inference.views import telling_of
 from cssformer.metrics.evaluate import require_fitting
 from cssformer.metrics.report import NAMED, TILE, tile
 from cssformer.utils.atomic import atomic_write
@@ -106,7 +107,8 @@ def find_suspects(predictor: Predictor, folder: str | Path) -> list[Suspect]:
         assert dataset.labels is not None
         samples = ahead(dataset.__getitem__, len(dataset), lambda sample: 2 * sample.image.nbytes)
         for name, image, label in progress(f"Comparing {split}", samples, total=len(dataset)):
-            prediction = predictor(Pixels(image, None))
+            with telling_of(name):
+                prediction = predictor(Pixels(image, None))
             assert label is not None and prediction.confidence is not None
             regions = contradictions(label, prediction.labels, prediction.confidence)
             if regions:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cssformer.data.files import files_under
+from cssformer.utils.atomic import require_temporary_folder
 from cssformer.utils.errors import UserError
 
 MOST_BYTES = 256 << 20
@@ -183,6 +184,7 @@ def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 @contextmanager
 def _inflated(packed: BinaryIO) -> Iterator[BinaryIO]:
     """The contents of a gzip file, in a file that vanishes with the process."""
+    require_temporary_folder()
     with tempfile.TemporaryFile() as file, gzip.open(packed) as stream:
         while piece := stream.read(_CHUNK):
             file.write(piece)

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cssformer.inference.predictor import Predictor
+from cssformer.utils.atomic import require_temporary_folder
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Natural, Port, Positive
 
@@ -43,13 +44,14 @@ def serve(
         max_megapixels: Of a picture, in millions of pixels.
 
     Raises:
-        UserError: there is no such model, or the port is not free.
+        UserError: there is no such model, the port is not free, or no folder takes temporary files.
         ModuleNotFoundError: a package of the extra ``web`` is not installed.
     """
     import uvicorn
 
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise UserError("The token is empty or has letters that headers cannot hold; give ASCII letters and digits.")
+    require_temporary_folder()
     # Before what takes long.
     with _listening(host, port) as listener, TemporaryDirectory(prefix="cssformer-") as name:
         # Without links, as the paths of uploads are. Gradio reads it as it is imported and as the page is made.

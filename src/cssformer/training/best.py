@@ -59,7 +59,7 @@ class BestModel(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SegmentationTask)
-        if not trainer.strategy.reduce_boolean_decision(all(pl_module.finite)):
+        if not trainer.strategy.reduce_boolean_decision(pl_module.finite):
             raise not_finite(f"The class scores after step {trainer.global_step} are not finite", trainer)
         scores = pl_module.confusion.scores()
         miou = scores.miou

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from cssformer.backbones import merged, trunk
 from cssformer.inference import predict
 from cssformer.inference.predictor import accelerated
-from cssformer.inference.views import as_input
+from cssformer.inference.views import NotFinite, as_input
 from cssformer.losses import SegmentationLoss, cross_entropy
 from cssformer.losses.multilabel import mean_over_classes
 from cssformer.metrics import ConfusionMatrix
@@ -36,8 +36,9 @@ Loss = Callable[[Tensor | SegmentationOutput, Tensor], Tensor]
 class SegmentationTask(L.LightningModule):
     """A network under a recipe and a :data:`Loss`; by default the paper's.
 
-    Validation leaves ``confusion``, ``finite``, an ``example``, where whole pictures are scored ``losses``, and where
-    ``training.best`` is of it ``boundary`` (3, C), see :func:`cssformer.metrics.boundary.count_by_distance`.
+    Validation leaves ``confusion``, whether all class scores were ``finite``, an ``example``, where whole pictures are
+    scored ``losses``, and where ``training.best`` is of it ``boundary`` (3, C), see
+    :func:`cssformer.metrics.boundary.count_by_distance`.
     """
 
     def __init__(self, model: SegmentationNetwork, recipe: Recipe, loss: Loss | None = None) -> None:
@@ -121,7 +122,7 @@ class SegmentationTask(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.model.num_classes, self.device, self.metadata.multilabel)
         self.boundary = torch.zeros(3, self.model.num_classes, dtype=torch.int64, device=self.device)
-        self.finite: list[Tensor] = []
+        self.finite = True
         self.losses: list[Tensor] = []
         # In tuples, because Lightning would keep a module's weights a second time.
         self.scored = (self.whole(),)
@@ -129,7 +130,12 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One picture of its own size: ``image`` (1, C, H, W) and ``label`` (1, H, W) int16."""
-        segmentation = predict(self, batch["image"], **self.model.metadata.inference)
+        try:
+            segmentation = predict(self, batch["image"], **self.model.metadata.inference)
+        except NotFinite:
+            # All devices stop at it together, in the end.
+            self.finite = False
+            return
         self.confusion.update(segmentation.labels, batch["label"].long())
         if self.recipe.training.best == BOUNDARY_IOU:
             said, true = (labels[0].int().cpu().numpy() for labels in (segmentation.labels, batch["label"]))
@@ -144,10 +150,9 @@ class SegmentationTask(L.LightningModule):
             self.losses.append(loss(self.logits.float(), label[0].long()))
 
     def forward_logits(self, images: Tensor) -> Tensor:
-        """The network's, remembered, and whether all were finite; else 0, for all devices stop at it together."""
-        self.logits = self.validated[0].forward_logits(images)
-        self.finite.append(self.logits.isfinite().all())
-        return self.logits.nan_to_num(0, 0, 0)
+        """The network's, remembered."""
+        self.logits: Tensor = self.validated[0].forward_logits(images)
+        return self.logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         training = self.recipe.training

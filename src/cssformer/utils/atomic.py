@@ -116,6 +116,16 @@ def _remove(working: Path, lock: FileLock) -> None:
         Path(lock.lock_file).unlink()
 
 
+def require_temporary_folder() -> None:
+    """Raise UserError if nothing takes temporary files, as in a container whose file system is read-only."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(
+            "There is no folder that takes temporary files; name one by TMPDIR, or run the container with --tmpfs /tmp."
+        ) from error
+
+
 def require_writable(path: Path) -> None:
     """Tell now what :func:`atomic_write` would only find later; leaves nothing.
 
