@@ -213,13 +213,28 @@ def test_class_indices_read_as_ids_are_told(tmp_path: Path, capsys: pytest.Captu
             assert told.count("no value above 2, as if it held indices of the 3 classes") == notes * (len(words) - 1)
 
 
-def test_masks_of_one_name_are_told_apart_by_nothing(tmp_path: Path) -> None:
-    for folder in ("first", "second"):
+def test_masks_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for folder, said in (("first", SAID), ("second", TRUTH)):
         pngs(tmp_path / "truth" / folder, TRUTH)
-    with pytest.raises(
-        UserError, match="first/a.png and .*second/a.png have one name.*or score each folder on its own"
-    ):
+        pngs(tmp_path / "said" / folder, said)
+    truth = open_truth(tmp_path / "truth", classes=CLASSES)
+    found = evaluate_predictions(Predictions(tmp_path / "said", truth), truth)
+    assert found.names == tuple(f"{folder}/{name}" for folder in ("first", "second") for name in sorted(TRUTH))
+    once = open_truth(tmp_path / "truth" / "first", classes=CLASSES)
+    apart = [evaluate_predictions(Predictions(tmp_path / "said" / each, once), once) for each in ("first", "second")]
+    np.testing.assert_array_equal(found.matrix, apart[0].matrix + apart[1].matrix)
+    assert evaluate_predictions(Predictions(tmp_path / "truth", truth), truth).scores.pixel_accuracy == 1
+    np.save(tmp_path / "truth" / "first" / "a.npy", TRUTH["a"])
+    with pytest.raises(UserError, match=r"first/a\.npy and .*first/a\.png have one name.*or score each folder"):
         open_truth(tmp_path / "truth", classes=CLASSES)
+
+
+def test_the_truth_scored_by_itself_is_right(tmp_path: Path) -> None:
+    truth = open_truth(pngs(tmp_path / "truth", TRUTH), classes=CLASSES)
+    assert evaluate_predictions(Predictions(tmp_path / "truth", truth), truth).scores.pixel_accuracy == 1
+    pngs(tmp_path / "said", {f"other{name}": map for name, map in SAID.items()})
+    with pytest.raises(UserError, match="No file under .*said is named like one under .*truth, such as .*; rename"):
+        Predictions(tmp_path / "said", truth)
 
 
 def test_ids_that_share_a_name_are_one_class(tmp_path: Path) -> None:

@@ -158,6 +158,8 @@ def table_of_categories(coco: "LabelMaps", info: DatasetInfo, ignored: Sequence[
 class LabelSet:
     """The truth in label files without pictures, with the face of ``SegmentationFolder``.
 
+    The maps of a folder are named by their files' stems, where these repeat by the ways from the folder.
+
     Args:
         path: what :func:`find_label_files` takes.
         lines: the classes; those of COCO's JSON are its own categories and, unless it is panoptic, the background.
@@ -174,8 +176,11 @@ class LabelSet:
         self.root, self.label_suffix = path, label_suffix
         found, self.coco = find_label_files(path)
         self.maps: dict[str, LabelMap] = {}
-        for name, each in found:
-            if each.place.endswith(label_suffix) and self.maps.setdefault(name, each) is not each:
+        kept = [(name, each) for name, each in found if each.place.endswith(label_suffix)]
+        if path.is_dir() and len(dict(kept)) < len(kept):
+            kept = [(Path(each.place).relative_to(path).with_suffix("").as_posix(), each) for _, each in kept]
+        for name, each in kept:
+            if self.maps.setdefault(name, each) is not each:
                 raise UserError(
                     f"{self.maps[name].place} and {each.place} have one name, by which label maps are told apart; "
                     "rename one, or score each folder on its own."
@@ -190,12 +195,12 @@ class LabelSet:
         else:
             if lines:
                 raise UserError(f"{path} names its classes itself; leave out --classes and --class_file.")
-            kept = [name for name in coco.categories if name not in ignore]
-            names = [*([] if coco.panoptic or "background" in kept else ["background"]), *kept]
+            scored = [name for name in coco.categories if name not in ignore]
+            names = [*([] if coco.panoptic or "background" in scored else ["background"]), *scored]
             # As in COCO's own PNGs, 0 is what no category is.
             mapping: dict[str, int | None] = {"255": None, "0": None if coco.panoptic else names.index("background")}
             mapping |= {
-                str(number): names.index(name) if name in kept else None for name, number in coco.categories.items()
+                str(number): names.index(name) if name in scored else None for name, number in coco.categories.items()
             }
             self.info = DatasetInfo(tuple(names), distinct_colours(len(names)), ignored_value(len(names)), mapping)
             self.table = table_of_categories(coco, self.info, ignore, path)

@@ -135,6 +135,8 @@ def _by_name(found: Sequence[tuple[str, LabelMap]], names: Sequence[str]) -> dic
 
 def _paired(path: Path, truth: LabelSet) -> dict[str, list[LabelMap]]:
     """The maps of a folder by the names of the masks that they pair with."""
+    if path.samefile(truth.root):
+        return {name: [each] for name, each in truth.maps.items()}
     pairs = find_pairs(path, truth.root, None, truth.label_suffix or None, is_label_file).pairs
     name_of = {each.place: name for name, each in truth.maps.items()}
     maps: dict[str, list[LabelMap]] = {name: [] for name in truth.names}

@@ -108,9 +108,14 @@ def find_pairs(
             label_suffix,
         )
     if not pairing.suffixes:
+        if labels is None:
+            raise UserError(
+                f"No picture under {images} has a mask that is named like it; "
+                "give the folder of the masks as a second source, or the suffixes of pictures and masks."
+            )
         raise UserError(
-            f"No picture under {images} has a mask that is named like it; "
-            "give the folder of the masks as a second source, or the suffixes of pictures and masks."
+            f"No file under {images} is named like one under {labels}, such as {masks[0].path}; rename them, or tell "
+            "how their names end."
         )
     return pairing
 
