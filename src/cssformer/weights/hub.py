@@ -224,7 +224,7 @@ class HubModel(ModelHubMixin):
             nameless = {"classes": None, "colours": None, "raw_ids": None}
             config = {**config, **nameless, "network": {**config["network"], "num_classes": num_classes}}
             check_config(config, "The network asked for", _parameters_of(config))
-        network = next((kind for kind in _kinds(cls) if kind.__name__ == config["architecture"]), None)
+        network = _called(config["architecture"], cls)
         if network is None:
             raise UserError(
                 f"The model in {source} is a {config['architecture']}, not a {cls.__name__}; if that is a class of "
@@ -291,10 +291,15 @@ def _kinds(cls: type[HubModel]) -> list[type[HubModel]]:
     return [cls, *(kind for child in reversed(cls.__subclasses__()) for kind in _kinds(child))]
 
 
+def _called(name: Any, cls: type[HubModel]) -> type[HubModel] | None:
+    """The class of this name, of ``cls`` and those below it."""
+    return next((kind for kind in _kinds(cls) if kind.__name__ == name), None)
+
+
 def _parameters_of(config: Any) -> Collection[str]:
     """Names of the arguments of the class that a config names, if this program knows it."""
-    name = config.get("architecture") if isinstance(config, dict) else None
-    return next((parameters(kind).keys() for kind in _kinds(HubModel) if kind.__name__ == name), ())
+    named = _called(config.get("architecture"), HubModel) if isinstance(config, dict) else None
+    return parameters(named).keys() if named else ()
 
 
 def load(source: str | Path, **hub_args: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
