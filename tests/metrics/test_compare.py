@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 
 from cssformer import metrics
 from cssformer.cli import main
-from cssformer.data import DatasetInfo
+from cssformer.data import IGNORE, DatasetInfo
 from cssformer.metrics.compare import FIRST_RIGHT, SECOND_RIGHT, Comparison, paired_bootstrap, require_comparable
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present
 from cssformer.metrics.scoring import RESAMPLINGS, Evaluation, Scorer
@@ -153,8 +153,29 @@ def test_other_pictures_and_other_truth_are_refused(pair: Comparison) -> None:
         with pytest.raises(UserError, match=told):
             Comparison(pair.first, other)
     one = scored(truths[:1], said[:1])
-    with pytest.raises(UserError, match="One picture tells nothing"):
+    with pytest.raises(UserError, match="Fewer than two pictures"):
         Comparison(one, one)
+
+
+def test_pictures_without_labels_are_not_drawn() -> None:
+    """The mean counts none of their pixels, so they must not widen or narrow what other pictures might give."""
+    truths, said = labels(6, 0.4, 1)
+    better = labels(6, 0.2, 2)[1]
+    nothing = [np.full_like(truths[0], IGNORE)] * 5
+    for count in (1, 6):
+        alone, padded = (
+            [scored(truths[:count] + more, [*each[:count], *truths[: len(more)]]) for each in (said, better)]
+            for more in ([], nothing)
+        )
+        np.testing.assert_equal(padded[0].interval, alone[0].interval)
+        if count == 1:
+            assert np.isnan(padded[0].interval).all()
+            with pytest.raises(UserError, match="Fewer than two pictures, or groups, have labels"):
+                Comparison(*padded)
+        else:
+            assert Comparison(*padded).iou == Comparison(*alone).iou
+            assert Comparison(*padded).boundary_iou == Comparison(*alone).boundary_iou
+            assert ("note", "6 pictures: too few to go by the interval") in padded[0].summary()
 
 
 def files(folder: Path, maps: list[NDArray]) -> str:

@@ -19,7 +19,7 @@ from cssformer.data.channels import rgb_view
 from cssformer.data.class_pixels import pixels_of
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present, number, percent
 from cssformer.metrics.report import EXAMPLES, legend_entries, thinned, tile
-from cssformer.metrics.scoring import FEW, Evaluation, percentile_interval, resampled
+from cssformer.metrics.scoring import Evaluation, percentile_interval, resampled
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, pale, sheet
 
@@ -68,7 +68,8 @@ class Comparison:
     """Two evaluations of the same pictures and truth.
 
     Raises:
-        UserError: the classes, pictures, labels or ways of counting differ, or there is one picture, or group, alone.
+        UserError: the classes, pictures, labels or ways of counting differ, or fewer than two pictures, or groups,
+            have labels.
     """
 
     first: Evaluation
@@ -83,18 +84,20 @@ class Comparison:
             raise UserError(f"The two are scored by different labels, {name} the first; compare them on the same data.")
         if first.dilation_ratio != second.dilation_ratio or first.groups != second.groups:
             raise UserError("The two are scored with different widths of Boundary IoU's bands, or different groups.")
-        if len(set(first.groups or first.names)) < 2:
-            raise UserError("One picture tells nothing of others; compare on several.")
+        if len(first.drawn(first.areas)) < 2:
+            raise UserError(
+                "Fewer than two pictures, or groups, have labels: that tells nothing of others; compare on several."
+            )
 
     @cached_property
     def iou(self) -> list[Difference]:
         """Of the mIoU and then of each class's IoU."""
-        return paired_bootstrap(self.first.by_group(self.first.areas), self.second.by_group(self.second.areas))
+        return paired_bootstrap(self.first.drawn(self.first.areas), self.second.drawn(self.second.areas))
 
     @cached_property
     def boundary_iou(self) -> list[Difference]:
         """The same for Boundary IoU."""
-        return paired_bootstrap(self.first.by_group(self.first.boundary), self.second.by_group(self.second.boundary))
+        return paired_bootstrap(self.first.drawn(self.first.boundary), self.second.drawn(self.second.boundary))
 
     def most_different(self, count: int) -> list[int]:
         """The indices of the ``count`` pictures whose own mIoU differs most, the most first."""
@@ -124,8 +127,8 @@ class Comparison:
                 told.append(f"{name}: {better} is better by {100 * abs(apart):.2f}; real, the interval excludes 0.")
             else:
                 told.append(f"{name}: these pictures do not tell which is better; the interval includes 0.")
-        drawn, count = "Groups" if self.first.groups else "Pictures", len(set(self.first.groups or self.first.names))
-        if count <= FEW:
+        drawn, count = "Groups" if self.first.groups else "Pictures", len(self.first.drawn(self.first.areas))
+        if self.first.is_few:
             told.append(f"{count} {drawn.lower()} are few: these intervals are too narrow to go by.")
         told.append(f"{drawn} were drawn anew, not trainings: two trainings of one recipe may differ by more.")
         return told

@@ -97,16 +97,25 @@ class Evaluation:
 
         NaN of one picture, which tells nothing of others.
         """
-        return bootstrap_interval(self.by_group(self.areas))
+        return bootstrap_interval(self.drawn(self.areas))
 
-    def by_group(self, areas: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Areas of pictures (n, 3, C), summed over each group; as they are where there are no groups."""
+    def drawn(self, areas: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the bootstrap draws: areas of pictures (n, 3, C), summed over each group where there are groups.
+
+        A picture without a labelled pixel says nothing about a network and is not drawn.
+        """
+        labelled = self.areas[:, 1].any(axis=1) | self.info.multilabel
         if self.groups is None:
-            return areas
-        names, group_of = np.unique(self.groups, return_inverse=True)
+            return areas[labelled]
+        names, group_of = np.unique(np.array(self.groups)[labelled], return_inverse=True)
         sums = np.zeros((len(names), *areas.shape[1:]), np.int64)
-        np.add.at(sums, group_of, areas)
+        np.add.at(sums, group_of, areas[labelled])
         return sums
+
+    @property
+    def is_few(self) -> bool:
+        """Whether the pictures, or groups, that are drawn are too few for their interval to be trusted."""
+        return len(self.drawn(self.areas)) <= FEW
 
     @cached_property
     def picture_miou(self) -> NDArray[np.float64]:
@@ -158,8 +167,7 @@ class Evaluation:
         """Name and value in percent of each score of the whole data set."""
         low, high = self.interval
         drawn = "" if self.groups is None else f", by {len(set(self.groups))} groups"
-        size = len(set(self.groups or self.names))
-        few = f"{counted(size, 'picture' if self.groups is None else 'group')}: too few to go by the interval"
+        size = counted(len(self.drawn(self.areas)), "picture" if self.groups is None else "group")
         likely = "" if np.isnan(low) else f"  (95 %: {percent(low)} to {percent(high)}{drawn})"
         return [
             ("mIoU", f"{percent(self.scores.miou)}{likely}"),
@@ -169,7 +177,7 @@ class Evaluation:
             ("mean Dice", percent(float(mean_of_present(np.array(self.scores.dice))))),
             ("mean Boundary IoU", percent(self.mean_boundary_iou)),
             (f"mIoU within {TRIMAP_WIDTH} pixels of contours", percent(self.trimap[TRIMAP_WIDTH].miou)),
-            *([("note", few)] if likely and size <= FEW else []),
+            *([("note", f"{size}: too few to go by the interval")] if likely and self.is_few else []),
             *([("note", "partial data, not comparable with published scores")] if self.info.partial else []),
         ]
 

@@ -206,12 +206,12 @@ def _without_unpaired(entries: list[Entry], pairing: Pairing, skip: bool) -> tup
     if bare:
         raise UserError(
             f"The picture {bare[0].image} has no mask ({len(bare)} such pictures); add masks, or leave them out "
-            "with the option skip_unpaired."
+            "with --skip_unpaired true."
         )
     if lonely:
         raise UserError(
             f"The mask {lonely[0]} has no picture ({len(lonely)} such masks); add pictures, or leave them out "
-            "with the option skip_unpaired."
+            "with --skip_unpaired true."
         )
     return entries, []
 
