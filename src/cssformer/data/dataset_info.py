@@ -20,7 +20,7 @@ MOST_MULTILABEL = 15
 """Classes of multi-label data, each a bit of 16: the last one is left to the ignored value."""
 
 
-FEW = (
+OKABE_ITO = (
     (0, 114, 178),
     (240, 228, 66),
     (0, 158, 115),
@@ -29,13 +29,13 @@ FEW = (
     (204, 121, 167),
     (230, 159, 0),
 )
-"""The palette of Okabe and Ito, which colour-blind people tell apart; first those that differ most to them."""
+"""A palette that colour-blind people tell apart; first those that differ most to them."""
 
 
 def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Return ``count`` RGB colours: up to seven are ``FEW``; of more, neighbours differ well in hue and brightness."""
-    if count <= len(FEW):
-        return FEW[:count]
+    """Return ``count`` RGB colours, ``OKABE_ITO`` up to seven; of more, neighbours differ in hue and brightness."""
+    if count <= len(OKABE_ITO):
+        return OKABE_ITO[:count]
     # By the golden angle.
     index = np.arange(count)
     hsv = np.stack([index * 111 % 180, 150 + index % 2 * 80, 230 - index % 3 * 55], -1).astype(np.uint8)

@@ -19,7 +19,7 @@ from cssformer.data.channels import rgb_view
 from cssformer.data.class_pixels import pixels_of
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present, number, percent
 from cssformer.metrics.report import EXAMPLES, legend_entries, thinned, tile
-from cssformer.metrics.scoring import Evaluation, percentile_interval, resampled
+from cssformer.metrics.scoring import FEW, Evaluation, percentile_interval, resampled
 from cssformer.utils.errors import UserError
 from cssformer.visualize.drawing import UNKNOWN, WRONG, Picture, colourise, legend, pale, sheet
 
@@ -84,7 +84,7 @@ class Comparison:
             raise UserError(f"The two are scored by different labels, {name} the first; compare them on the same data.")
         if first.dilation_ratio != second.dilation_ratio or first.groups != second.groups:
             raise UserError("The two are scored with different widths of Boundary IoU's bands, or different groups.")
-        if len(first.drawn(first.areas)) < 2:
+        if first.number_drawn < 2:
             raise UserError(
                 "Fewer than two pictures, or groups, have labels: that tells nothing of others; compare on several."
             )
@@ -127,8 +127,8 @@ class Comparison:
                 told.append(f"{name}: {better} is better by {100 * abs(apart):.2f}; real, the interval excludes 0.")
             else:
                 told.append(f"{name}: these pictures do not tell which is better; the interval includes 0.")
-        drawn, count = "Groups" if self.first.groups else "Pictures", len(self.first.drawn(self.first.areas))
-        if self.first.is_few:
+        drawn, count = "Groups" if self.first.groups else "Pictures", self.first.number_drawn
+        if count <= FEW:
             told.append(f"{count} {drawn.lower()} are few: these intervals are too narrow to go by.")
         told.append(f"{drawn} were drawn anew, not trainings: two trainings of one recipe may differ by more.")
         return told

@@ -112,10 +112,10 @@ class Evaluation:
         np.add.at(sums, group_of, areas[labelled])
         return sums
 
-    @property
-    def is_few(self) -> bool:
-        """Whether the pictures, or groups, that are drawn are too few for their interval to be trusted."""
-        return len(self.drawn(self.areas)) <= FEW
+    @cached_property
+    def number_drawn(self) -> int:
+        """How many pictures, or groups of them, the bootstrap draws."""
+        return len(self.drawn(self.areas))
 
     @cached_property
     def picture_miou(self) -> NDArray[np.float64]:
@@ -166,8 +166,8 @@ class Evaluation:
     def summary(self) -> list[tuple[str, str]]:
         """Name and value in percent of each score of the whole data set."""
         low, high = self.interval
-        drawn = "" if self.groups is None else f", by {len(set(self.groups))} groups"
-        size = counted(len(self.drawn(self.areas)), "picture" if self.groups is None else "group")
+        drawn = "" if self.groups is None else f", by {self.number_drawn} groups"
+        size = counted(self.number_drawn, "picture" if self.groups is None else "group")
         likely = "" if np.isnan(low) else f"  (95 %: {percent(low)} to {percent(high)}{drawn})"
         return [
             ("mIoU", f"{percent(self.scores.miou)}{likely}"),
@@ -177,7 +177,7 @@ class Evaluation:
             ("mean Dice", percent(float(mean_of_present(np.array(self.scores.dice))))),
             ("mean Boundary IoU", percent(self.mean_boundary_iou)),
             (f"mIoU within {TRIMAP_WIDTH} pixels of contours", percent(self.trimap[TRIMAP_WIDTH].miou)),
-            *([("note", f"{size}: too few to go by the interval")] if likely and self.is_few else []),
+            *([("note", f"{size}: too few to go by the interval")] if likely and self.number_drawn <= FEW else []),
             *([("note", "partial data, not comparable with published scores")] if self.info.partial else []),
         ]
 
