@@ -323,3 +323,43 @@ def test_what_is_ignored_by_itself_is_named_with_the_values(tmp_path: Path) -> N
     root = write(tmp_path / "in", [Image.fromarray((label(s) * 127.5).astype(np.uint8)) for s in range(3)])
     with pytest.raises(UserError, match=r"2 values \(0, 127 and 255, which is ignored\)"):
         prepare_folder([root], tmp_path / "out", classes=["a", "b", "c"])
+
+
+def bordered(seed: int, inside: list[tuple[int, int, int]]) -> Image.Image:
+    """The three stripes with VOC's border between them."""
+    pixels = np.array(inside, np.uint8)[label(seed)]
+    pixels[:, [9, 10, 21, 22]] = (224, 224, 192)
+    return Image.fromarray(pixels)
+
+
+def test_the_border_of_voc_is_ignored_and_told(tmp_path: Path) -> None:
+    """As 255 is, whose colour it is in VOC's colour map."""
+    root = write(tmp_path / "in", [bordered(seed, PALETTE) for seed in range(3)])
+    told = (
+        "The colour 224,224,192, VOC's border, is taken as ignored; if it is a class, give it a line in a class file."
+    )
+    text = "0 0 0 a\n128 64 0 b\n0 200 30 c\n"
+    (tmp_path / "classes.txt").write_text(text)
+    for name, options in (("a", {"class_file": tmp_path / "classes.txt"}), ("b", {"classes": ["a", "c", "b"]})):
+        prepared = prepare_folder([root], tmp_path / name, **options)
+        assert prepared.notes == (told,) and prepared.info.mapping["224 224 192"] is None
+        # Names are in the order of R, G, B.
+        ids = np.array([0, 1, 2] if name == "a" else [0, 2, 1])
+        for stem, found in labels_of(prepared).items():
+            truth = ids[label(int(stem))]
+            truth[:, [9, 10, 21, 22]] = IGNORE
+            assert np.array_equal(found, truth)
+    with pytest.raises(UserError, match=r"\(128, 64, 0\) and 224,224,192, which is ignored\)"):
+        prepare_folder([root], tmp_path / "out", classes=["a", "b", "c", "border"])
+    (tmp_path / "classes.txt").write_text(text + "224 224 192 sand\n")
+    prepared = prepare_folder([root], tmp_path / "c", class_file=tmp_path / "classes.txt")
+    assert prepared.info.classes == ("a", "b", "c", "sand") and not prepared.notes
+
+
+def test_the_border_of_voc_beside_one_colour_is_asked(tmp_path: Path) -> None:
+    root = write(tmp_path / "in", [bordered(seed, [(0, 0, 0)] * 3) for seed in range(3)])
+    told = (
+        "hold 0,0,0 and 224,224,192 alone: if 224,224,192 is no class, add --ignore 224,224,192; if it is one, .* R G B"
+    )
+    with pytest.raises(UserError, match=told):
+        prepare_folder([root], tmp_path / "out")

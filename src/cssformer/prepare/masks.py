@@ -19,6 +19,8 @@ from cssformer.utils.errors import UserError
 
 Transparent = Literal["background", "ignore"]
 """What the transparent pixels of masks are: a class of its own, or ignored."""
+VOC_BORDER = (224, 224, 192)
+"""VOC's colour of the pixels around objects, which are no class: that of 255 in its colour map."""
 _MOST_CLASSES = 1000
 
 
@@ -88,15 +90,20 @@ def meaning(
     if not as_colours and top not in known:
         _require_one_foreground(surveys, found - ignored)
     _require_sharp(surveys, found - ignored - known.keys(), as_colours)
-    if not as_colours and top in found and top not in known and not binary and top not in ignored:
-        if not lines and len(rest := found - ignored - {top}) == 1:
-            (value,) = rest
+    void = packed(VOC_BORDER) if as_colours else top
+    if void in found - known.keys() - ignored and not binary:
+        shown = _token(void, as_colours)
+        if not lines and len(rest := found - ignored - {void}) == 1:
             raise UserError(
-                f"The masks hold {value} and {top} alone: if {top} is no class, add --ignore {top}; if it is one, give "
-                "a class file of ID NAME lines."
+                f"The masks hold {_token(*rest, as_colours)} and {shown} alone: if {shown} is no class, add --ignore "
+                f"{shown}; if it is one, give a class file of {'R G B' if as_colours else 'ID'} NAME lines."
             )
-        ignored.add(top)
-        notes.append(f"The value {top} is taken as ignored.")
+        ignored.add(void)
+        notes.append(
+            f"The colour {shown}, VOC's border, is taken as ignored; if it is a class, give it a line in a class file."
+            if as_colours
+            else f"The value {shown} is taken as ignored."
+        )
     if binary:
         notes.append(f"The masks are binary: 0 is the first class, {top} the second.")
 
@@ -289,7 +296,7 @@ def _require_sharp(surveys: Sequence[MaskStats], values: frozenset[int], as_colo
         return
     what = "Values of the masks lie just above 0 and just below 255"
     if blended:
-        named = [",".join(map(str, unpacked(value))) if as_colours else str(value) for value in blended[:3]]
+        named = [_token(value, as_colours) for value in blended[:3]]
         kind, total = "colour" if as_colours else "value", sum(pixels[value] for value in blended)
         what = (
             f"{counted(len(blended), kind)} of the masks, {' and '.join(named)} first, {total} pixels, are specks or "
@@ -306,6 +313,11 @@ def _value(line: ClassLine, number: int, as_colours: bool) -> Any:
     if as_colours:
         return None if line.colour is None else packed(line.colour)
     return number if line.id is None else line.id
+
+
+def _token(value: int, as_colours: bool) -> str:
+    """A value as ``--ignore`` takes it."""
+    return ",".join(map(str, unpacked(value))) if as_colours else str(value)
 
 
 def _ignored(token: str, as_colours: bool, known: dict[int, ClassLine]) -> list[int]:
@@ -329,14 +341,14 @@ def _named(
     if not values:
         raise UserError("Every value of the masks is ignored; no class is left.")
     in_order = list(islice((value for value in count() if value not in ignored), len(names)))
-    void = sorted(ignored & {255, 65535}) if not as_colours else []
+    void = sorted(ignored & ({packed(VOC_BORDER)} if as_colours else {255, 65535}))
     if names and not as_colours and not binary and set(values) <= set(in_order):
         # A class that happens to be absent must not shift those behind it.
         values = in_order
     elif names and len(names) != len(values):
         shown = ", ".join(str(unpacked(value)) if as_colours else str(value) for value in values[:20])
         shown += ", ..." if len(values) > 20 else ""
-        shown += f" and {void[0]}, which is ignored" if void else ""
+        shown += f" and {_token(void[0], as_colours)}, which is ignored" if void else ""
         raise UserError(
             f"{len(names)} classes are named, but the masks have {len(values)} values ({shown}); name as many, ignore "
             "some, or give a class file of ID NAME lines."

@@ -14,6 +14,7 @@ from cssformer.prepare.annotated import Annotated, Export, Pictures, read_text, 
 from cssformer.prepare.archives import Member
 from cssformer.prepare.benchmark import full_name
 from cssformer.prepare.class_file import Colour
+from cssformer.prepare.masks import VOC_BORDER
 from cssformer.prepare.pascal_context import CLASSES as CONTEXT
 from cssformer.prepare.pascal_context import colour
 from cssformer.prepare.shapes import ClassMap, Size
@@ -21,7 +22,6 @@ from cssformer.prepare.survey import values_of
 from cssformer.prepare.writer import Faults
 from cssformer.utils.errors import UserError
 
-VOID = (224, 224, 192)
 _CLASSES = ("background", *list(CONTEXT)[:10], "diningtable", *list(CONTEXT)[11:20])
 _MASK = re.compile(r"/SegmentationClass/(?P<name>.+)\.png$", re.I)
 _OTHER = re.compile(r"/Segmentation(?:Class|Object)\w*/", re.I)
@@ -45,7 +45,7 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
     pictures = Pictures(member for member in members if not _OTHER.search(full_name(member)))
     labelmaps = [member for member in members if member.name.rpartition("/")[2] == "labelmap.txt"]
     own = {colour(index): name for index, name in enumerate(_CLASSES)}
-    class_of = {VOID: "void"} | (_labelmap(labelmaps) if labelmaps else own)
+    class_of = {VOC_BORDER: "void"} | (_labelmap(labelmaps) if labelmaps else own)
     listed_in: dict[str, tuple[str | None, Member | None]] = {}
     lists = []
     for member in members:
