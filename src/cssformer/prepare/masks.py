@@ -94,8 +94,9 @@ def meaning(
     if void in found - known.keys() - ignored and not binary:
         shown = _token(void, as_colours)
         if not lines and len(rest := found - ignored - {void}) == 1:
+            (value,) = rest
             raise UserError(
-                f"The masks hold {_token(*rest, as_colours)} and {shown} alone: if {shown} is no class, add --ignore "
+                f"The masks hold {_token(value, as_colours)} and {shown} alone: if {shown} is no class, add --ignore "
                 f"{shown}; if it is one, give a class file of {'R G B' if as_colours else 'ID'} NAME lines."
             )
         ignored.add(void)
