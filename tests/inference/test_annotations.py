@@ -264,3 +264,32 @@ def test_predict_saves_annotations(tmp_path, capsys):
     assert {each["category_id"] - 1 for each in first} == set(np.unique(label))
     assert all((coco.decode(each["segmentation"]) == (label == each["category_id"] - 1)).all() for each in first)
     assert main([*words, "coco"]) == 2 and "is there already" in capsys.readouterr().err
+
+
+def test_pictures_that_differ_in_their_suffix_alone(tmp_path, capsys):
+    """Each of another width; each file that is written speaks of the picture that it is named for."""
+    model = CSSFormer("test_resnet", num_classes=3, channels=16, pretrained=False, cia=False, fusion=False)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "in").mkdir()
+    for name, size in (("a.jpg", (50, 40)), ("a.png", (60, 40)), ("b.png", (40, 40))):
+        Image.new("RGB", size, (90, 20, 200)).save(tmp_path / "in" / name)
+    words = ["predict", str(tmp_path / "model"), str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--overlay"]
+    words += ["--device", "cpu", "--clear", "[]", "--save", "coco", "labelme", "label-studio", "cvat", "geojson"]
+    assert main(words) == 0
+    for stem, name, width in (("a.jpg", "a.jpg", 50), ("a.png", "a.png", 60), ("b", "b.png", 40)):
+        for kind, suffix in (("labels", ".png"), ("overlay", ".jpg")):
+            assert Image.open(tmp_path / "out" / kind / f"{stem}{suffix}").width == width
+        shown = json.loads((tmp_path / f"out/labelme/{stem}.json").read_text())
+        assert (shown["imagePath"], shown["imageWidth"]) == (f"../../in/{name}", width)
+        assert (tmp_path / f"out/geojson/{stem}.geojson").is_file()
+        (image,) = ElementTree.parse(tmp_path / "out/cvat.xml").findall(f"image[@name='{name}']")
+        assert image.get("width") == str(width)
+    content = json.loads((tmp_path / "out/coco.json").read_text())
+    assert [(each["file_name"], each["width"]) for each in content["images"]] == [
+        ("a.jpg", 50), ("a.png", 60), ("b.png", 40),
+    ]  # fmt: skip
+    tasks = json.loads((tmp_path / "out/label-studio.json").read_text())
+    assert [task["data"]["image"].rpartition("=")[2] for task in tasks] == ["a.jpg", "a.png", "b.png"]
+    assert main([*words[:4], str(tmp_path / "yolo"), "--save", "yolo"]) == 2
+    assert "YOLO knows pictures by their names without suffix" in capsys.readouterr().err
+    assert not (tmp_path / "yolo").exists()

@@ -630,11 +630,9 @@ def test_overlay_by_blocks_of_rows_is_one_picture() -> None:
 def test_mistakes_are_told_in_a_sentence(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "file").write_text("")
-    Image.open(pictures / "a.png").save(pictures / "a.jpg")
     for model, inputs, output, message in (
         (model_folder, [tmp_path / "missing.png"], tmp_path / "out", "no file or folder .*missing.png"),
         (model_folder, [tmp_path / "none"], tmp_path / "out", "none holds no pictures"),
-        (model_folder, [pictures], tmp_path / "out", "a.jpg and .*a.png would both be written as a"),
         (tmp_path / "none", [pictures / "a.png"], tmp_path / "out", "is no model"),
         (model_folder, [pictures / "a.png"], tmp_path / "file", "Cannot write .*file"),
     ):
@@ -658,9 +656,13 @@ def test_files_of_equal_names_keep_their_folders(tmp_path: Path, monkeypatch: py
     assert places(one, two) == ["1", "1.v2"]
     assert places(one, two, deep, one) == places("photos/**/*.jpg") == ["a/1", "b/1.v2", "b/c/1"]
     assert places("photos/a", tmp_path / "photos" / "b" / "c") == ["a/1", "b/c/1"]
-    deep.with_suffix(".png").touch()
-    with pytest.raises(UserError, match=r"1\.jpg and .*1\.png would both be written as b/c/1; predict them into two f"):
-        places("photos/**/*.*")
+    for suffix in (".png", ".mp4"):
+        deep.with_suffix(suffix).touch()
+    assert places("photos/**/*.*") == ["a/1", "b/1.v2", "b/c/1.jpg", "b/c/1", "b/c/1.png"]
+    # The suffix is enough within a folder, however deep it lies.
+    assert places("photos/b") == ["1.v2", "c/1.jpg", "c/1", "c/1.png"]
+    with pytest.raises(UserError, match=r"1\.jpg and .*1\.jpg would both be written as 1.jpg; predict them into two f"):
+        places(deep, tmp_path / deep)
 
 
 def test_arrays_must_be_rgb_bytes(predictor: Predictor) -> None:

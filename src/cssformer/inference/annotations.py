@@ -73,13 +73,13 @@ class AnnotationFiles:
         Args:
             prediction: of the picture.
             picture: its file.
-            place: its path below the input, without suffix.
+            place: its path below the input, without suffix but where others differ in that alone.
             placed: the picture is a TIFF that tells its place on the Earth, which GeoJSON then gives.
 
         Raises:
             UserError: a file cannot be written.
         """
-        name = place.as_posix() + picture.suffix
+        name = (place.parent / picture.name).as_posix()
         entry: dict[str, Any] = {}
         if "coco" in self.formats:
             entry["coco"] = self._coco_image(prediction, name)

@@ -89,6 +89,11 @@ def predict_files(
     if skip_existing and save:
         raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
     sources, left_out = find_sources(inputs, output)
+    if "yolo" in (save or ()) and (kept := [source.path for source in sources if source.keeps_suffix]):
+        raise UserError(
+            f"YOLO knows pictures by their names without suffix, which {kept[0]} has in common with another; rename "
+            "one, or leave yolo out."
+        )
     alone = len(sources) == 1
     require_writable(output / LEGEND)
     predictor = Predictor.from_pretrained(model, **views)

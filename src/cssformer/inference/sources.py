@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from os.path import abspath, commonpath, realpath, relpath
 from pathlib import Path
@@ -19,10 +19,14 @@ LEGEND = "legend.png"
 
 @dataclass(frozen=True)
 class Source:
-    """A file to predict, and its place below the output folder, without suffix."""
+    """A file to predict, and its place below the output folder, without suffix but where others differ in it alone."""
 
     path: Path
     place: Path
+
+    @property
+    def keeps_suffix(self) -> bool:
+        return self.path.suffix != "" and self.place.name == self.path.name
 
     @property
     def is_video(self) -> bool:
@@ -32,8 +36,9 @@ class Source:
 def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], Counter[str]]:
     """All files to predict, in order, none of them written by an earlier prediction, and others by their suffix.
 
-    A file is placed by its name alone, what a folder holds by its way from there; where two would get one place, all
-    are placed by their ways from the folder that they share.
+    A file is placed by its name alone, what a folder holds by its way from there; where two of different folders would
+    get one place, all are placed by their ways from the folder that they share. Files of one folder that differ in
+    their suffix alone, as ``a.jpg`` and ``a.png``, keep it.
 
     Args:
         inputs: files, folders, and patterns such as ``photos/*.jpg`` and ``**/*.png``.
@@ -65,27 +70,28 @@ def find_sources(inputs: Sequence[Path], output: Path) -> tuple[list[Source], Co
         else:
             raise UserError(f"There is no file or folder {given}.")
     sources = list(dict.fromkeys(sources))
-    if _of_one_place(sources):
+    if any(one.path.parent != two.path.parent for one, two in _of_one_place(sources)):
         # On Windows those of two drives share none.
         with suppress(ValueError):
             paths = dict.fromkeys(source.path for source in sources)
             shared = commonpath([abspath(path.parent) for path in paths])
             sources = [Source(path, Path(relpath(path, shared)).with_suffix("")) for path in paths]
-    if two := _of_one_place(sources):
+    alike = {source for two in _of_one_place(sources) for source in two}
+    sources = [replace(each, place=each.place.with_name(each.path.name)) if each in alike else each for each in sources]
+    for one, two in _of_one_place(sources):
         raise UserError(
-            f"{two[0].path} and {two[1].path} would both be written as {two[1].place}; predict them into two folders."
+            f"{one.path} and {two.path} would both be written as {two.place}; predict them into two folders."
         )
     return sources, left_out
 
 
-def _of_one_place(sources: Sequence[Source]) -> tuple[Source, Source] | None:
-    """The first two files that would be written as one."""
+def _of_one_place(sources: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+    """Files that would be written as one: the first, and each other."""
     places: dict[tuple[Path, bool], Source] = {}
     for source in sources:
         other = places.setdefault((source.place, source.is_video), source)
         if other.path != source.path:
-            return other, source
-    return None
+            yield other, source
 
 
 def _kind(path: Path) -> str:
