@@ -1,5 +1,6 @@
 """TIFFs with a place on the Earth, and TIFFs read and written part by part, with a tiny saved network."""
 
+import csv
 import errno
 import json
 import os
@@ -124,6 +125,46 @@ def test_a_geotiff_keeps_its_place_and_is_labelled_as_the_array(model_folder: Pa
     both = predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "both", device="cpu")
     assert both["pictures"] == 2 and {name: share for name, share in both["shares"].items() if share} == shares
     assert sorted(content(tmp_path / "out")) == ["confidence/a.tif", "labels/a.tif", "legend.png", "overlay/a.tif"]
+
+
+def test_a_table_tells_pixels_and_the_area_of_one(model_folder: Path, tmp_path: Path) -> None:
+    values = bands()
+    values[:, 20:60, 30:90] = 0
+    write(tmp_path / "in/a.tif", values, nodata=0, **PLACE)
+    Image.fromarray(np.moveaxis(values, 0, -1)[:80]).save(tmp_path / "in/b.png")
+    table = tmp_path / "areas.csv"
+    result = predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "out", device="cpu", table=table)
+    with table.open(newline="") as file:
+        placed, photo = csv.DictReader(file)
+    labels = read(tmp_path / "out/labels/a.tif")[0], np.asarray(Image.open(tmp_path / "out/labels/b.png"))
+    for row, found, reported in zip((placed, photo), labels, result["files"], strict=True):
+        counts = [np.count_nonzero(found == index) for index in range(3)]
+        assert [int(row[name]) for name in CLASSES] == counts and row["picture"] == reported["input"]
+        assert int(row["pixels"]) == sum(counts) == np.count_nonzero(found != 255)
+        assert reported["pixels"] == {name: count for name, count in zip(CLASSES, counts, strict=True) if count}
+    # 100 km from the central meridian the scale is 0.9996 (1 + 100² / (2 · 6378²)), to a millionth.
+    assert float(placed["pixel_m2"]) == pytest.approx((0.5 / (0.9996 * (1 + 100**2 / (2 * 6378**2)))) ** 2, rel=4e-6)
+    assert photo["pixel_m2"] == ""
+    for words in ({"table": tmp_path / "areas.tif"}, {"table": table, "skip_existing": True}):
+        with pytest.raises(UserError, match=r"ends in \.csv|all pictures at once"):
+            predict_files(str(model_folder), [tmp_path / "in"], tmp_path / "out", device="cpu", **words)
+
+
+# The area that pyproj's Geod (GeographicLib) gives of the quadrilateral of the middle pixel.
+@pytest.mark.parametrize(
+    ("crs", "affine", "expected"),
+    [
+        ("EPSG:3857", (0.1, 0, 1283000, 0, -0.1, 6130000), 0.0044564807),
+        ("EPSG:4326", (1e-6, 0, 11.5, 0, -1e-6, 48), 0.0082976331),
+        ("EPSG:4326", (1e-6, 0, 179.99985, 0, -1e-6, 48), 0.0082976331),
+        ("EPSG:2263", (1, 0, 1e6, 0, -1, 2e5), 0.0929038479),
+    ],
+    ids=["Web Mercator", "degrees", "the date line", "feet"],
+)
+def test_area_of_a_pixel(tmp_path: Path, crs: str, affine: tuple[float, ...], expected: float) -> None:
+    write(tmp_path / "a.tif", bands(), crs=crs, transform=rasterio.Affine(*affine))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert files.pixel_area(file) == pytest.approx(expected, rel=1e-6)
 
 
 def test_outlines_of_a_geotiff_lie_on_the_earth(model_folder: Path, tmp_path: Path) -> None:

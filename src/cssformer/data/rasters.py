@@ -84,6 +84,24 @@ def in_pixels(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     return corners
 
 
+def pixel_area(source: "DatasetReader") -> float | None:
+    """Square metres on the ellipsoid that the pixel in the middle covers; None without a coordinate system.
+
+    Not the side squared: a pixel of a map in Web Mercator covers half of that in Germany.
+    """
+    from rasterio.warp import transform
+
+    if source.crs is None:
+        return None
+    corners = np.array([[0, 0], [-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    x, y = source.transform * (np.array([source.width, source.height]) / 2 + corners).T
+    (east, *_), (north, *_) = transform(source.crs, "EPSG:4326", x, y)
+    # An equal-area map of the surroundings.
+    local = f"+proj=laea +lat_0={north} +lon_0={east} +datum=WGS84 +units=m"
+    x, y = map(np.array, transform(source.crs, local, x[1:], y[1:]))
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
 class Raster:
     """A TIFF as a picture (1, C, H, W), of which :func:`cssformer.inference.views.predict_blocks` takes parts.
 

@@ -1,5 +1,6 @@
 """Pictures, folders of pictures and videos, labelled and written out."""
 
+import csv
 import json
 from collections.abc import Sequence
 from hashlib import sha256
@@ -12,7 +13,7 @@ from cssformer.inference.pipeline import Pipeline
 from cssformer.inference.predictor import Predictor
 from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PROBABILITIES, find_sources, is_there
 from cssformer.inference.views import Options
-from cssformer.utils.atomic import require_writable
+from cssformer.utils.atomic import atomic_write, require_writable
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
 from cssformer.utils.processes import agree, gather, rank, share
@@ -40,6 +41,7 @@ def predict_files(
     min_area: float = 0.0,
     clear: list[str] | None = None,
     skip_existing: bool = False,
+    table: Path | None = None,
     **views: Any,
 ) -> dict[str, Any]:
     """Predict pictures, folders of pictures and videos, and write what was found.
@@ -67,15 +69,18 @@ def predict_files(
         tolerance: How far, in pixels, the outlines of annotations may be moved to have fewer corners.
         min_area: Regions of fewer pixels get no outline.
         clear: Names of classes that the overlay leaves uncoloured and annotations out; background by default.
-        skip_existing: Leave out what the output holds already, to go on after a stop; not with annotations.
+        skip_existing: Leave out what the output holds already, to go on after a stop; not with annotations or a table.
+        table: Also write this CSV file, a row for each picture: its pixels with data, those of each class, and of a
+            GeoTIFF the square metres of a pixel; not of videos.
         **views: The device, and options of :class:`cssformer.inference.views.Options`, as of :class:`Predictor`.
 
     Returns:
         For JSON: "output", "pictures" and "videos" (how many were predicted), "skipped" (how many were there before),
         "shares" (class name -> share of the pixels, the mean over the files predicted that have data), "files" (a row
-        for each, with its own shares), "failed" (file that could not be read to its end, or written -> why), "left_out"
-        (suffix -> how many other files with it the folders hold), "notes" (what was read, but perhaps not as expected).
-        Of several processes the first tells this of all, the others of their share.
+        for each, with its own shares and, but of videos, "known", how many pixels have data, and "pixels", how many of
+        them each class; of a GeoTIFF "pixel_m2"), "failed" (file that could not be read to its end, or written -> why),
+        "left_out" (suffix -> how many other files with it the folders hold), "notes" (what was read, but perhaps not as
+        expected). Of several processes the first tells this of all, the others of their share.
 
     Raises:
         UserError: an input or the model is missing, no input can be predicted, two inputs have one name, a format, a
@@ -88,6 +93,12 @@ def predict_files(
         )
     if skip_existing and save:
         raise UserError("Annotations are of all pictures at once; leave out either save or skip_existing.")
+    if table:
+        if skip_existing:
+            raise UserError("A table is of all pictures at once; leave out either table or skip_existing.")
+        if table.suffix.lower() != ".csv":
+            raise UserError(f"The table is CSV; give it a file that ends in .csv, not {table}.")
+        require_writable(table)
     sources, left_out = find_sources(inputs, output)
     if "yolo" in (save or ()) and (kept := [source.path for source in sources if source.keeps_suffix]):
         raise UserError(
@@ -145,6 +156,8 @@ def predict_files(
         annotations.entries = _of_all(annotations.entries, [source.place for source in sources])
         if rank() == 0:
             annotations.close()
+    if table and rank() == 0:
+        _write_table(table, done)
     return {**_report(done), "skipped": skipped, "left_out": left_out}
 
 
@@ -173,6 +186,17 @@ def _report(done: Pipeline) -> dict[str, Any]:
         "failed": {str(source.path): why for source, why in done.failed.items()},
         "notes": told,
     }
+
+
+def _write_table(path: Path, done: Pipeline) -> None:
+    classes = done.predictor.classes
+    pictures = {source: row for source, row in done.rows.items() if "pixels" in row}
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("picture", "pixels", *classes, "pixel_m2"))
+        for source, row in pictures.items():
+            pixels = (row["pixels"].get(name, 0) for name in classes)
+            writer.writerow((source.path, row["known"], *pixels, row.get("pixel_m2")))
 
 
 def _note(predictor: Predictor, raw: bool) -> str:

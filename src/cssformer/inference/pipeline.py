@@ -237,7 +237,7 @@ class Pipeline:
             for path in written:
                 with atomic_write(path.with_suffix(f"{path.suffix[:2]}{path.suffix[-1]}w")) as temporary:
                     temporary.write_bytes(told)
-        return {"labels": str(labels), "shares": prediction.shares}
+        return {"labels": str(labels), **prediction.counts.row}
 
 
 def _bytes(read: _Read) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,15 +90,20 @@ class Prediction:
         return found
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Class name -> share of the pixels with data, from 0 to 1, for the classes that occur, the largest first."""
+    def counts(self) -> "Counts":
+        """How many pixels have data, and how many are of each class."""
         if self.multilabel:
             pixels = np.array([np.count_nonzero(self.mask(index)) for index in range(len(self.classes))])
-            return shares_of(self.classes, pixels, int(np.count_nonzero(self.labels != IGNORE)))
+            return Counts.of(self.classes, pixels, int(np.count_nonzero(self.labels != IGNORE)))
         # In blocks of rows, because numpy makes eight bytes of each label.
         blocks = np.array_split(self.labels, -(-self.labels.size // 2**20))
         pixels = np.sum([np.bincount(block[block != IGNORE], minlength=len(self.classes)) for block in blocks], axis=0)
-        return shares_of(self.classes, pixels, int(pixels.sum()))
+        return Counts.of(self.classes, pixels, int(pixels.sum()))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Class name -> share of the pixels with data, from 0 to 1, for the classes that occur, the largest first."""
+        return self.counts.shares
 
     def overlay(self, alpha: float = 0.5, clear: Sequence[str] = ("background",)) -> Picture:
         """The picture under its classes' colours: RGB uint8 (H, W, 3).
@@ -213,10 +218,32 @@ class Prediction:
             write_image(Path(folder) / kind / f"{name}.png", pixels.astype(np.uint8))
 
 
-def shares_of(classes: Sequence[str], pixels: NDArray[np.integer], known: int) -> dict[str, float]:
-    """Class name -> share of the known pixels, for the classes that have some of these (C,), the largest first."""
-    order = np.argsort(-pixels, kind="stable").tolist()
-    return {classes[index]: float(pixels[index] / known) for index in order if pixels[index]}
+class Counts(NamedTuple):
+    """Pixels of a picture.
+
+    Attributes:
+        known: how many have data.
+        pixels: class name -> how many are of it, for the classes that occur, the largest first.
+    """
+
+    known: int
+    pixels: dict[str, int]
+
+    @classmethod
+    def of(cls, classes: Sequence[str], pixels: NDArray[np.integer], known: int) -> "Counts":
+        """From the pixels (C,) of the classes."""
+        order = np.argsort(-pixels, kind="stable").tolist()
+        return cls(known, {classes[index]: int(pixels[index]) for index in order if pixels[index]})
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Class name -> share of the pixels with data, from 0 to 1."""
+        return {name: pixels / self.known for name, pixels in self.pixels.items()}
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What the report of files tells."""
+        return {"shares": self.shares, **self._asdict()}
 
 
 def by_class(top_labels: NDArray[np.integer], top_probabilities: NDArray[np.float32]) -> NDArray[np.float32]:

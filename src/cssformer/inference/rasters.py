@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cssformer import __version__
 from cssformer.data.dataset import IGNORE
 from cssformer.data.dataset_info import no_data
-from cssformer.data.rasters import TILE, Raster, opened, write_raster
+from cssformer.data.rasters import TILE, Raster, opened, pixel_area, write_raster
 from cssformer.inference.labels import Block, assembled
-from cssformer.inference.prediction import Prediction, shares_of
+from cssformer.inference.prediction import Counts, Prediction
 from cssformer.inference.predictor import Predictor
 from cssformer.inference.views import Options, predict_blocks
 from cssformer.utils.atomic import TEMPORARY, atomic_text, atomic_write
@@ -89,8 +89,8 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
         made: tells model and options; blocks that others made are not used.
 
     Returns:
-        The row of the report: "labels" (the file), "shares" (class name -> share of the pixels with data) and
-        "windows" (their height and width); and "pages", of which the first is read.
+        The row of the report: "labels" (the file), those of :class:`Counts`, "pixel_m2" (:func:`pixel_area`),
+        "windows" (their height and width), and "pages", of which the first is read.
 
     Raises:
         UserError: the file cannot be read to its end, has other channels or cannot be read in parts, or nothing can be
@@ -230,8 +230,8 @@ def _write(
         classes=dict(zip(outputs.ids, outputs.classes, strict=True)),
         nodata=nodata,
     )
-    shares = shares_of(outputs.classes, counts[:-1], int(counts[:-1].sum()))
-    return {"labels": str(outputs.labels), "shares": shares}
+    found = Counts.of(outputs.classes, counts[:-1], int(counts[:-1].sum()))
+    return {"labels": str(outputs.labels), **found.row, "pixel_m2": pixel_area(source)}
 
 
 def _overlays(strips: Iterator[_Strip], outputs: Outputs) -> Iterator[NDArray[np.uint8]]:
