@@ -215,6 +215,21 @@ def test_probabilities_of_every_class_are_written(
     np.testing.assert_array_equal(chosen[0], written.max(axis=0))
 
 
+def test_probabilities_that_do_not_fit_on_the_disk_are_told_as_such(model_folder: Path, tmp_path: Path) -> None:
+    """By the system's number, by which a full disk ends the command; NumPy tells none."""
+    import resource
+
+    Image.fromarray(SyntheticScenes(1, (200, 200))[0].image).save(tmp_path / "a.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"Cannot write .*probabilities/a\.npy: File too large\."):
+            predict_files(str(model_folder), [tmp_path / "a.png"], tmp_path / "out", probabilities=True, device="cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files_below(tmp_path / "out") == ["legend.png"]
+
+
 def test_probabilities_are_0_without_data() -> None:
     labels = np.array([[[0, IGNORE]], [[1, 1]]], np.int32)
     image, certain = np.zeros((1, 2, 3), np.uint8), np.array([[[0.7, 0.6]], [[0.3, 0.4]]], np.float32)

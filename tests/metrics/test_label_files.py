@@ -229,6 +229,16 @@ def test_masks_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> No
         open_truth(tmp_path / "truth", classes=CLASSES)
 
 
+def test_two_predictions_for_one_mask_are_told(tmp_path: Path) -> None:
+    """As arrays of an older run beside the PNGs of a newer one, of one picture or of all."""
+    truth = open_truth(pngs(tmp_path / "truth", TRUTH), classes=CLASSES)
+    said = pngs(tmp_path / "said", SAID)
+    for name in ("a", "b_1", "c"):
+        np.save(said / f"{name}.npy", TRUTH[name])
+        with pytest.raises(UserError, match=r"said/a\.npy and .*said/a\.png may both be the prediction for a"):
+            Predictions(said, truth)
+
+
 def test_the_truth_scored_by_itself_is_right(tmp_path: Path) -> None:
     truth = open_truth(pngs(tmp_path / "truth", TRUTH), classes=CLASSES)
     assert evaluate_predictions(Predictions(tmp_path / "truth", truth), truth).scores.pixel_accuracy == 1

@@ -209,8 +209,11 @@ class Pipeline:
         with self._failing(source):
             if self.probabilities and (of_classes := prediction.probabilities) is not None:
                 path = named(self.output / PROBABILITIES / source.place, ".npy")
-                with atomic_write(path, sync=False) as working:
-                    np.save(working, of_classes.astype(np.float16))
+                halves = np.ascontiguousarray(of_classes, np.float16)
+                with atomic_write(path, sync=False) as working, working.open("wb") as file:
+                    # Not by np.save, whose error on a full disk does not tell that it is one.
+                    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(halves))
+                    file.write(halves.data)
             if placed:
                 return found, write_georeferenced(prediction, source.path, self._tiffs(source))
             world = world_file(source.path) if self.facts[source].orientation == 1 else None

@@ -137,12 +137,16 @@ def _paired(path: Path, truth: LabelSet) -> dict[str, list[LabelMap]]:
     """The maps of a folder by the names of the masks that they pair with."""
     if path.samefile(truth.root):
         return {name: [each] for name, each in truth.maps.items()}
-    pairs = find_pairs(path, truth.root, None, truth.label_suffix or None, is_label_file).pairs
+    pairing = find_pairs(path, truth.root, None, truth.label_suffix or None, is_label_file)
     name_of = {each.place: name for name, each in truth.maps.items()}
     maps: dict[str, list[LabelMap]] = {name: [] for name in truth.names}
+    ends = {end for end, _ in pairing.suffixes}
+    pairs = [pair for pair in pairing.pairs if pair.image.name.removeprefix(pair.stem) in ends]
+    # Of several that differ in the extension alone, a.png and a.npy, one has the mask.
+    masks = {(pair.folders, pair.split, pair.stem): pair.label for pair in pairs if pair.label is not None}
     for pair in pairs:
-        if pair.label is not None:
-            maps[name_of[str(pair.label)]].append(label_map(pair.image))
+        if mask := masks.get((pair.folders, pair.split, pair.stem)):
+            maps[name_of[str(mask)]].append(label_map(pair.image))
     return maps
 
 
