@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from cssformer import CSSFormer, Metadata, Predictor
+from cssformer.cli import main
 from cssformer.data import SyntheticScenes
 from cssformer.inference import predict_files
 from cssformer.prepare.label_studio import decode_brush
@@ -61,6 +62,44 @@ def test_lightning(tmp_path: Path) -> None:
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
     example("lightning_module").main(str(tmp_path), **SMALL, **quiet)
     assert Predictor.from_pretrained(tmp_path, "cpu").classes == SyntheticScenes(1).info.classes
+
+
+def test_an_orthomosaic(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    geopandas = pytest.importorskip("geopandas", reason="geopandas is not installed")
+    from shapely.geometry import box
+
+    bands = np.random.default_rng(0).integers(1, 4000, (4, 50, 70), np.uint16)
+    bands[:, :32, 64:], bands[:, 40:, :5] = 0, 0
+    place = {"crs": "EPSG:25832", "transform": rasterio.Affine(0.5, 0, 691000, 0, -0.5, 5335000), "nodata": 0}
+    with rasterio.open(tmp_path / "a.tif", "w", count=4, height=50, width=70, dtype="uint16", **place) as file:
+        file.write(bands)
+    # The pixels of rows 10 to 39 and columns 20 to 59; a tree on the roof, first in the file, stays on top.
+    roof, tree = box(691010, 5334980, 691030, 5334995), box(691014, 5334982, 691019, 5334990)
+    shapes = geopandas.GeoDataFrame({"kind": ["tree", "roof"]}, geometry=[tree, roof], crs="EPSG:25832")
+    shapes.to_crs("EPSG:4326").to_file(tmp_path / "a.gpkg")
+    arguments = [str(tmp_path / "a.tif"), str(tmp_path / "a.gpkg"), "kind", str(tmp_path / "tiles")]
+    assert example("orthomosaic").main(*arguments, size=32) == ["background", "roof", "tree"]
+    expected = np.zeros((50, 70), np.uint8)
+    expected[10:40, 20:60], expected[20:36, 28:38] = 1, 2
+    names = ["000/000_000", "000/000_001", "001/001_000", "001/001_001", "001/001_002"]  # none without data
+    for kind, whole in (("images", bands), ("masks", expected[None])):
+        folder = tmp_path / "tiles" / kind
+        assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tif")) == [
+            f"{name}.tif" for name in names
+        ]
+        for name in names:
+            row, column = (32 * int(part) for part in name[4:].split("_"))
+            with rasterio.open(folder / f"{name}.tif") as file:
+                np.testing.assert_array_equal(file.read(), whole[:, row : row + 32, column : column + 32])
+                assert file.xy(0, 0) == (691000.25 + column / 2, 5334999.75 - row / 2)
+                assert (file.crs.to_epsg(), file.nodata) == (25832, 0 if kind == "images" else None)
+    with pytest.raises(SystemExit, match="No polygon of"):
+        shapes.set_geometry(shapes.translate(1000)).to_file(tmp_path / "a.gpkg")
+        example("orthomosaic").main(*arguments)
+    words = [str(tmp_path / "tiles" / kind) for kind in ("images", "masks")]
+    output = ["--output", str(tmp_path / "data"), "--class_file", str(tmp_path / "tiles/classes.txt")]
+    assert main(["prepare", "folder", "--source", *words, *output]) == 0
 
 
 def test_transformers(tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write(rng.integers(0, 3000, (5, 48, 60), np.uint16))
     with rasterio.open(root / "scene.tif", "w", **{**profile, "count": 3, "dtype": "uint8"}) as file:
         file.write(rng.integers(0, 255, (3, 48, 60), np.uint8))
+    for row in range(2):
+        shutil.copytree(root / "scenes", root / f"tiles/images/{row}")
+        shutil.copytree(root / "masks", root / f"tiles/masks/{row}")
+    (root / "tiles/classes.txt").write_text("0 background\n1 roof\n2 tree\n", encoding="utf-8")
+    shutil.copy(next((root / "scenes").iterdir()), root / "ortho.tif")
     Image.fromarray(rng.integers(0, 255, (200, 240, 3), np.uint8)).save(root / "photo.jpg")
     shutil.copytree(root / "pictures", root / "photos")
     export = ROOT / "tests" / "prepare" / "exports" / "cvat"
