@@ -200,6 +200,8 @@ def studio(folder: Path, results: list[dict], image: str = "/data/upload/1/0123a
         done = {"was_cancelled": False, "result": [size | each for each in results]}
         other = {"was_cancelled": False, "result": []}
         annotations = [{"was_cancelled": True, "result": "broken"}, done, other]
+        if number:
+            annotations[1:] = [{**other, "ground_truth": False}, {**done, "ground_truth": True}]
         tasks.append({"id": number, "data": {"text": "a.b", "image": image.format(key)}, "annotations": annotations})
     tasks.append({"id": 9, "data": {"image": "none.png"}, "annotations": []})
     (folder / "export.json").write_text(json.dumps(tasks))
@@ -239,8 +241,8 @@ def test_label_studio_shapes_and_pictures(tmp_path, image):
     expected[15:20, 21:27] = 1
     assert classes == ["background", "car", "tree"]
     assert (circle(15, 10, 6, 4).sum(), box(3, 2, 15, 8).sum()) == (80, 72)
-    assert (found["a"] == expected).all()
-    assert "2 tasks have several annotations" in notes and "1 tasks without annotation were left out" in notes
+    assert (found["a"] == expected).all() and (found["b"] == expected).all()
+    assert "2 tasks with several annotations the one marked" in notes and "1 task without annotation left out" in notes
 
 
 def test_label_studio_brushes_of_any_parameters():
@@ -466,7 +468,7 @@ def test_label_studios_brushes_of_tasks_without_annotations(tmp_path, capsys):
     Image.fromarray(painted.T[:20, :20]).save(tmp_path / "task-3-annotation-10-by-1-brush-car-0.png")
     Image.fromarray(painted[::-1]).save(tmp_path / "task-4-annotation-11-by--brush-sky-clear-0.png")
     found, classes, notes = prepared("label_studio", tmp_path)
-    assert classes == ["background", "sky-clear"] and "1 tasks have several annotations" in notes
+    assert classes == ["background", "sky-clear"] and "1 task with several annotations" in notes
     assert np.array_equal(found["3"], painted > 0) and np.array_equal(found["4"], painted[::-1] > 0)
     shutil.rmtree(tmp_path / "out")
     words = ["prepare", "label-studio", "--source", str(tmp_path), "--output", str(tmp_path / "again")]

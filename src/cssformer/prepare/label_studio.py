@@ -2,7 +2,7 @@
 
 The export has no pictures: give their folder too. They are found by what the task calls them:
 ``/data/upload/1/ab12cd34-a.jpg`` also as ``a.jpg``, ``/data/local-files/?d=folder/a.jpg`` and addresses by their ends.
-Of several annotations of a picture the first that is not cancelled counts.
+Of several annotations of a picture the one marked as ground truth counts, else the first that is not cancelled.
 
 The export of brushes as PNG, ``task-ID-annotation-ID-by-WHO-TAG-LABEL-N.png``, names no pictures: they are those of the
 project's JSON or JSON-MIN, whose tasks may be without annotations.
@@ -25,6 +25,7 @@ from cssformer.prepare.archives import Member
 from cssformer.prepare.cvat import turned_box
 from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size
 from cssformer.prepare.writer import Faults
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 _AREAS = {f"{kind}{labels}" for kind in ("polygon", "rectangle", "ellipse", "brush") for labels in ("", "labels")}
@@ -62,7 +63,7 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                     without += not given
                     if not given:
                         continue
-                    drawn, size = _drawn(given[0])
+                    drawn, size = _drawn(next((each for each in given if each.get("ground_truth")), given[0]))
                     names, shapes = [name for name, _ in drawn], partial(_shapes, drawn, place)
                 picture = _picture(task["data"], member, pictures)
                 labels.update(names)
@@ -74,8 +75,12 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
             raise UserError(f"{brush} is of Label Studio's export of brushes, which names no pictures; {reason}.")
     if not sources:
         raise UserError("No JSON file of the source is a list of Label Studio's tasks; export the project as JSON.")
-    notes = [f"{several} tasks have several annotations; the first not cancelled counts."] if several else []
-    notes += [f"{without} tasks without annotation were left out."] if without else []
+    notes = []
+    if several:
+        each = f"Of each of {counted(several, 'task')} with several annotations"
+        notes.append(f"{each} the one marked as ground truth counts, else the first not cancelled.")
+    if without:
+        notes.append(f"{counted(without, 'task')} without annotation left out.")
     # By name, because the export knows no order and more tasks must not change it.
     return Export(found, sorted(labels), sources, notes=notes)
 
