@@ -132,6 +132,10 @@ def test_given_suffixes_select(tmp_path):
 def test_nothing_to_pair(tmp_path):
     with pytest.raises(UserError, match="There is no folder"):
         find_pairs(tmp_path / "nowhere")
+    (tmp_path / "scene.tif").touch()
+    with pytest.raises(UserError, match="is a file; give its folder"):
+        find_pairs(tmp_path / "scene.tif")
+    (tmp_path / "scene.tif").unlink()
     with pytest.raises(UserError, match="holds no pictures"):
         find_pairs(tmp_path)
     with pytest.raises(UserError, match="named like it"):

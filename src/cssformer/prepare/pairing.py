@@ -151,7 +151,7 @@ def _paired(pictures: list[_File], masks: list[_File], image_suffix: str | None,
 def _files(root: Path, role: str | None, readable: Callable[[Path], bool]) -> Iterable[_File]:
     """The readable files under ``root``; where no role is given, their folders may tell it."""
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}.")
+        raise UserError(f"{root} is a file; give its folder." if root.exists() else f"There is no folder {root}.")
     for path in filter(readable, files_under(root)):
         folders, split, told = read_folders(path.relative_to(root).parts[:-1], role)
         yield _File(path, path.name, folders, split, told)
