@@ -223,7 +223,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert command.summary in out and "--json" in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["profile", "--help"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom cssformer.cli import main\n"

@@ -19,7 +19,6 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cssformer.cli import main
-from cssformer.metrics.profile import untrained
 from cssformer.training.recipe import ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run_folder import LAST, LOCK
 from cssformer.utils.errors import UserError
@@ -68,7 +67,7 @@ class Processes:
 def test_the_light_network_looks_from_stride_16_on_and_is_otherwise_the_recipes(tmp_path: Path) -> None:
     whole, light = plan(recipe(tmp_path), choose(DECODERS, ["cssformer", "light"]), [0])
     assert dataclasses.replace(light.recipe.model, fusion_stride=whole.recipe.model.fusion_stride) == whole.recipe.model
-    assert untrained(light.recipe.model, 3).fusion_strides == (16, 32)
+    assert light.recipe.model.build(3).fusion_strides == (16, 32)
 
 
 def test_plan_holds_every_variant_with_every_seed(tmp_path: Path) -> None:

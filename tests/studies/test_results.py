@@ -17,7 +17,6 @@ from rich.console import Console
 from torch import Tensor
 
 from cssformer.data import IGNORE, Sample, SyntheticScenes
-from cssformer.metrics.profile import untrained
 from cssformer.model import SegmentationNetwork
 from cssformer.training.recipe import ModelConfig, Recipe, TrainingConfig
 from cssformer.training.run_folder import METRICS
@@ -157,9 +156,7 @@ def test_training_time_counts_each_step_once_whatever_was_interrupted(tmp_path: 
 
 def test_costs_are_of_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studies.measure.ROUNDS", 3)
-    baseline, whole = (
-        untrained(ModelConfig(channels=32, heads=4, points=2, cia=on, fusion=on), 5) for on in (False, True)
-    )
+    baseline, whole = (ModelConfig(channels=32, heads=4, points=2, cia=on, fusion=on).build(5) for on in (False, True))
     peer = BaselineNetwork("fpn", "resnet10t", 5)
     costs = measure({"baseline": baseline, "cssformer": whole, "fpn": peer}, (64, 64))
     assert costs["baseline"].ratio == 1
@@ -205,7 +202,7 @@ def test_the_sheet_shows_the_pictures_on_which_two_networks_differ_most(
 
     monkeypatch.setattr(pictures, "predict", predict)
     monkeypatch.setattr(pictures, "draw", draw)
-    first, second = (untrained(ModelConfig(channels=8, heads=1, points=1), 2) for _ in range(2))
+    first, second = (ModelConfig(channels=8, heads=1, points=1).build(2) for _ in range(2))
     scenes = SyntheticScenes(1, (64, 64))
     pictures.write_sheet({"a": first, "b": second}, samples, scenes.info, tmp_path / "sheet.png", Console(quiet=True))
     assert drawn == [(str(index), differing[index] / 64) for index in (4, 2, 6, 9, 7, 8)]

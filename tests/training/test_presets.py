@@ -12,7 +12,6 @@ from cssformer import CSSFormer
 from cssformer.cli import main
 from cssformer.data import DatasetInfo
 from cssformer.data.check import check
-from cssformer.metrics.profile import untrained
 from cssformer.training.finetune import starting_point
 from cssformer.training.presets import DataFacts, choose_preset
 from cssformer.training.recipe import Recipe
@@ -146,7 +145,7 @@ def test_what_a_suggestion_says_is_counted(
     assert main(["train", "--data", str(root), "--suggest", "--json", str(tmp_path / "told.json")]) == 0
     told, said = json.loads((tmp_path / "told.json").read_text()), capsys.readouterr().out
     demo = Recipe.load("demo")
-    network = untrained(demo.model, 3)
+    network = demo.model.build(3)
     assert told["config"] == "demo" and told["cost"]["parameters"] == sum(each.numel() for each in network.parameters())
     assert 1 <= told["cost"]["fitting"] < demo.training.batch_size and not (tmp_path / "runs").exists()
     fitting = told["cost"]["fitting"]

@@ -9,20 +9,24 @@ from cssformer.training.recipe import Recipe
 from cssformer.utils.console import show
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Batch, ConfigFile, Side, add_device
+from cssformer.weights.family import decoder_of
 from cssformer.weights.run_files import RECIPE
+
+PAPERS = {
+    "backbone": "swin_tiny_patch4_window7_224",
+    **{name: value for name, value in decoder_of("base").items() if name in ("channels", "heads", "points")},
+}
+"""The paper's network, where neither a config nor an option says otherwise."""
 
 
 def _add_profile(parser: ArgumentParser) -> None:
-    from cssformer.metrics.profile import PAPERS
-
     parser.add_argument("run", type=Path | None, nargs="?", help="A run folder, whose recipe's network is taken.")
     parser.add_argument("--size", type=list[Side], default=[480], help="The picture's height and width in pixels.")
     parser.add_argument("--classes", type=Batch, default=150, help="How many classes are told apart.")
     add_device(parser, "cpu")
     parser.add_argument("--config", action=ConfigFile, help="A YAML recipe; by default the network is the paper's.")
     parser.add_class_arguments(Recipe)
-    # The paper's network, where neither a config nor an option says otherwise.
-    parser.set_defaults({f"model.{name}": None for name in ("backbone", *PAPERS)})
+    parser.set_defaults({f"model.{name}": None for name in PAPERS})
 
 
 def _own_recipe(options: Namespace) -> list[str]:
@@ -34,14 +38,14 @@ def _own_recipe(options: Namespace) -> list[str]:
 
 
 def _profile(options: Namespace) -> int:
-    from cssformer.metrics.profile import PAPERS, profile, untrained
+    from cssformer.metrics.profile import profile
 
     if len(options.size) > 2:
         raise UserError("--size takes a height and a width.")
-    for name, value in {"backbone": "swin_tiny_patch4_window7_224", **PAPERS}.items():
+    for name, value in PAPERS.items():
         if getattr(options.model, name) is None:
             setattr(options.model, name, getattr(Recipe().model, name) if options.config else value)
-    model = untrained(Recipe.from_options(options).model, options.classes)
+    model = Recipe.from_options(options).model.untrained().build(options.classes)
     found = profile(model, options.size[0], options.size[-1], options.device)
     for table in found.tables():
         show(table)

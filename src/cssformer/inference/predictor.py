@@ -18,7 +18,7 @@ from cssformer.data.image_io import to_rgb
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.views import Options, evaluating, predict, used_threshold
 from cssformer.model import SegmentationNetwork
-from cssformer.utils.device import best_device, device_of
+from cssformer.utils.device import device_of, on_device
 from cssformer.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,12 +51,7 @@ class Predictor:
             )
         if str(device).startswith("meta"):
             raise UserError("The device 'meta' computes nothing; take cpu or auto.")
-        try:
-            model = model.to(best_device() if device == "auto" else device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"The device {device!r} cannot be used here: {reason}; take cpu or auto.") from error
-        self.network = model
+        self.network = model = on_device(model, device)
         with evaluating(model):
             self.model = accelerated(model)
         known = [field.name for field in fields(Options)]

@@ -20,9 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cssformer.model import CSSFormer, SegmentationNetwork
 from cssformer.ops import use_backend
-from cssformer.training.recipe import ModelConfig
-from cssformer.utils.device import device_name, synchronize
-from cssformer.utils.errors import UserError
+from cssformer.utils.device import device_name, device_of, on_device, synchronize
 from cssformer.weights.family import decoder_of
 
 TITLES = {
@@ -38,9 +36,6 @@ TITLES = {
 
 PAPER = {"CIA": 2.4, "MSFE + CSF": 39.9, "all": 42.3}
 """GFLOPs over the baseline at 480x480 that the paper states, for C = 256, M = 8 and K = 16."""
-
-PAPERS = {name: value for name, value in decoder_of("base").items() if name in ("channels", "heads", "points")}
-"""C, M and K of the paper's decoder."""
 
 CORNERS = 4
 """Values that one bilinear sample is made of."""
@@ -147,19 +142,6 @@ class Profile:
         }
 
 
-def untrained(options: ModelConfig, num_classes: int) -> CSSFormer:
-    """The recipe's network with random weights, which cost what trained ones do.
-
-    Raises:
-        UserError: the options do not fit each other, or there is no such backbone.
-    """
-    arguments = {name: value for name, value in vars(options).items() if name not in ("pretrained", "weights", "init")}
-    try:
-        return CSSFormer(num_classes=num_classes, **arguments)
-    except ValueError as error:
-        raise UserError(f"The network cannot be built: {error}.") from error
-
-
 def is_papers(model: SegmentationNetwork, size: tuple[int, int]) -> bool:
     """Whether decoder and size (height, width) are those whose cost is :data:`PAPER`."""
     return size == (480, 480) and decoder_of("base").items() <= model.hparams.items()
@@ -171,18 +153,15 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
     Args:
         model: moved to the device, left in eval mode.
         height, width: of the picture in pixels, 32 at least.
-        device: where time and activations are measured.
+        device: where time and activations are measured; "auto" is the fastest of this machine.
         repeats: how often the time is taken, after one round that is not.
 
     Raises:
         UserError: there is no such device.
     """
     size = (height, width)
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"The device {device!r} cannot be used here; take cpu.") from error
-    images = torch.rand(1, len(model.backbone.mean), *size, generator=torch.Generator().manual_seed(0)).to(device)
+    place = device_of(on_device(model, device))
+    images = torch.rand(1, len(model.backbone.mean), *size, generator=torch.Generator().manual_seed(0)).to(place)
     counts = multiply_adds(model, size)
     memory = activations(model, images)
     seconds, whole = _times(model.eval(), images, repeats)
@@ -199,7 +178,7 @@ def profile(model: SegmentationNetwork, height: int, width: int, device: str = "
         ),
         interpolation=counts["interpolation"],
         milliseconds=1e3 * whole,
-        device=device_name(device),
+        device=device_name(str(place)),
         comparable=is_papers(model, size),
     )
 

@@ -30,7 +30,7 @@ from cssformer.training.rare_classes import (
     wants_counts,
     wants_draws,
 )
-from cssformer.training.recipe import ModelConfig, Recipe
+from cssformer.training.recipe import Recipe
 from cssformer.training.sharded import ShardedTask
 from cssformer.utils.errors import UserError
 
@@ -96,7 +96,7 @@ def assemble(
         )
     _tell_size(recipe, len(info.classes), console)
     # A checkpoint holds the backbone's weights: where they first came from need not be there any more.
-    bare = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, pretrained=False, weights=None))
+    bare = dataclasses.replace(recipe, model=recipe.model.untrained())
     model = (build or build_model)(bare if checkpoint else recipe, train_data)
     if origin := getattr(trunk(model.backbone), "origin", None):
         console.print(f"{origin}.", markup=False)
@@ -157,9 +157,8 @@ def _stream(recipe: Recipe, data: Dataset, rare: RareClasses | None) -> Training
 def _tell_size(recipe: Recipe, classes: int, console: Console) -> None:
     if recipe.model.channels < LARGE:
         return
-    bare = dataclasses.replace(recipe.model, pretrained=False, weights=None)
     with torch.device("meta"):
-        model = _network(bare, classes)
+        model = recipe.model.untrained().build(classes)
     count = sum(parameter.numel() for parameter in model.parameters())
     console.print(
         f"model.channels {recipe.model.channels} makes a network of {count / 1e6:,.0f} million parameters, with "
@@ -170,12 +169,4 @@ def _tell_size(recipe: Recipe, classes: int, console: Console) -> None:
 def build_model(recipe: Recipe, data: Dataset) -> CSSFormer:
     """The network of the recipe for the classes of the data, initialised from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    return _network(recipe.model, len(data.info.classes))
-
-
-def _network(options: ModelConfig, classes: int) -> CSSFormer:
-    arguments = {name: value for name, value in vars(options).items() if name != "init"}
-    try:
-        return CSSFormer(num_classes=classes, **arguments)
-    except ValueError as error:
-        raise UserError(f"The recipe's model cannot be built: {error}.") from error
+    return recipe.model.build(len(data.info.classes))

@@ -50,7 +50,7 @@ def starting_point(
                 f"The network in {source} (model.init) has {key} {other}, the recipe's model.{key} is {own}, for which "
                 f"its weights mean something else; give --model.{key} {written(other)}, or start from another network."
             )
-    model = dataclasses.replace(recipe.model, pretrained=False, weights=None)
+    model = recipe.model.untrained()
     taken = metadata_of(saved).channels
     values, own_values = (each.values if each else "uint8" for each in (taken, channels))
     if (config.get("in_channels", 3), values) == (len(channels or "RGB"), own_values):

@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import Namespace
@@ -43,6 +43,9 @@ from cssformer.utils.options import (
     parse,
 )
 from cssformer.weights.bundled import bundled_models
+
+if TYPE_CHECKING:
+    from cssformer.model import CSSFormer
 
 # jsonargparse reads classes' sources when it builds a parser; built by several threads, some had lost options.
 _BUILDING = Lock()
@@ -98,6 +101,24 @@ class ModelConfig:
     def __post_init__(self) -> None:
         # As a recipe that is read again has them, so that a resumed run saves the same bytes.
         self.backbone_args = _in_order(self.backbone_args)
+
+    def untrained(self) -> "ModelConfig":
+        """The same without first weights of the backbone: for who loads all weights later, or none."""
+        return dataclasses.replace(self, pretrained=False, weights=None)
+
+    def build(self, num_classes: int) -> "CSSFormer":
+        """The network, without the weights of ``init``.
+
+        Raises:
+            UserError: the options do not fit each other, there is no such backbone, or its weights cannot be had.
+        """
+        from cssformer.model import CSSFormer
+
+        arguments = {name: value for name, value in vars(self).items() if name != "init"}
+        try:
+            return CSSFormer(num_classes=num_classes, **arguments)
+        except ValueError as error:
+            raise UserError(f"The recipe's model cannot be built: {error}.") from error
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cssformer.metrics.profile import multiply_adds, untrained
+from cssformer.metrics.profile import multiply_adds
 from cssformer.training.estimate import GIB, fitting, needs
 from cssformer.training.module import SegmentationTask
 from cssformer.training.presets import SOONER, DataFacts, choose_preset
@@ -36,7 +36,7 @@ class Cost:
 
 def cost_of(recipe: Recipe, classes: int, device: str) -> Cost:
     """Counted on the network with random weights."""
-    model = untrained(recipe.model, classes)
+    model = recipe.model.untrained().build(classes)
     counts = multiply_adds(model, recipe.augment.crop)
     del counts["interpolation"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
