@@ -15,7 +15,7 @@ from cssformer.metrics.report import TILE
 from cssformer.training import train as runs
 from cssformer.training.augmented import AUGMENTED, AugmentedSheet, augmented_sheet
 from cssformer.training.module import SegmentationTask
-from cssformer.training.rare_classes import build_loss, counted, told_counts
+from cssformer.training.rare_classes import build_loss, told_counts, training_pixels
 from cssformer.training.recipe import AugmentConfig, LossConfig, ModelConfig, Recipe, ScenesConfig, TrainingConfig
 from cssformer.training.run_folder import LAST
 from cssformer.utils.errors import UserError
@@ -30,7 +30,7 @@ def test_labels_without_a_labelled_pixel_are_told() -> None:
             return Sample(name, image, np.full_like(label, IGNORE))
 
     with pytest.raises(UserError, match="no labelled pixel"):
-        counted(Void(2, (32, 32)), None)
+        training_pixels(Void(2, (32, 32)), None)
 
 
 EVERYTHING = {

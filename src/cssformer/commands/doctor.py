@@ -39,7 +39,7 @@ def examine() -> dict[str, Any]:
     """
     import torch
 
-    from cssformer.ops.numba_forward import softmax
+    from cssformer.ops.numba_parts import softmax
     from cssformer.utils.device import best_device, device_name
     from cssformer.utils.memory import total_memory
 

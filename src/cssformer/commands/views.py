@@ -18,7 +18,7 @@ def add_views(parser: ArgumentParser) -> None:
     group.add_argument(
         "--mode",
         type=Literal["whole", "slide"] | None,
-        help="Whole pictures or a sliding window; by default as the model was trained for.",
+        help="Whole pictures or a sliding window.",
     )
     group.add_argument("--crop", type=tuple[Side, Side] | None, help="Height and width of the sliding window.")
     group.add_argument(

@@ -58,9 +58,8 @@ def decode_bands(data: bytes, path: Path) -> Bands:
     """Decode what a file stores, without any meaning of colours; of several pages the first is read.
 
     Raises:
-        UserError: no picture, damaged, truncated, too large, its values are indices of a palette or of a type
-            that is not in ``TYPES``, or rasterio is not
-            installed; ``path`` is named.
+        UserError: no picture, damaged, truncated, too large, its values are indices of a palette or of a type that is
+            not in ``TYPES``, or rasterio is not installed; ``path`` is named.
     """
     with readable(data, path) as pages:
         if pages and pages[0].colours not in (0, 1, 2):

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
@@ -23,7 +24,7 @@ class Form(NamedTuple):
     values: str
 
     def __str__(self) -> str:
-        return f"{self.number} channel{'s' * (self.number != 1)} of {self.values}"
+        return f"{counted(self.number, 'channel')} of {self.values}"
 
 
 @dataclass(frozen=True)
@@ -215,14 +216,14 @@ def rgb_view(
     shown = list(channels.shown or range(3 if len(channels) >= 3 else 1))
     if channels.form == (3, "uint8") and len(shown) == 3:
         return np.ascontiguousarray(pixels[..., shown])
-    counted, missing = (pixels, missing) if whole is None else whole
-    step = max(1, max(counted.shape[:2]) // 1024)
-    counted = counted[::step, ::step]
+    measured, missing = (pixels, missing) if whole is None else whole
+    step = max(1, max(measured.shape[:2]) // 1024)
+    measured = measured[::step, ::step]
     if missing is not None and not missing[::step, ::step].all():
-        counted = counted[~missing[::step, ::step]]
+        measured = measured[~missing[::step, ::step]]
     view = np.empty((*pixels.shape[:2], len(shown)), np.uint8)
     for place, index in enumerate(shown):
-        low, high = np.percentile(counted[..., index], _STRETCH)
+        low, high = np.percentile(measured[..., index], _STRETCH)
         stretched = (pixels[..., index] - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
         view[..., place] = stretched.clip(0, 255)
     return view if len(shown) == 3 else np.repeat(view, 3, axis=2)

@@ -14,7 +14,7 @@ from cssformer.utils.parallel import in_parallel
 
 
 def class_pixels(dataset: Samples) -> NDArray[np.int64]:
-    """The pixels of each class in each picture of a data set, (n, C) as of :func:`counted`; reads every label.
+    """The pixels of each class in each picture of a data set, (n, C) as of :func:`count_classes`; reads every label.
 
     Raises:
         UserError: a label cannot be read or has an id outside the classes.
@@ -24,7 +24,7 @@ def class_pixels(dataset: Samples) -> NDArray[np.int64]:
         # A prepared folder reads a label without its picture.
         label = dataset.label(index) if isinstance(dataset, SegmentationFolder) else dataset[index].label
         assert label is not None
-        return counted(label, dataset.info)
+        return count_classes(label, dataset.info)
 
     return np.stack(in_parallel(count, range(len(dataset)), "Counting classes"))
 
@@ -53,12 +53,12 @@ def _verified(dataset: SegmentationFolder) -> NDArray[np.int64]:
         require_whole_file(picture)
         width, height = read_size(picture)
         require_same_size(picture, (height, width), path, label.shape)
-        return counted(label, dataset.info)
+        return count_classes(label, dataset.info)
 
     return np.stack(in_parallel(verify, range(len(dataset)), f"Verifying {dataset.split}"))
 
 
-def counted(label: NDArray[np.int32], info: DatasetInfo) -> NDArray[np.int64]:
+def count_classes(label: NDArray[np.int32], info: DatasetInfo) -> NDArray[np.int64]:
     """How many pixels of each class a label holds, (C,); of multi-label data those without and with it, (C, 2)."""
     there = pixels_of(label, info)
     return np.stack([np.count_nonzero(label != IGNORE) - there, there], axis=1) if info.multilabel else there

@@ -11,6 +11,7 @@ from cssformer.data.dataset_info import DatasetInfo
 from cssformer.data.duplicates import NEAR, near_duplicates
 from cssformer.data.pair_facts import NO_CLASS, PairFacts
 from cssformer.data.picture_facts import notes
+from cssformer.utils.console import counted
 from cssformer.utils.text import listed
 
 # So many classes are named in one sentence.
@@ -103,7 +104,7 @@ def of_ids(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Finding]:
         pixels = sum(each.pixels[value] for each in files)
         yield Finding(
             f"The id {value} is outside the {known} (and is not the ignored {ignore}): "
-            f"{pixels} pixels in {len(files)} {'label' if len(files) == 1 else 'labels'}, {files[0].label} the first.",
+            f"{pixels} pixels in {counted(len(files), 'label')}, {files[0].label} the first.",
             True,
             tuple(files),
         )
@@ -158,7 +159,7 @@ def of_classes(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Findin
     elif blank:
         background = "background" if info.multilabel else info.classes[0]
         yield Finding(
-            f"{len(blank)} {'label is' if len(blank) == 1 else 'labels are'} blank, nothing but {background}, "
+            f"{are(len(blank), 'label')} blank, nothing but {background}, "
             f"{blank[0].label} the first; make sure that nothing was forgotten there.",
             examples=tuple(blank),
         )
@@ -213,7 +214,7 @@ def of_duplicates(facts: Sequence[PairFacts], info: DatasetInfo) -> Iterator[Fin
     near = [(hashed[one], hashed[other]) for one, other in pairs if hashed[one].digest != hashed[other].digest]
     if near:
         yield Finding(
-            f"{len(near)} {'pair' if len(near) == 1 else 'pairs'} of pictures of different splits are nearly the same "
+            f"{counted(len(near), 'pair')} of pictures of different splits are nearly the same "
             f"(at most {NEAR} of 255 bits of their perceptual hashes differ): {near[0][0].image} and "
             f"{near[0][1].image}.",
             examples=tuple(each for pair in near for each in pair),
@@ -240,7 +241,7 @@ OF_PAIRS = (of_sizes, of_ids, of_classes, of_alignment, of_duplicates, of_files)
 
 def are(count: int, noun: str) -> str:
     """The number with its noun and verb."""
-    return f"{count} {noun} is" if count == 1 else f"{count} {noun}s are"
+    return f"{counted(count, noun)} {'is' if count == 1 else 'are'}"
 
 
 def _the_classes(names: Sequence[str]) -> str:

@@ -91,7 +91,7 @@ def read_pair(split: str, image_path: Path, label_path: Path | None, info: Datas
             label, facts.label_orientation = mask.ids(label_path), mask.orientation
             facts.bits = 8 * label.itemsize
             facts.label_size = label.shape[1], label.shape[0]
-            facts.pixels = _counted(label, info)
+            facts.pixels = _count_ids(label, info)
             _read_regions(label, info, facts)
             if grey is not None and facts.size == facts.label_size:
                 facts.turned = better_turned(grey, label)
@@ -100,7 +100,7 @@ def read_pair(split: str, image_path: Path, label_path: Path | None, info: Datas
     return facts
 
 
-def _counted(ids: NDArray[Any], info: DatasetInfo) -> dict[int, int]:
+def _count_ids(ids: NDArray[Any], info: DatasetInfo) -> dict[int, int]:
     counts = np.bincount(ids.ravel())
     found = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     if not info.multilabel:
@@ -119,7 +119,7 @@ def _read_regions(label: NDArray[Any], info: DatasetInfo, facts: PairFacts) -> N
             facts.regions[value] = cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
     if info.ignore in facts.pixels:
         near = cv2.dilate((label == info.ignore).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        facts.beside_ignored = _counted(label[near], info)
+        facts.beside_ignored = _count_ids(label[near], info)
 
 
 def _shrunk(image: NDArray[Any]) -> NDArray[np.float32]:

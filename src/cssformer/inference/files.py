@@ -14,6 +14,7 @@ from cssformer.inference.predictor import Predictor
 from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PROBABILITIES, find_sources, is_there
 from cssformer.inference.views import Options
 from cssformer.utils.atomic import atomic_write, require_writable
+from cssformer.utils.console import counted
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
 from cssformer.utils.processes import agree, gather, rank, share
@@ -150,7 +151,7 @@ def predict_files(
     done.rows, done.failed, done.facts = (_of_all(found, sources) for found in (done.rows, done.failed, done.facts))
     if done.failed and not done.rows and rank() == 0:
         others = len(sources) - 1
-        more = f" Nor can {others} other file{'' if others == 1 else 's'}." if others else ""
+        more = f" Nor can {counted(others, 'other file')}." if others else ""
         raise UserError(next(iter(done.failed.values())) + more)
     if annotations:
         annotations.entries = _of_all(annotations.entries, [source.place for source in sources])

@@ -23,10 +23,10 @@ from cssformer.training.finetune import start_from, starting_point
 from cssformer.training.module import Loss, SegmentationTask
 from cssformer.training.rare_classes import (
     build_loss,
-    counted,
     told,
     told_absent,
     told_counts,
+    training_pixels,
     wants_counts,
     wants_draws,
 )
@@ -118,7 +118,7 @@ def assemble(
     training = recipe.training
     if training.lora is not None:
         add_lora(trunk(model.backbone), training.lora)
-    pixels = counted(train_data, verified.get("train")) if wants_counts(recipe) else None
+    pixels = training_pixels(train_data, verified.get("train")) if wants_counts(recipe) else None
     if pixels is not None:
         console.print(told_counts(pixels, info), markup=False)
     if loss is None:

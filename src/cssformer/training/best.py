@@ -18,6 +18,7 @@ from cssformer.training.loggers import log_picture
 from cssformer.training.module import SegmentationTask
 from cssformer.training.non_finite import not_finite
 from cssformer.training.recipe import BOUNDARY_IOU, MIOU, OF_CLASS
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import nearest
 from cssformer.visualize.drawing import colourise
@@ -89,7 +90,8 @@ class BestModel(Callback):
                 pl_module.scored[0].save_pretrained(self.folder)
         self.table = [f"{name} {percent(iou)}" for name, iou in zip(self.info.classes, scores.iou, strict=True)]
         self.told = f"{self.score} {percent(value)} %, " + (
-            f"the best is {percent(self.best if self.best >= 0 else math.nan)} %, {self._validations()} ago"
+            f"the best is {percent(self.best if self.best >= 0 else math.nan)} %, "
+            f"{counted(self.since_best, 'validation')} ago"
             if self.since_best
             else "the best so far"
         )
@@ -113,13 +115,10 @@ class BestModel(Callback):
             trainer.should_stop = True
             if trainer.is_global_zero:
                 self.console.print(
-                    f"The training ends at step {trainer.global_step}: {self._validations()} brought no better "
-                    f"{self.score} (training.patience).",
+                    f"The training ends at step {trainer.global_step}: {counted(self.since_best, 'validation')} "
+                    f"brought no better {self.score} (training.patience).",
                     markup=False,
                 )
-
-    def _validations(self) -> str:
-        return f"{self.since_best} validation{'s' * (self.since_best > 1)}"
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "since_best": self.since_best}

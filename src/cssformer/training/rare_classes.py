@@ -32,7 +32,7 @@ def wants_draws(recipe: Recipe) -> bool:
     return bool(recipe.augment.rare_class_crops or recipe.augment.paste)
 
 
-def counted(train_data: Samples, verified: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def training_pixels(train_data: Samples, verified: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """What :func:`class_pixels` gives for the training pictures, as ``verify_labels`` found it, if it was called.
 
     Raises:
