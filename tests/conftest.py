@@ -4,7 +4,8 @@ import io
 import signal
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,23 @@ def prepared(tmp_path: Path) -> Path:
     info = DatasetInfo(("road", "tree", "sky"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), counts={"train": 4, "val": 2})
     info.save(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
+    """Within the context no file grows above so many bytes: what a full disk does, without one."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def no_file_above(size: int) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return no_file_above
 
 
 @pytest.fixture(scope="session")

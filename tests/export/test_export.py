@@ -2,6 +2,8 @@
 
 import copy
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from cssformer import CSSFormer, Predictor
 from cssformer.data import SegmentationFolder
 from cssformer.data.channels import Channels
-from cssformer.export import ExportedNetwork, export_model, parity, quantize
+from cssformer.export import ExportedNetwork, export_model, formats, parity, quantize
 from cssformer.export.graph import Deployment
 from cssformer.export.parity import SIZES
 from cssformer.inference import predict
@@ -184,6 +186,27 @@ def test_torch_export_at_a_fixed_size(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = Deployment(model, ("probabilities",), size=(64, 96))(images)[0]
     torch.testing.assert_close(program.module()(images)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+class Twice(nn.Module):
+    """As quick to trace as it can be, with weights above the limit below."""
+
+    uint8 = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(100_000))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.weight[0]
+
+
+def test_a_full_disk_under_a_program_of_torch_is_an_error(
+    tmp_path: Path, no_file_above: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """Torch's own writer ends the process then."""
+    with no_file_above(50_000), pytest.raises(OSError, match="File too large"):
+        formats._write_pt2(Twice(), torch.rand(2, 3, 100, 131), tmp_path / "model.pt2", {})  # type: ignore[arg-type]
 
 
 class Frozen(CSSFormer):

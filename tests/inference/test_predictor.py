@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -215,18 +216,13 @@ def test_probabilities_of_every_class_are_written(
     np.testing.assert_array_equal(chosen[0], written.max(axis=0))
 
 
-def test_probabilities_that_do_not_fit_on_the_disk_are_told_as_such(model_folder: Path, tmp_path: Path) -> None:
+def test_probabilities_that_do_not_fit_on_the_disk_are_told_as_such(
+    model_folder: Path, tmp_path: Path, no_file_above: Callable[[int], AbstractContextManager[None]]
+) -> None:
     """By the system's number, by which a full disk ends the command; NumPy tells none."""
-    import resource
-
     Image.fromarray(SyntheticScenes(1, (200, 200))[0].image).save(tmp_path / "a.png")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"Cannot write .*probabilities/a\.npy: File too large\."):
-            predict_files(str(model_folder), [tmp_path / "a.png"], tmp_path / "out", probabilities=True, device="cpu")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with no_file_above(200_000), pytest.raises(UserError, match=r"Cannot write .*probabilities/a\.npy: File too large"):
+        predict_files(str(model_folder), [tmp_path / "a.png"], tmp_path / "out", probabilities=True, device="cpu")
     assert files_below(tmp_path / "out") == ["legend.png"]
 
 

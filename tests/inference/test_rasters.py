@@ -4,10 +4,9 @@ import csv
 import errno
 import json
 import os
-import resource
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -436,19 +435,10 @@ def test_a_fourth_channel_called_alpha_hides_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """What a full disk does: the system takes no byte more."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("missing", [1, 20, 1000, 50_000])
-def test_a_raster_that_is_not_written_to_its_end_is_told(missing: int, tmp_path: Path) -> None:
+def test_a_raster_that_is_not_written_to_its_end_is_told(
+    missing: int, tmp_path: Path, no_file_above: Callable[[int], AbstractContextManager[None]]
+) -> None:
     values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
     with files.opened(write(tmp_path / "like.tif", bands(), **PLACE)) as like:
         files.write_raster(tmp_path / "whole.tif", like, [values], classes={0: "sky"})

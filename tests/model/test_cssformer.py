@@ -5,6 +5,8 @@ import math
 import pickle
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -244,16 +246,11 @@ def test_save_and_load_give_the_same_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
-def test_a_full_disk_is_told_plainly_and_leaves_nothing(tmp_path: Path) -> None:
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"Cannot write .*model\.safetensors"):
-            CSSFormer(**SMALL).save_pretrained(tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_full_disk_is_told_plainly_and_leaves_nothing(
+    tmp_path: Path, no_file_above: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with no_file_above(100_000), pytest.raises(UserError, match=r"Cannot write .*model\.safetensors"):
+        CSSFormer(**SMALL).save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

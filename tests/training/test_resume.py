@@ -472,13 +472,14 @@ def test_the_default_number_of_steps_may_be_asked_for(done: Recipe, tmp_path: Pa
     assert taken[0].training.steps == TrainingConfig().steps != done.training.steps
 
 
-def test_checkpoints_that_a_killed_training_left_half_written_go(tmp_path: Path) -> None:
-    left = tmp_path / LAST
-    left.parent.mkdir()
-    (left.parent / ".cssformer-12345678.ckpt").write_bytes(b"half")
-    left.write_bytes(b"whole")
+@pytest.mark.parametrize("file", [LAST, "model/model.safetensors"])
+def test_weights_that_a_killed_training_left_half_written_go(tmp_path: Path, file: str) -> None:
+    whole = tmp_path / file
+    whole.parent.mkdir()
+    whole.with_name(f".cssformer-12345678{whole.suffix}").write_bytes(b"half")
+    whole.write_bytes(b"whole")
     with alone(tmp_path):
-        assert [path.name for path in left.parent.iterdir()] == [left.name]
+        assert [path.name for path in whole.parent.iterdir()] == [whole.name]
 
 
 def test_data_may_move_but_not_change(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

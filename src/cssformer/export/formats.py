@@ -1,5 +1,6 @@
 """Writing a traced network as ONNX, a torch.export program or OpenVINO's IR, with what its users must know."""
 
+import io
 import json
 import os
 import tempfile
@@ -133,7 +134,10 @@ def _write_pt2(deployment: Deployment, images: Tensor, path: Path, facts: dict[s
         for axis, name in _axes(deployment).items()
     }
     program = torch.export.export(deployment, (images,), dynamic_shapes=(sides,))
-    torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
+    # By way of memory, because torch aborts the process on a full disk.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={FACTS: json.dumps(facts)})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _write_openvino(

@@ -17,7 +17,7 @@ from cssformer.training.recipe import TrainingConfig
 from cssformer.utils.atomic import TEMPORARY, atomic_write
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
-from cssformer.weights.run_files import RUN_CHECKPOINTS
+from cssformer.weights.run_files import RUN_CHECKPOINTS, RUN_MODEL
 
 LAST, METRICS = f"{RUN_CHECKPOINTS}/last.ckpt", "metrics.csv"
 DIGEST = "sha256"
@@ -36,10 +36,11 @@ def alone(run: Path) -> Iterator[None]:
         raise UserError(f"Another process trains into {run}; wait for it, or give another --output.") from error
     except OSError as error:
         raise UserError(f"Cannot write the run folder {run}: {error.strerror or error}.") from error
-    # Nobody else writes checkpoints, so those under a temporary name are of processes that were killed.
-    for left in (run / LAST).parent.glob(f"{TEMPORARY}*"):
-        with suppress(OSError):
-            left.unlink()
+    # Nobody else writes weights here, so those under a temporary name are of processes that were killed.
+    for held in (RUN_CHECKPOINTS, RUN_MODEL):
+        for left in (run / held).glob(f"{TEMPORARY}*"):
+            with suppress(OSError):
+                left.unlink()
     try:
         yield
     finally:
