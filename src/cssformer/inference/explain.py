@@ -17,7 +17,7 @@ from cssformer.data.image_io import write_image
 from cssformer.data.transforms import resize
 from cssformer.inference.prediction import Prediction
 from cssformer.inference.predictor import Input, Predictor, taken
-from cssformer.inference.views import SMALLEST, as_input, evaluating, seen_sizes
+from cssformer.inference.views import SMALLEST, Options, as_input, evaluating, seen_sizes
 from cssformer.model.cssformer import CSSFormer, pad
 from cssformer.model.positions import Shapes
 from cssformer.ops import Sampling, record_sampling
@@ -239,15 +239,15 @@ class InputView:
         cls, pixels: NDArray[Any], x: int, y: int, options: dict[str, Any], strides: tuple[int, ...]
     ) -> "InputView":
         """The view that holds the pixel under a predictor's options."""
-        height, width = pixels.shape[:2]
-        (size,) = seen_sizes(height, width, (1.0,), options.get("short_side"))
+        (height, width), looks = pixels.shape[:2], Options(**options)
+        (size,) = seen_sizes(height, width, (1.0,), looks.short_side)
         images = as_input(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         if size != (height, width):
             images = resize(images, size)
         zoom = np.array((size[1] / width, size[0] / height))
         corner = np.zeros(2, int)
-        if options.get("mode") == "slide":
-            crop = np.broadcast_to(options.get("crop", 512), 2)[::-1]
+        if looks.mode == "slide":
+            crop = np.array(looks.window[0])[::-1]
             last = np.maximum(0, np.array(size[::-1]) - crop)
             corner = np.clip(((np.array((x, y)) + 0.5) * zoom - crop / 2).astype(int), 0, last)
             (left, top), (right, below) = corner, corner + crop

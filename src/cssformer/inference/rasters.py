@@ -30,8 +30,6 @@ from cssformer.visualize import drawing
 
 PARTS = f"{TEMPORARY}parts"
 """The folder, within the output, of what is done of TIFFs that are not."""
-CROP = (512, 512)
-"""Height and width of the window where neither the user nor the model names one."""
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -102,15 +100,13 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
     try:
         with opened(path) as source:
             raster = Raster(source, path, predictor.channels)
-            options = {"crop": CROP, **predictor.options, "mode": "slide"}
+            looks = Options(**{**predictor.options, "mode": "slide"})
             device, confidence = device_of(predictor.model).type, outputs.confidence is not None
-            made = json.dumps(
-                [__version__, made, str(path.resolve()), stat.st_size, stat.st_mtime_ns, device, confidence, options]
-            )
+            file = str(path.resolve()), stat.st_size, stat.st_mtime_ns
+            made = json.dumps([__version__, made, *file, device, confidence, vars(looks)])
             kept = _Parts(parts, made, source.height, source.width)
             with torch.inference_mode(), progress(path.name, total=source.height * source.width) as bar:
                 bar.update(kept.done)
-                looks = Options(**options)
                 strips = predict_blocks(predictor.model, raster, looks, kept.begin, confidence=confidence)
                 for top, left, found in _gathered(strips):
                     labels, certain, *_ = (None if each is None else each[0].cpu().numpy() for each in found)
@@ -129,7 +125,7 @@ def predict_raster(predictor: Predictor, path: Path, outputs: Outputs, parts: Pa
             kept.remove()
         raise
     kept.remove()
-    return {**row, "windows": np.broadcast_to(options["crop"], 2).tolist(), "pages": pages}
+    return {**row, "windows": list(looks.window[0]), "pages": pages}
 
 
 def as_grey(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -174,9 +174,8 @@ def prepare_folder(
 def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:
     first: dict[int, Path] = {}
     for path, found in zip(masks, surveys, strict=True):
-        for value in (
-            (found.colours if understood.as_colours else found.ids) or frozenset()
-        ) - understood.index_of.keys():
+        values = (found.colours if understood.as_colours else found.ids) or frozenset()
+        for value in values - understood.index_of.keys():
             first.setdefault(value, path)
     if first:
         kind = "colour" if understood.as_colours else "id"

@@ -25,7 +25,7 @@ from cssformer.training.recipe import Recipe, TrainingConfig
 from cssformer.training.resume import CHANGEABLE, resumed
 from cssformer.training.run_folder import alone, read_checkpoint, require_same_network
 from cssformer.training.score import about
-from cssformer.utils.console import plain_console
+from cssformer.utils.console import counted, plain_console
 from cssformer.utils.device import best_device
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import written
@@ -178,11 +178,12 @@ def _how_it_ended(checkpoint: dict[str, Any], training: TrainingConfig) -> str |
     """How the run of a checkpoint ended, and what makes it go on; None if it did not."""
     steps, waited = checkpoint["global_step"], checkpoint["callbacks"].get("BestModel", {}).get("since_best", 0)
     if steps >= training.steps:
-        return f"is finished, with {steps} steps; to go on, give --resume --training.steps and a number above {steps}"
+        done = counted(steps, "step")
+        return f"is finished, with {done}; to go on, give --resume --training.steps and a number above {steps}"
     if training.patience is not None and waited >= training.patience:
         return (
-            f"ended after {steps} steps, as {waited} validations brought no better score; to go on, give --resume "
-            f"--training.patience and a number above {waited}"
+            f"ended after {counted(steps, 'step')}, as {counted(waited, 'validation')} brought no better score; to go "
+            f"on, give --resume --training.patience and a number above {waited}"
         )
     return None
 
