@@ -1,5 +1,6 @@
-"""The program of docs/howto/onnx_runtime.md that needs neither this package nor PyTorch."""
+"""ONNX Runtime: the program of docs/howto/onnx_runtime.md, which needs neither this package nor PyTorch; telemetry."""
 
+import os
 import re
 import subprocess
 import sys
@@ -30,3 +31,10 @@ def test_it_labels_a_picture(tmp_path: Path) -> None:
     colours = np.array(expected.colours, np.uint8)
     assert np.mean(found == colours[expected.labels]) > 0.999
     assert set(re.findall(r"^(\w) ", done.stdout, re.MULTILINE)) == set(expected.shares)
+
+
+def test_onnx_runtime_tells_nobody_of_its_use(tmp_path: Path) -> None:
+    """Not in what this package has imported; where it does, it leaves a name of this machine in these folders."""
+    folders = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env={**os.environ, **folders}, check=True)
+    assert not list(tmp_path.iterdir())
