@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from cssformer import CSSFormer, Predictor
 from cssformer.data import SegmentationFolder
 from cssformer.data.channels import Channels
 from cssformer.export import ExportedNetwork, export_model, formats, parity, quantize
-from cssformer.export.graph import Deployment
+from cssformer.export.graph import _REWRITTEN, Deployment
 from cssformer.export.parity import SIZES
 from cssformer.inference import predict
 from cssformer.inference.files import predict_files
@@ -167,6 +168,20 @@ def test_the_file_resizes_and_labels_by_itself(tmp_path: Path) -> None:
         np.testing.assert_allclose(confidence[0], expected.confidence, atol=1e-4)
     with pytest.raises(UserError, match="does not return logits of pictures as they are"):
         Predictor.from_exported(path)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (4, 2), ((1, 5), 1)])
+def test_the_padding_of_tensorflow_needs_no_sides(kernel: Any, dilation: int) -> None:
+    """Where strides divide them; each that is asked for as a symbol makes torch.export slower than the one before."""
+    layers = nn.Sequential(*(Conv2dSame(2, 2, kernel, stride, dilation=dilation) for stride in (2, 1, 2)))
+    fixed = copy.deepcopy(layers)
+    for layer in fixed:
+        layer.__class__ = _REWRITTEN[Conv2dSame]
+    images = torch.rand(1, 2, 64, 96)
+    torch.testing.assert_close(fixed(images), layers(images))
+    sides = {axis: 32 * torch.export.Dim(f"blocks_{axis}", min=2, max=512) for axis in (2, 3)}
+    program = torch.export.export(fixed, (images,), dynamic_shapes=(sides,))
+    assert not [node for node in program.graph.nodes if "sym_size" in str(node.target)]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -15,6 +16,8 @@ from cssformer.model.layers import FeedForward
 from cssformer.ops.contexts import pooling_matrix, with_small_contexts
 from cssformer.utils.sharing import sharing_weights
 
+LARGEST = 16384
+"""The longest side that a program of torch.export takes."""
 Returned: TypeAlias = Literal["logits", "probabilities", "labels", "confidence"]
 Side: TypeAlias = Any
 """An int; a tensor while the ONNX exporter traces; a symbol while torch.export does."""
@@ -90,7 +93,13 @@ class Deployment(nn.Module):
 
 def _padding(side: Side, mirrors: Tensor) -> Tensor:
     """Which row of a picture each row of the padded one is; see :func:`cssformer.model.cssformer.pad`."""
-    index = torch.arange(_larger(_ceil(side, 32), 2) * 32, device=mirrors.device)
+    blocks = _larger(_ceil(side, 32), 2)
+    if isinstance(blocks, torch.SymInt):
+        # A number of its own: all sizes behind would else repeat how it comes from the side, at twice the time.
+        blocks = torch.scalar_tensor(blocks, dtype=torch.int64).item()
+        torch._check(blocks >= 2)
+        torch._check(blocks <= LARGEST // 32)
+    index = torch.arange(blocks * 32, device=mirrors.device)
     beyond = torch.where(mirrors, 2 * (side - 1) - index, side - 1)
     return torch.where(index < side, index, beyond)
 
@@ -161,9 +170,23 @@ class _Rows(FeedForward):
         return rows.reshape(tokens.shape)
 
 
+class _PaddedConv(Conv2dSame):
+    """TensorFlow's padding where strides divide sides, as in a backbone of padded pictures.
+
+    By the sides of the maps, each layer of it takes torch.export longer than all before.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        axes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        down, across = (max(0, (kernel - 1) * dilation + 1 - stride) for kernel, stride, dilation in axes)
+        padded = F.pad(maps, (across // 2, across - across // 2, down // 2, down - down // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
 _REWRITTEN: dict[type[nn.Module], type[nn.Module]] = {
     ChannelInformationAugmentation: _SmallContexts,
     FeedForward: _Rows,
+    Conv2dSame: _PaddedConv,
 }
 
 
