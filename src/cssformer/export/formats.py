@@ -153,7 +153,11 @@ def _write_openvino(
         model = openvino.Core().read_model(onnx)
         for name, value in facts.items():
             model.set_rt_info(value, ["cssformer", name])
-        openvino.save_model(model, whole, compress_to_fp16=half)
+        try:
+            openvino.save_model(model, whole, compress_to_fp16=half)
+        except RuntimeError as error:
+            # It tells a full disk as "iostream error".
+            raise OSError(f"the disk may be full (OpenVINO: {error})") from error
         # Which keeps the ONNX file and its weights mapped.
         del model
         os.replace(whole, path)
