@@ -93,7 +93,7 @@ def test_cvat_shapes_and_their_order(tmp_path):
     expected[box(2, 2, 12, 8)] = 1
     expected[18, 20:22] = 1
     assert classes == ["background", "car", "tree"] and (found["a"] == expected).all()
-    assert "1 shapes of the kind polyline" not in notes and "2 shapes of the kind polyline have no area" in notes
+    assert "1 shape of the kind polyline" not in notes and "2 shapes of the kind polyline, which has no area" in notes
     assert DatasetInfo.load(tmp_path / "out").colours[1:] == ((0, 0, 0), (1, 0, 0))
 
 
@@ -148,7 +148,7 @@ def test_labelme_shapes_and_their_order(tmp_path):
     expected[circle(20, 10, 5, 5)] = IGNORE
     expected[18:, :5] = 1
     assert classes == ["background", "car", "tree"] and (found["a"] == expected).all()
-    assert "2 points were left out" in notes and "the last one drawn lies on top" in notes
+    assert "2 points left out" in notes and "the last one drawn lies on top" in notes
 
 
 def test_pictures_of_trains_are_no_split(tmp_path):

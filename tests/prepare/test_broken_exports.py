@@ -143,7 +143,7 @@ def test_a_broken_picture(tmp_path, capsys, case):
         return
     assert main([*words, "--skip_broken"]) == 0
     printed = capsys.readouterr().out
-    assert "1 broken ones were left out; the first: " in printed and re.search(sentence, printed)
+    assert "1 broken one left out; the first: " in printed and re.search(sentence, printed)
     counts = DatasetInfo.load(tmp_path / "out").counts
     assert sum(counts.values()) == 2
     for split, count in counts.items():
@@ -162,7 +162,7 @@ def test_a_picture_that_is_not_there(tmp_path, capsys, kind):
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "not there" in told and not (tmp_path / "out").exists()
     assert main([*words, "--skip_broken", "--val_share", "0.5"]) == 0
-    assert "1 broken ones were left out; the first: " in capsys.readouterr().out
+    assert "1 broken one left out; the first: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", WHOLE_EXPORT)

@@ -246,7 +246,7 @@ def test_broken_members_are_one_sentence_or_left_out(tmp_path, capsys, kind):
     assert told.count("\n") == 1 and sentence in told and "instances_train2017.json" in told
     assert not (tmp_path / "out").exists()
     assert main([*words, "--skip_broken"]) == 0
-    assert "1 broken ones were left out; the first: " in (printed := capsys.readouterr().out) and sentence in printed
+    assert "1 broken one left out; the first: " in (printed := capsys.readouterr().out) and sentence in printed
     assert DatasetInfo.load(tmp_path / "out").counts == {"train": 4 if kind == "image" else 3, "val": 2}
     assert len(list((tmp_path / "out/train/images").iterdir())) == len(list((tmp_path / "out/train/labels").iterdir()))
 

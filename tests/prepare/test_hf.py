@@ -79,7 +79,7 @@ def test_many_row_groups_and_columns_of_other_names(tmp_path, capsys):
     assert "no picture column of a usual name; columns of pictures are photo, truth" in capsys.readouterr().err
     words = command(tmp_path / "in", tmp_path / "out", "--image_column", "photo", "--mask_column", "truth")
     assert main([*words, "--val_share", "0.3"]) == 0
-    assert "1 rows without mask were left out" in capsys.readouterr().out
+    assert "1 row without mask left out" in capsys.readouterr().out
     found = {
         int(path.stem.rpartition("-")[2]): int(np.array(Image.open(path)).max())
         for path in (tmp_path / "out").rglob("labels/*.png")

@@ -34,6 +34,7 @@ def add_scoring(parser: ArgumentParser) -> None:
 
 
 def add_by(parser: ArgumentParser) -> None:
+    """The option ``--by``, tables of :mod:`cssformer.metrics.breakdown`."""
     from cssformer.metrics.breakdown import By
 
     parser.add_argument(

@@ -63,6 +63,7 @@ class _RowModel(models.PrimitiveModel):
 
 
 def address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any, lanes: int) -> Any:
+    """Where ``array[offset : offset + lanes]`` begins, as a pointer to a vector."""
     data = context.make_array(array_type)(context, builder, array).data
     element = ir.IntType(16) if array_type.dtype == types.uint16 else _ELEMENTS[array_type.dtype]
     return builder.bitcast(builder.gep(data, [offset]), ir.VectorType(element, lanes).as_pointer())
@@ -75,6 +76,7 @@ def _splat(builder: Any, scalar: Any, lanes: int) -> Any:
 
 
 def each(vector: Any, value: float) -> Any:
+    """The constant of a vector type whose lanes all have this value."""
     return ir.Constant(vector, [value] * vector.count)
 
 
@@ -106,6 +108,7 @@ def _halves(builder: Any, words: Any) -> tuple[Any, Any]:
 
 
 def pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
+    """A vector of these lanes of two, those of ``right`` counted on behind those of ``left``."""
     return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 

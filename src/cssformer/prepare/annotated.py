@@ -14,7 +14,6 @@ from cssformer.data.files import Readable, is_picture
 from cssformer.prepare.archives import Member
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.shapes import ClassMap, Overlap, Shape, Size
-from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 MOST_ANNOTATIONS = 4 << 30
@@ -131,11 +130,6 @@ def read_json(member: Member, made_of: Callable[[dict[str, Any]], Any] | None = 
         return json.loads(member.read_bytes(MOST_ANNOTATIONS), object_hook=made_of)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{member} is not whole JSON: {str(error).rstrip('.')}.") from None
-
-
-def left_out(members: Sequence[Member], kind: str, lacking: str) -> list[str]:
-    """The note on files of the kind that lack what the format has."""
-    return [f"{counted(len(members), kind)} without {lacking} left out, {members[0]} the first."] if members else []
 
 
 def read_text(member: Member) -> str:

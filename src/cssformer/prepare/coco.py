@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from cssformer.data.files import Readable
 from cssformer.data.image_io import decode_mask
-from cssformer.prepare.annotated import Annotated, Export, Pictures, left_out, read_json, split_words, within
+from cssformer.prepare.annotated import Annotated, Export, Pictures, read_json, split_words, within
 from cssformer.prepare.archives import Member, open_source
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Polygons, Region, Runs, Shape, Size, draw
-from cssformer.prepare.writer import Faults
+from cssformer.prepare.writer import Faults, left_out
 from cssformer.utils.errors import UserError
 
 _PANOPTIC = re.compile(r"(?:^|/)[^/]*panoptic[^/]*/", re.I)

@@ -12,12 +12,13 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from cssformer.prepare.annotated import MOST_ANNOTATIONS, Annotated, Export, Pictures, left_out, split_words, within
+from cssformer.prepare.annotated import MOST_ANNOTATIONS, Annotated, Export, Pictures, split_words, within
 from cssformer.prepare.archives import Member
 from cssformer.prepare.class_file import Colour
 from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Ellipse, Polygons, Region, Shape, Size, require_counts
-from cssformer.prepare.writer import Faults
+from cssformer.prepare.writer import Faults, left_out
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
@@ -76,7 +77,10 @@ def read(members: Sequence[Member], faults: Faults) -> Export:
                 found.append(Annotated(picture, picture.name, place, size, shapes, split))
     if not sources:
         raise UserError("No XML file of the source is of CVAT; export the task as 'CVAT for images 1.1'.")
-    notes = [f"{count} shapes of the kind {kind} have no area and were left out." for kind, count in no_areas.items()]
+    notes = [
+        f"{counted(count, 'shape')} of the kind {kind}, which has no area, left out."
+        for kind, count in no_areas.items()
+    ]
     notes += left_out(others, "XML file", "CVAT's annotations")
     colours = {name: colour for name, colour in classes.items() if colour is not None}
     return Export(found, list(classes), sources, "last", colours=colours, notes=notes)

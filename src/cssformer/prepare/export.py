@@ -109,7 +109,7 @@ def prepare_export(
     notes = [*export.notes, *notes, *picture_notes({entry.image: each.picture for entry, each in written})]
     notes += labels.notes()
     if faults.sentences:
-        notes.append(f"{len(faults.sentences)} broken ones were left out; the first: {faults.sentences[0]}")
+        notes.append(f"{counted(len(faults.sentences), 'broken one')} left out; the first: {faults.sentences[0]}")
     return Prepared(output, info, (), how, tuple(notes))
 
 

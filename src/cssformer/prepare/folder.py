@@ -17,7 +17,7 @@ from cssformer.prepare.multilabel import IGNORED, MasksOf, bits_of, pair_by_clas
 from cssformer.prepare.pairing import Pair, Pairing, find_pairs
 from cssformer.prepare.splits import draw_validation
 from cssformer.prepare.survey import MaskStats, survey
-from cssformer.prepare.writer import Entry, MasksAs, fill, require_free, turned_notes
+from cssformer.prepare.writer import Entry, MasksAs, fill, left_out, require_free, turned_notes
 from cssformer.utils.atomic import atomic_dir
 from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
@@ -193,14 +193,7 @@ def _without_unpaired(entries: list[Entry], pairing: Pairing, skip: bool) -> tup
     bare = [entry for entry in entries if entry.label is None and entry.split != "test"]
     lonely = pairing.lonely_masks
     if skip:
-        notes = [
-            f"{len(files)} {kind} left out, {files[0]} the first."
-            for files, kind in (
-                ([entry.image for entry in bare], "pictures without mask"),
-                (lonely, "masks without picture"),
-            )
-            if files
-        ]
+        notes = left_out([entry.image for entry in bare], "picture", "mask") + left_out(lonely, "mask", "picture")
         return [entry for entry in entries if entry.label is not None or entry.split == "test"], notes
     if bare:
         raise UserError(

@@ -23,6 +23,7 @@ from cssformer.prepare.archives import Member
 from cssformer.prepare.shapes import ClassMap, Size
 from cssformer.prepare.survey import values_of
 from cssformer.prepare.writer import Faults
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.weights.hub import HUB_ID
 
@@ -167,7 +168,7 @@ def read(
     names |= {value: f"class {value}" for value in unnamed}
     every = [names[value] for value in sorted(names)]
     names.setdefault(top, "void")
-    notes = [f"{without} rows without mask were left out."] if without else []
+    notes = [f"{counted(without, 'row')} without mask left out."] if without else []
     return Export(found, [*every, "void"], files, unlabeled="ignore", ignored=["void"], notes=notes)
 
 

@@ -21,6 +21,7 @@ from cssformer.prepare.archives import Member
 from cssformer.prepare.pairing import read_folders
 from cssformer.prepare.shapes import Bitmap, Ellipse, Line, Polygons, Region, Shape, Size
 from cssformer.prepare.writer import Faults
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 
 IGNORED = "__ignore__"
@@ -80,7 +81,8 @@ def read(members: Sequence[Member], faults: Faults, line_width: float = 10.0) ->
     if not sources and not faults.sentences:
         raise UserError("No JSON file of the source has labelme's shapes and imagePath.")
     count = points.total()
-    notes = [f"{count} points were left out, in {max(points, key=points.__getitem__)} for one."] if count else []
+    example = max(points, key=points.__getitem__, default="")
+    notes = [f"{counted(count, 'point')} left out, in {example} for one."] if count else []
     # By name, because labelme knows no order and more files must not change it.
     return Export(found, sorted(labels), sources, "last", ignored=[IGNORED], notes=notes)
 

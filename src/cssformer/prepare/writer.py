@@ -23,6 +23,7 @@ from cssformer.data.image_io import encode_png, inspect_image, read_orientation
 from cssformer.data.picture_facts import PictureFacts
 from cssformer.prepare.archives import Member
 from cssformer.utils.atomic import remove_abandoned
+from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.utils.parallel import in_parallel
 
@@ -223,6 +224,11 @@ def _require_shown(shown: Sequence[int] | None, form: Form | None) -> None:
         raise UserError("The pictures are photographs, which are shown as they are; leave out shown.")
     if shown is not None and form is not None and not (len(shown) in (1, 3) and set(shown) <= set(range(form.number))):
         raise UserError(f"The pictures have {form}; give shown three of them, or one, of 0 to {form.number - 1}.")
+
+
+def left_out(files: Sequence[object], kind: str, lacking: str) -> list[str]:
+    """The note on files of the kind that lack something, if there are any."""
+    return [f"{counted(len(files), kind)} without {lacking} left out, {files[0]} the first."] if files else []
 
 
 def turned_notes(written: Sequence[Written], masks_as: MasksAs) -> list[str]:

@@ -390,4 +390,5 @@ def described(kind: Any) -> str:
 
 
 def add_device(parser: ArgumentParser, default: str = "auto") -> None:
+    """The option ``--device`` of commands that run a network."""
     parser.add_argument("--device", type=Device, default=default, help="cpu, cuda, cuda:N, mps; auto is the best.")

@@ -392,6 +392,7 @@ def require_hub(repository: str, files: tuple[str, ...], timeout: float = 5.0, *
 
 
 def metadata_of(config: dict[str, Any]) -> Metadata:
+    """What a checked config says for those who use the network."""
     classes, colours, raw_ids, channels = (config.get(name) for name in ("classes", "colours", "raw_ids", "channels"))
     return Metadata(
         classes=None if classes is None else tuple(classes),
