@@ -162,6 +162,23 @@ def test_the_loop_of_ones_own_trains_a_model_that_the_command_line_takes(
     assert re.search(r"^a .*\nb .*\nc ", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_the_network_in_a_loop_for_smp(tmp_path: Path) -> None:
+    """Also in training a tensor, at sides that are no multiples of 32; compiled it saves ordinary weights."""
+    losses = pytest.importorskip("segmentation_models_pytorch.losses")
+    (body,) = [body for page, body in python_blocks() if page == "docs/training.md" and "smp.Unet" in body]
+    found = {"CSSFormer": CSSFormer}
+    exec(body.replace('"resnet34", num_classes=3, pretrained=True', '"test_resnet", num_classes=3, channels=16'), found)
+    model = found["model"]
+    labels = torch.randint(0, 3, (2, 45, 70))
+    labels[:, :5] = 255
+    images = torch.rand(2, 3, 45, 70)
+    losses.DiceLoss("multiclass", ignore_index=255)(model.train()(images), labels).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    torch.compile(model.eval()).save_pretrained(tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(CSSFormer.from_pretrained(tmp_path)(images), model(images))
+
+
 def write_recipe(path: Path, steps: int) -> None:
     """One of a small network on a few scenes."""
     recipe = {
