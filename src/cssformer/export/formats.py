@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cssformer
-from cssformer.export.graph import LARGEST, AnySize, Deployment, rewritten
+from cssformer.export.graph import AnySize, Deployment, rewritten
 from cssformer.export.loops import write_loops
 from cssformer.inference.labels import STRIDE
 from cssformer.ops import use_backend
@@ -130,7 +130,7 @@ def _write_onnx(deployment: Deployment, images: Tensor, path: Path, facts: dict[
 def _write_pt2(deployment: Deployment, images: Tensor, path: Path, facts: dict[str, str]) -> None:
     # A single row or column of logits would be another program.
     sides = {
-        axis: torch.export.Dim(name, min=1 if name == "batch" else STRIDE + 1, max=LARGEST)
+        axis: torch.export.Dim(name, min=1 if name == "batch" else STRIDE + 1, max=16384)
         for axis, name in _axes(deployment).items()
     }
     program = torch.export.export(deployment, (images,), dynamic_shapes=(sides,))

@@ -16,8 +16,6 @@ from cssformer.model.layers import FeedForward
 from cssformer.ops.contexts import pooling_matrix, with_small_contexts
 from cssformer.utils.sharing import sharing_weights
 
-LARGEST = 16384
-"""The longest side that a program of torch.export takes."""
 Returned: TypeAlias = Literal["logits", "probabilities", "labels", "confidence"]
 Side: TypeAlias = Any
 """An int; a tensor while the ONNX exporter traces; a symbol while torch.export does."""
@@ -93,13 +91,7 @@ class Deployment(nn.Module):
 
 def _padding(side: Side, mirrors: Tensor) -> Tensor:
     """Which row of a picture each row of the padded one is; see :func:`cssformer.model.cssformer.pad`."""
-    blocks = _larger(_ceil(side, 32), 2)
-    if isinstance(blocks, torch.SymInt):
-        # A number of its own: all sizes behind would else repeat how it comes from the side, at twice the time.
-        blocks = torch.scalar_tensor(blocks, dtype=torch.int64).item()
-        torch._check(blocks >= 2)
-        torch._check(blocks <= LARGEST // 32)
-    index = torch.arange(blocks * 32, device=mirrors.device)
+    index = torch.arange(_larger(_ceil(side, 32), 2) * 32, device=mirrors.device)
     beyond = torch.where(mirrors, 2 * (side - 1) - index, side - 1)
     return torch.where(index < side, index, beyond)
 
