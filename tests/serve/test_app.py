@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import os
@@ -283,6 +284,20 @@ def test_requests_that_are_refused(client: TestClient, kind: str) -> None:
     found = client.request(method, where, **given)
     assert found.status_code == status, found.text
     assert "\n" not in found.json()["detail"] and "Traceback" not in found.text
+    assert client.post("/predict", content=photo()).status_code == 200
+
+
+@pytest.mark.parametrize("written", ["cssformer.serve.answers.TemporaryDirectory", "os.replace"])
+def test_a_full_disk_is_told_as_the_servers_fault(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(written, full)
+    found = client.post("/predict", content=photo())
+    assert found.status_code == 507 and "disk is full" in found.json()["detail"]
+    monkeypatch.undo()
     assert client.post("/predict", content=photo()).status_code == 200
 
 

@@ -1,6 +1,5 @@
 """All files in order: pictures are read ahead by threads, predicted, and written by threads behind."""
 
-import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -25,15 +24,12 @@ from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PRO
 from cssformer.inference.video import predict_video
 from cssformer.utils.atomic import atomic_write
 from cssformer.utils.console import progress
-from cssformer.utils.errors import UserError
+from cssformer.utils.errors import UserError, is_full_disk
 from cssformer.utils.parallel import ahead, behind
 from cssformer.visualize import drawing
 
 if TYPE_CHECKING:
     from cssformer.inference.annotations import AnnotationFiles
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors after which no other file can be written either."""
 
 
 class _Picture(NamedTuple):
@@ -111,7 +107,8 @@ class Pipeline:
         try:
             yield
         except UserError as error:
-            if getattr(error.__cause__, "errno", None) in FULL:
+            if is_full_disk(error):
+                # No other file can be written either.
                 raise
             sentence = str(error)
             self.failed[source] = sentence if str(source.path) in sentence else f"{source.path}: {sentence}"

@@ -22,11 +22,12 @@ from cssformer.inference.prediction import Prediction
 from cssformer.serve.answers import Save, answer
 from cssformer.serve.page import mount
 from cssformer.serve.service import Busy, Service
-from cssformer.utils.errors import UserError
+from cssformer.utils.errors import UserError, is_full_disk
 
 UPLOAD_SECONDS = 60
 """How long an upload may take that has a place in the queue."""
 RETRY_SECONDS = 2
+FULL = "The server's disk is full, so that it cannot keep files now; tell those who run it."
 MOST_UPLOADS, MOST_FILES = 64, 1024
 """How much the page keeps, uploads and views: as many bytes as so many largest requests, and so many files."""
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
@@ -64,7 +65,7 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
 
         The answer is a file: labels (PNG of class indices with a palette), overlay (JPEG), confidence (grey PNG, 255 is
         certain), json (size, shares, mean confidence), geojson or coco (outlines). Errors are one sentence, {"detail":
-        ...}: 400 no picture or too many pixels, 401 no token, 408 too slow, 413 too many bytes, 503 busy.
+        ...}: 400 no picture or too many pixels, 401 no token, 408 too slow, 413 too many bytes, 503 busy, 507 no room.
         """
         with service.place():
             data, sent = await asyncio.wait_for(_picture(request), UPLOAD_SECONDS)
@@ -96,7 +97,13 @@ def make_app(service: Service, uploads: Path, token: str | None, max_bytes: int)
 
     @app.exception_handler(UserError)
     async def wrong(request: Request, error: UserError) -> JSONResponse:
-        return _sentence(400, str(error))
+        return _sentence(507, FULL) if is_full_disk(error) else _sentence(400, str(error))
+
+    @app.exception_handler(OSError)
+    async def broken(request: Request, error: OSError) -> JSONResponse:
+        if is_full_disk(error):
+            return _sentence(507, FULL)
+        raise error
 
     @app.exception_handler(RequestValidationError)
     async def unknown(request: Request, error: RequestValidationError) -> JSONResponse:
