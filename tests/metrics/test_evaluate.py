@@ -220,12 +220,23 @@ def test_report(tmp_path: Path) -> None:
     assert float(rows[1]["dice"]) == pytest.approx(2 * common / (true + said), abs=1e-6)
     assert float(rows[2]["trimap_iou_4px"]) == pytest.approx(evaluation.trimap[4].iou[2], abs=1e-6)
     assert scores["trimap_miou"]["4"] == evaluation.trimap[4].miou
+    with (tmp_path / "run" / "pictures.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(dict.fromkeys(row["picture"] for row in table)) == list(evaluation.names)
+    for index, name in enumerate(evaluation.names):
+        rows = [row for row in table if row["picture"] == name]
+        assert np.mean([float(row["iou"]) for row in rows]) == pytest.approx(evaluation.picture_miou[index], abs=1e-6)
+    for number, kind in enumerate("abc"):
+        rows = [row for row in table if row["class"] == kind]
+        assert sum(int(row["true_pixels"]) for row in rows) == evaluation.areas[:, 1, number].sum()
+        assert sum(int(row["predicted_pixels"]) for row in rows) == evaluation.areas[:, 2, number].sum()
     for name in ("confusion.png", "pictures.png", "worst.png"):
         with Image.open(tmp_path / "run" / name) as picture:
             assert picture.mode == "RGB"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "classes.csv",
         "confusion.png",
+        "pictures.csv",
         "pictures.png",
         "scores.json",
         "worst.png",

@@ -278,7 +278,7 @@ def test_a_report_without_pictures(tmp_path: Path) -> None:
     assert main([*words, "--output", str(tmp_path / "report"), "--group_by", "^."]) == 0
     report = tmp_path / "report"
     assert {path.name for path in report.iterdir()} == {
-        *("scores.json", "classes.csv", "confusion.png", "pictures.png", "worst.png")
+        *("scores.json", "classes.csv", "confusion.png", "pictures.csv", "pictures.png", "worst.png")
     }
     told = json.loads((report / "scores.json").read_text())
     assert told["model"] == str(tmp_path / "said") and told["data"] == str(tmp_path / "truth") and told["groups"] == 3

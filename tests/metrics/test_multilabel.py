@@ -113,7 +113,8 @@ def test_the_report_has_no_confusion_matrix(tmp_path) -> None:
     for number, pair in enumerate(zip(said, true, strict=True)):
         scorer.add(str(number), scorer.count(*pair))
     write_report(scorer.result(examples=dict(enumerate(said))), Pictures(true), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"classes.csv", "pictures.png", "scores.json", "worst.png"}
+    tables = {"classes.csv", "pictures.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {*tables, "pictures.png", "scores.json", "worst.png"}
     told = json.loads((tmp_path / "scores.json").read_text())
     with (tmp_path / "classes.csv").open() as file:
         table = {row["class"]: float(row["dice"]) for row in csv.DictReader(file)}

@@ -36,7 +36,7 @@ from cssformer.visualize.drawing import (
 from cssformer.weights.run_files import SCORES
 
 CLASSES, CONFUSION = "classes.csv", "confusion.png"
-PICTURES, WORST = "pictures.png", "worst.png"
+TABLE, PICTURES, WORST = "pictures.csv", "pictures.png", "worst.png"
 EXAMPLES = 6
 """Pictures on a sheet."""
 TILE, TALLEST = 300, 450
@@ -85,9 +85,11 @@ def thinned(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -> None:
-    """Write ``classes.csv``, ``pictures.png``, ``worst.png``, ``scores.json`` and (not multi-label) ``confusion.png``.
+    """Write tables (``classes.csv``, ``pictures.csv``), sheets (``pictures.png``, ``worst.png``) and ``scores.json``.
 
-    ``pictures.png`` shows pictures evenly spread over the data set, ``worst.png`` those of least mIoU.
+    ``pictures.csv`` has a row for each picture and each class in its truth or prediction; ``pictures.png`` shows
+    pictures evenly spread over the data set, ``worst.png`` those of least mIoU. ``confusion.png`` is the confusion
+    matrix, which multi-label data have not.
 
     Args:
         evaluation: of the data set.
@@ -108,6 +110,13 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         columns = (info.classes, *shares, scores.pixels)
         for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
+    with atomic_write(folder / TABLE) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("picture", "class", "iou", "true_pixels", "predicted_pixels"))
+        for name, areas in zip(evaluation.names, evaluation.areas, strict=True):
+            of_classes = zip(info.classes, intersection_over_union(areas), *areas[1:].tolist(), strict=True)
+            rows = ((name, kind, f"{iou:.6f}", true, said) for kind, iou, true, said in of_classes if true or said)
+            writer.writerows(rows)
     if not info.multilabel:
         write_image(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
     everywhere = spread(len(dataset))
