@@ -2,7 +2,7 @@
 
 import csv
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         writer = csv.writer(file)
         writer.writerow(("picture", "class", "iou", "true_pixels", "predicted_pixels"))
         for name, areas in zip(evaluation.names, evaluation.areas, strict=True):
-            of_classes = zip(info.classes, intersection_over_union(areas), *areas[1:].tolist(), strict=True)
-            rows = ((name, kind, f"{iou:.6f}", true, said) for kind, iou, true, said in of_classes if true or said)
-            writer.writerows(rows)
+            writer.writerows((name, *row) for row in _of_picture(info.classes, areas))
     if not info.multilabel:
         write_image(folder / CONFUSION, confusion_picture(evaluation.matrix, info.classes))
     everywhere = spread(len(dataset))
@@ -125,6 +123,13 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         write_image(folder / name, contact_sheet(rows, info))
     # Last: a folder that has scores has all of the report.
     atomic_json(folder / SCORES, evaluation.as_dict())
+
+
+def _of_picture(classes: Sequence[str], areas: NDArray[np.int64]) -> Iterator[tuple[str, str, int, int]]:
+    """Class, IoU, true and predicted pixels of the classes in a picture's areas (3, C)."""
+    for name, iou, true, predicted in zip(classes, intersection_over_union(areas), *areas[1:].tolist(), strict=True):
+        if true or predicted:
+            yield name, f"{iou:.6f}", true, predicted
 
 
 def contact_sheet(examples: Iterable[tuple[Sample, Labels, str]], info: DatasetInfo) -> Picture:
