@@ -11,6 +11,7 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -300,11 +301,11 @@ def test_what_befalls_a_loader_is_told_in_a_sentence(
 
 
 def test_before_the_first_step_it_is_said_what_is_trained(tmp_path: Path) -> None:
-    console = quiet()
-    runs.train(recipe(tmp_path, steps=1), console=console)
+    console, small = quiet(), recipe(tmp_path, steps=1)
+    runs.train(replace(small, augment=replace(small.augment, short_side=40)), console=console)
     said = console.file.getvalue().splitlines()
     assert re.fullmatch(r"CSSFormer on convnext_atto, 0\.\d million parameters", said[0])
-    assert said[1] == "generated scenes: 8 pictures, 2 to validate"
+    assert said[1] == "generated scenes: 8 pictures, 2 to validate, all resized to 40 pixels on the shorter side"
     assert said[2].startswith("1 steps of 4 pictures, 4 at a time on each of 1 x ")
     assert said[3].startswith("step 1/1  loss")
 

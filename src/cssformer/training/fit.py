@@ -169,7 +169,10 @@ def _tell_plan(assembly: Assembly, trainer: L.Trainer, device_batch: int, consol
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     device = device_name(trainer.strategy.root_device.type)
     console.print(f"{type(model).__name__} on {recipe.model.backbone}, {millions:.1f} million parameters")
-    console.print(f"{recipe.data or 'generated scenes'}: {len(stream.dataset)} pictures, {len(val_data)} to validate")
+    side = recipe.augment.short_side
+    resized = f", all resized to {side} pixels on the shorter side" if side else ""
+    pictures = f"{len(stream.dataset)} pictures, {len(val_data)} to validate{resized}"
+    console.print(f"{recipe.data or 'generated scenes'}: {pictures}")
     console.print(
         f"{training.steps} steps of {training.batch_size} pictures, {device_batch} at a time on each of "
         f"{trainer.world_size} x {device}; logged every {training.log_every}, validated every "
