@@ -55,6 +55,47 @@ def test_pictures_of_one_folder_are_drawn_singly(tmp_path):
     assert prepared.info.counts == {"train": 15, "val": 5} and "only one folder" in prepared.split
 
 
+@given(st.integers(0, 10_000))
+@settings(max_examples=40)
+def test_rare_classes_come_to_validation_and_none_leaves_training(seed):
+    """Of 20 pictures two have the class 5, one of them with the class 6, which no other has."""
+    classes = {number: {0, 1 + number % 4} for number in range(20)}
+    classes[3] |= {5}
+    classes[11] |= {5, 6}
+    items = [("one folder", number) for number in classes]
+    drawn, _ = draw_validation(items, 0.1, seed, classes)
+    assert len(drawn) == 2 and 3 in drawn and 11 not in drawn
+    drawn, _ = draw_validation(items, 0.2, seed, classes)
+    # Four pictures are enough for the four that stand in five pictures each.
+    assert len(drawn) == 4 and set().union(*(classes[each] for each in drawn)) == {0, 1, 2, 3, 4, 5}
+    # Folders stay whole: of the two the one without 6.
+    drawn, _ = draw_validation([(number % 10, number) for number in classes], 0.1, seed, classes)
+    assert drawn == {3, 13}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_classes_that_all_have_change_no_draw(seed):
+    items = [("one folder", number) for number in range(30)]
+    every = {number: {0, 1} for number in range(30)}
+    assert draw_validation(items, 0.2, seed, every) == draw_validation(items, 0.2, seed)
+
+
+def test_a_class_of_one_picture_trains_and_is_told(tmp_path):
+    labels = [np.array([[0, 1 + (index == 4) + 2 * (index in (7, 8))]]) for index in range(20)]
+    root = source(tmp_path / "in", labels)
+    prepared = prepare_folder([root], tmp_path / "out", classes=["ground", "road", "lamp", "tree"])
+    names = SegmentationFolder(tmp_path / "out", "val").names
+    assert len(names) == 2 and "4" not in names and {"7", "8"} & {*names}
+    (note,) = prepared.notes
+    assert note.startswith("No validation picture has lamp, so there is no score of it: give more pictures")
+    # Lists are taken as they are.
+    (tmp_path / "train.txt").write_text("7\n0\n")
+    (tmp_path / "val.txt").write_text("4\n1\n")
+    lists = {"train_list": tmp_path / "train.txt", "val_list": tmp_path / "val.txt"}
+    prepare_folder([root], tmp_path / "listed", classes=["ground", "road", "lamp", "tree"], **lists)
+    assert SegmentationFolder(tmp_path / "listed", "val").names == ["1", "4"]
+
+
 def test_lists_decide_the_split(tmp_path):
     root = source(tmp_path / "in", random_labels(0, 2, count=5))
     (tmp_path / "train.txt").write_text("0\nimages/1.png masks/1.png\n\n")

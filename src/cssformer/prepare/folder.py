@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -104,7 +104,8 @@ def prepare_folder(
         train_list: A file of the names of the training pictures, one a line.
         val_list: A file of the names of the validation pictures.
         test_list: A file of the names of the test pictures.
-        val_share: Share of the pictures that validation gets, where the source names no validation split.
+        val_share: Share of the pictures that validation gets, where the source names no validation split: of each class
+            some, where the share allows, the rarest first, and none that training would lack.
         seed: Of the draw of the validation split.
         skip_unpaired: Leave out pictures without mask and masks without picture, instead of refusing them.
         masks_as: Whether masks of pictures with an EXIF orientation lie on the pictures as viewers show them or as
@@ -139,7 +140,7 @@ def prepare_folder(
     else:
         pairing = find_pairs(source[0], source[1] if len(source) == 2 else None, image_suffix, label_suffix)
     lists = {"train": train_list, "val": val_list, "test": test_list}
-    entries, how = _split(pairing.pairs, lists, val_share, seed)
+    entries, how = _split(pairing.pairs, lists)
     notes = []
     if not any(lists.values()):
         entries, note = _without_unpaired(entries, pairing, skip_unpaired)
@@ -147,6 +148,7 @@ def prepare_folder(
     _require_masks(entries)
 
     told: Sequence[str]
+    classes_of: dict[str, set[int]] = {}
     if multilabel:
         entries, told = with_bit_fields(entries, masks_of, names, ignore or [], transparent)
         mapping: dict[str, int | None] = {f"{name}/": index for index, name in enumerate(names)}
@@ -159,8 +161,24 @@ def prepare_folder(
         _require_known_values(masks, surveys, understood)
         if len(understood.classes) == 1:
             notes.append("There is one class alone, so nothing to learn: what is not the object must be a class too.")
+        held = dict(zip(masks, map(understood.classes_of, surveys), strict=True))
+        classes_of = {
+            entry.name: held[entry.label]
+            for entry in entries
+            if entry.split == "train" and isinstance(entry.label, Path)
+        }
         info, told = understood.info(), understood.notes
         how_read = understood.read, understood.index_of, masks_as
+    if not any(entry.split == "val" for entry in entries):
+        folders = {pair.name: pair.folders for pair in pairing.pairs}
+        entries, drawn, lacking = _with_validation(entries, folders, classes_of, val_share, seed)
+        how = f"{how + ', ' if how else ''}{drawn}"
+        if lacking:
+            absent = ", ".join(info.classes[index] for index in lacking)
+            notes.append(
+                f"No validation picture has {absent}, so there is no score of it: give more pictures of it, a larger "
+                "--val_share, or a --val_list."
+            )
     with atomic_dir(output) as folder:
         info, found = fill(folder, info, entries, *how_read, as_stored=as_stored, shown=shown)
         written = [each for each in found if each is not None]
@@ -216,15 +234,42 @@ def _require_masks(entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.split == "test" and entry.label is None and with_masks:
             raise UserError(f"The test picture {entry.image} has no mask, but others have; give all or none.")
-    for split in ("train", "val"):
-        if not any(entry.split == split for entry in entries):
-            raise UserError(f"There are no pictures for the {split} split.")
+    if not any(entry.split == "train" for entry in entries):
+        raise UserError("There are no pictures for the train split.")
 
 
-def _split(
-    pairs: Sequence[Pair], lists: dict[str, Path | None], val_share: float, seed: int
-) -> tuple[list[Entry], str]:
-    """Give each picture its split, by the lists, the folders or a draw; the second value says which."""
+def _with_validation(
+    entries: Sequence[Entry],
+    folders: dict[str, tuple[str, ...]],
+    classes_of: dict[str, set[int]],
+    val_share: float,
+    seed: int,
+) -> tuple[list[Entry], str, list[int]]:
+    """Draw some of the training pictures; also a word on how, and the classes that training alone has.
+
+    Args:
+        entries: without validation pictures.
+        folders: in which each name lies.
+        classes_of: the classes of each training picture's mask, by its name; empty where they are not known.
+        val_share: of the training pictures.
+        seed: of the draw.
+    """
+    training = [(folders[entry.name], entry.name) for entry in entries if entry.split == "train"]
+    drawn, groups = draw_validation(training, val_share, seed, classes_of)
+    seen = {index for name in drawn for index in classes_of.get(name, ())}
+    lacking = sorted({index for held in classes_of.values() for index in held} - seen)
+    chosen = [
+        replace(entry, split="val") if entry.split == "train" and entry.name in drawn else entry for entry in entries
+    ]
+    return _in_order(chosen), f"{val_share:.0%} drawn for validation, {groups}", lacking
+
+
+def _in_order(entries: list[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: (SPLITS.index(entry.split), entry.name))
+
+
+def _split(pairs: Sequence[Pair], lists: dict[str, Path | None]) -> tuple[list[Entry], str]:
+    """Give each picture its split, by the lists or the folders; the second value says which, empty for neither."""
     if any(lists.values()):
         chosen = [(pair, split) for split, path in lists.items() if path for pair in _listed(pairs, path)]
         how = "by the lists"
@@ -246,13 +291,7 @@ def _split(
     else:
         chosen = [(pair, "train") for pair in pairs]
         how = ""
-    if not any(split == "val" for _, split in chosen):
-        labelled = [pair for pair, split in chosen if split == "train" and pair.label is not None]
-        drawn, groups = draw_validation([(pair.folders, pair) for pair in labelled], val_share, seed)
-        chosen = [(pair, "val" if pair in drawn else split) for pair, split in chosen]
-        how = f"{how + ', ' if how else ''}{val_share:.0%} drawn for validation, {groups}"
-    chosen.sort(key=lambda each: (SPLITS.index(each[1]), each[0].name))
-    return [Entry(split, pair.name, pair.image, pair.label) for pair, split in chosen], how
+    return _in_order([Entry(split, pair.name, pair.image, pair.label) for pair, split in chosen]), how
 
 
 def _listed(pairs: Sequence[Pair], path: Path) -> list[Pair]:

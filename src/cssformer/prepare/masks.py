@@ -45,6 +45,14 @@ class LabelMapping:
             return "transparent"
         return " ".join(map(str, unpacked(value))) if self.as_colours else str(value)
 
+    def classes_of(self, mask: MaskStats) -> set[int]:
+        """The classes that a mask has pixels of."""
+        values = {
+            *((mask.colours if self.as_colours else mask.ids) or ()),
+            *([TRANSPARENT] if mask.transparent else []),
+        }
+        return {index for value in values if (index := self.index_of.get(value)) is not None}
+
     def read(self, data: bytes, path: Path) -> NDArray[Any]:
         """Decode a mask to its values (H, W): ids, or colours packed as 0xRRGGBB, or ``TRANSPARENT``."""
         mask = decode_mask(data, path)
