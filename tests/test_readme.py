@@ -78,6 +78,54 @@ def test_commands_parse(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -
     _parse(command, " ".join(name), words[len(name) :])
 
 
+EXPORTS = ROOT / "tests" / "prepare" / "exports"
+LABELS = {name: name.lower().replace(" ", "-") for name in ("CVAT", "labelme", "Label Studio", "COCO", "YOLO", "VOC")}
+"""Of the README's table, the command of each tool."""
+BENCHMARKS = ("ade20k", "cityscapes", "pascal-context", "coco-stuff-10k")
+
+
+def own_cells() -> list[list[str]]:
+    """What the README's table says of us: labels, scores, exports."""
+    (row,) = re.findall(r"^\| \*\*cssformer\*\* \|(.*)\|$", TEXTS["README.md"], re.MULTILINE)
+    return [cell.strip().split(", ") for cell in row.split("|")[:3]]
+
+
+def test_the_labels_of_the_table_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Masks are drawn at random in test_drawn_masks.py, and each benchmark has a test beside it."""
+    assert own_cells()[0] == ["masks of any kind", *LABELS, "four benchmarks"]
+    assert {f"prepare {name}" for name in (*LABELS.values(), *BENCHMARKS)} < {*COMMANDS}
+    for name in LABELS.values():
+        source, output = EXPORTS / name.replace("-", "_"), tmp_path / name
+        assert main(["prepare", name, "--source", str(source), "--output", str(output), "--val_share", "0.3"]) == 0
+        main(["check", str(output)])
+        assert "0 errors" in capsys.readouterr().out
+
+
+def test_the_scores_of_the_table_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own_cells()[1] == ["mIoU with interval", "Boundary IoU", "paired comparison"]
+    rng = np.random.default_rng(0)
+    for number in range(13):
+        mask = np.kron(rng.integers(0, 2, (4, 5)), np.ones((9, 9), int)).astype(np.uint8)
+        for shift, folder in enumerate(("masks", "a", "b")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), np.roll(mask, shift, 1))
+    masks, one, other = (str(tmp_path / folder) for folder in ("masks", "a", "b"))
+    assert main(["score", one, masks, "--classes", "x", "y"]) == 0
+    assert re.search(r"mIoU.*95 %", out := capsys.readouterr().out) and "Boundary IoU" in out
+    assert main(["compare", one, other, masks, "--classes", "x", "y"]) == 0
+    assert "Boundary IoU %" in capsys.readouterr().out
+
+
+def test_an_export_of_the_table_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are, beside their runtimes, in tests/export/test_export.py."""
+    pytest.importorskip("onnxruntime")
+    assert own_cells()[2] == ["ONNX", "OpenVINO", "torch.export"]
+    model = CSSFormer("test_resnet", num_classes=3, channels=16, pretrained=False, cia=False, fusion=False)
+    model.save_pretrained(tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), "--output", str(tmp_path / "m.onnx")]) == 0
+    assert "ONNX Runtime agrees with PyTorch" in capsys.readouterr().out and (tmp_path / "m.onnx").is_file()
+
+
 OTHER = re.compile(
     r"(?:^ {4,}|`)(?:\w+=\S+ )?(?:(?:python|pytest)(?: -m (?:slow|\"[^\"]*\"))?(?: -k \w+)? "
     r"(?P<path>[\w/.]+\.py|tests[\w/]*)|make (?P<target>[\w-]+)"
