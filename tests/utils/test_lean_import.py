@@ -3,6 +3,7 @@ import sys
 
 PROGRAM = """
 import sys
+import cssformer.export
 import numpy as np
 from cssformer import CSSFormer, Predictor
 from cssformer.weights.bundled import bundled_models
@@ -19,6 +20,6 @@ print(float(torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), boxes, 2).mean()))
 """
 
 
-def test_a_prediction_leaves_the_compiler_out_and_it_comes_whole_when_it_is_asked_for() -> None:
+def test_a_prediction_and_what_exports_leave_the_compiler_out_and_it_comes_whole_when_it_is_asked_for() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "torch.compiler", "True", "1.0"], done.stderr

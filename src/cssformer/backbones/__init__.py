@@ -9,6 +9,8 @@ from cssformer.utils.lean_import import without_compiler
 
 try:
     with without_compiler():
+        from timm.layers import Conv2dSame
+
         from cssformer.backbones.adapter import ViTAdapter
         from cssformer.backbones.create import create_body, first_licence
         from cssformer.backbones.lora import add_lora, merged
@@ -25,6 +27,7 @@ except RuntimeError as error:
     ) from error
 
 __all__ = [
+    "Conv2dSame",
     "SimpleFeaturePyramid",
     "ViTAdapter",
     "add_lora",

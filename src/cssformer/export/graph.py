@@ -5,10 +5,10 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cssformer.backbones import Conv2dSame
 from cssformer.inference.labels import STRIDE
 from cssformer.model import SegmentationNetwork
 from cssformer.model.cia import POOLED_SIZES, ChannelInformationAugmentation
