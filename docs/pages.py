@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import re
+from argparse import OPTIONAL, SUPPRESS
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -64,7 +65,7 @@ def options(actions: list[Any]) -> Iterator[str]:
     yield "| option | meaning | values | default |\n|---|---|---|---|"
     for action in actions:
         name = f"--{action.dest}" if action.option_strings else action.dest.upper()
-        needed = action.required or not action.option_strings
+        needed = action.required or not (action.option_strings or action.nargs == OPTIONAL)
         default = "required" if needed else "" if action.default is None else f"`{written(action.default)}`"
         cells = (f"`{name}`", action.help or "", values_of(action) or "", default)
         yield "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
@@ -73,7 +74,7 @@ def options(actions: list[Any]) -> Iterator[str]:
 def parsed(name: str) -> list[Any]:
     parser = make_parser(f"cssformer {name}")
     COMMANDS[name].add_arguments(parser)
-    return [action for action in parser._actions if action.dest not in ("help", *SECTIONS)]
+    return [action for action in parser._actions if action.help != SUPPRESS and action.dest not in ("help", *SECTIONS)]
 
 
 def commands() -> str:
@@ -82,8 +83,10 @@ def commands() -> str:
     for name, command in COMMANDS.items():
         actions = [action for action in parsed(name) if action.dest.partition(".")[0] not in SECTIONS]
         parts += [f"## {name}\n\n{command.summary}\n", "\n".join(options(actions)) if actions else "No options."]
-        if name in ("train", "profile"):
+        if name == "train":
             parts.append("And [every key of a recipe](recipe.md), as `--section.key VALUE`.")
+        if name == "profile":
+            parts.append("And every key of a recipe's [model](recipe.md#model), as `--model.key VALUE`.")
     return "\n\n".join(parts)
 
 

@@ -151,11 +151,6 @@ def test_profile_of_a_small_network() -> None:
     assert len(found.tables()) == 1
 
 
-def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(UserError, match="device 'cuda:77' cannot be used"):
-        profile(ModelConfig(channels=16, heads=2, points=2).build(5), 64, 64, device="cuda:77")
-
-
 def test_the_network_of_a_run_is_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Recipe(model=ModelConfig(backbone="test_resnet", channels=16, heads=2, points=2)).save(tmp_path / "recipe.yaml")
     assert main(["profile", str(tmp_path), "--size", "32", "--classes", "3", "--json", str(tmp_path / "j.json")]) == 0
@@ -172,3 +167,13 @@ def test_the_fastest_device_is_a_choice_and_another_that_is_not_there_is_told() 
     assert found.device == device_name(best_device())
     with pytest.raises(UserError, match="'cuda:99' cannot be used here.*take cpu or auto"):
         profile(model, 64, 64, "cuda:99")
+
+
+def test_help_tells_the_networks_options_alone_and_a_whole_recipe_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["profile", "--help"])
+    told = capsys.readouterr().out
+    assert "--model.channels" in told
+    assert not any(f"--{name}" in told for name in ("training.", "scenes.", "augment.", "evaluation.", "seed", "data"))
+    small = ["--model.backbone", "resnet18", "--model.channels", "16", "--model.heads", "2", "--model.points", "1"]
+    assert main(["profile", "--size", "32", "--classes", "3", *small, "--training.steps", "3"]) == 0

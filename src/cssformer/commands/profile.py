@@ -1,5 +1,7 @@
 """The command ``cssformer profile``."""
 
+from argparse import SUPPRESS
+from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -18,6 +20,9 @@ PAPERS = {
 }
 """The paper's network, where neither a config nor an option says otherwise."""
 
+OTHERS = {field.name for field in fields(Recipe)} - {"model"}
+"""What else a recipe holds."""
+
 
 def _add_profile(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path | None, nargs="?", help="A run folder, whose recipe's network is taken.")
@@ -26,6 +31,10 @@ def _add_profile(parser: ArgumentParser) -> None:
     add_device(parser, "cpu")
     parser.add_argument("--config", action=ConfigFile, help="A YAML recipe; by default the network is the paper's.")
     parser.add_class_arguments(Recipe)
+    for action in parser._actions:
+        # A config is a whole recipe, of which the network alone is looked at.
+        if action.dest.partition(".")[0] in OTHERS:
+            action.help = SUPPRESS
     parser.set_defaults({f"model.{name}": None for name in PAPERS})
 
 
