@@ -9,7 +9,7 @@ import torch
 
 from cssformer import CSSFormer, Predictor
 from cssformer.cli import main
-from cssformer.metrics.calibration import calibration_error, confidences, fit_temperature
+from cssformer.metrics.calibration import COLDEST, HOTTEST, calibration_error, confidences, fit_temperature
 from studies.baselines.networks import BaselineNetwork
 
 
@@ -32,6 +32,20 @@ def test_the_temperature_is_found(temperature: float) -> None:
         torch.nn.functional.cross_entropy(torch.from_numpy(scores / found), torch.from_numpy(labels)).item()
     )
     assert calibration_error(*confidences(scores / found, labels)[:2]) < 0.01
+
+
+def test_pictures_that_do_not_tell_the_temperature_are_told(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All right, the colder the better; all wrong, the hotter; told by the command."""
+    scores, labels = drawn(1.0, 1000)
+    found = [fit_temperature(scores, each) for each in (scores.argmax(1), scores.argmin(1), labels)]
+    assert found[:2] == pytest.approx([COLDEST, HOTTEST])
+    CSSFormer("test_resnet", 3, channels=16, heads=2, points=1).save_pretrained(tmp_path)
+    for temperature, notes in zip(found, (1, 1, 0), strict=True):
+        monkeypatch.setattr("cssformer.metrics.calibration.fit_temperature", lambda *_, t=temperature: t)
+        assert main(["calibrate", str(tmp_path), "--data", str(prepared), "--device", "cpu"]) == 0
+        assert capsys.readouterr().err.count("these pictures do not tell it") == notes
 
 
 def test_the_error_is_that_of_torchmetrics() -> None:

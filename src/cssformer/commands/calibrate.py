@@ -1,5 +1,6 @@
 """The command ``cssformer calibrate``."""
 
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -22,7 +23,7 @@ def _add_calibrate(parser: ArgumentParser) -> None:
 
 
 def _calibrate(options: Namespace) -> int:
-    from cssformer.metrics.calibration import calibrate, with_temperature
+    from cssformer.metrics.calibration import COLDEST, HOTTEST, calibrate, with_temperature
     from cssformer.model import CSSFormer
     from cssformer.training.score import open_model
     from cssformer.weights.hub import CONFIG
@@ -41,6 +42,12 @@ def _calibrate(options: Namespace) -> int:
     print(f"Temperature {found.temperature:.3f}, fitted on {fitted} pictures; on {tried} others:")
     errors, losses = (tuple(f"{value:.4f}" for value in pair) for pair in (found.error, found.loss))
     show([("", "before", "after"), ("calibration error", *errors), ("loss", *losses)])
+    if found.is_open:
+        print(
+            f"note: the temperature is at the end of those tried, {COLDEST:g} to {HOTTEST:g}: these pictures do not "
+            "tell it, as nearly all of their pixels are labelled right, or hardly any; calibrate on others.",
+            file=sys.stderr,
+        )
     if options.output is not None and isinstance(network, CSSFormer):
         with_temperature(network, found.temperature).save_pretrained(options.output)
     write_json(options, found.as_dict())

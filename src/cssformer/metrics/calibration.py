@@ -28,6 +28,8 @@ from cssformer.utils.errors import UserError
 BINS = 15
 PIXELS, MOST = 4096, 2**26
 """Looked at: pixels of a picture, and numbers in all."""
+COLDEST, HOTTEST = 0.05, 20.0
+"""Temperatures that are tried."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Calibration:
     error: tuple[float, float]
     loss: tuple[float, float]
     pictures: tuple[int, int]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the temperature is at an end of those tried, since one beyond would have still less loss."""
+        return not 1.001 * COLDEST < self.temperature < HOTTEST / 1.001
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,12 +119,12 @@ def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]
 
 
 def fit_temperature(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """The T in [0.05, 20] of least loss, for scores (n, C) and true classes (n,).
+    """The T from ``COLDEST`` to ``HOTTEST`` of least loss, for scores (n, C) and true classes (n,).
 
     The loss is convex in 1/T; its slope, the mean of the expected score less the true class's, is halved upon.
     """
     true = np.take_along_axis(scores, labels[:, None], 1)[:, 0]
-    low, high = np.log(0.05), np.log(20)
+    low, high = np.log(1 / HOTTEST), np.log(1 / COLDEST)
     for _ in range(30):
         middle = (low + high) / 2
         scaled = scores * np.exp(middle)
