@@ -147,8 +147,8 @@ def test_other_commands_name_what_is_there() -> None:
         assert named is None or set(named.split(",")) <= extras, f"{page}: {match[0]}"
 
 
-FOREIGN = {"--shm-size", "--strict"}
-"""Options of docker and twine."""
+FOREIGN = {"--shm-size", "--strict", "--collection"}
+"""Options of docker, twine and rio."""
 
 
 def test_options_within_sentences_are_options_of_a_command() -> None:
