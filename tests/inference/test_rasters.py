@@ -166,6 +166,36 @@ def test_area_of_a_pixel(tmp_path: Path, crs: str, affine: tuple[float, ...], ex
         assert files.pixel_area(file) == pytest.approx(expected, rel=1e-6)
 
 
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+MOON = "+proj=eqc +R=1737400 +units=m"
+
+
+@pytest.mark.parametrize(
+    ("crs", "affine"),
+    [
+        (LOCAL, (1, 0, 0, 0, -1, 100)),
+        (MOON, (1, 0, 0, 0, -1, 100)),
+        ("EPSG:25832", (1, 0, 9e9, 0, -1, 9e9)),
+        ("EPSG:4326", (1, 0, 0, 0, -1, 300)),
+        ("EPSG:25832", (1, 0, 0, 0, 1, 0)),
+    ],
+    ids=["a site", "the Moon", "outside", "above the pole", "no transform"],
+)
+def test_a_pixel_without_a_place_on_the_earth_has_no_area(tmp_path: Path, crs: str, affine: tuple[float, ...]) -> None:
+    write(tmp_path / "a.tif", bands(), crs=crs, transform=rasterio.Affine(*affine))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert files.pixel_area(file) is None
+
+
+def test_a_raster_in_coordinates_of_its_own_is_predicted_but_not_outlined(model_folder: Path, tmp_path: Path) -> None:
+    """Those of a drone's flight over a building site, say."""
+    path = write(tmp_path / "a.tif", bands(), crs=LOCAL, transform=rasterio.Affine(1, 0, 0, 0, -1, 100))
+    found = predict_files(str(model_folder), [path], tmp_path / "out", device="cpu", table=tmp_path / "a.csv")
+    assert found["files"][0]["pixel_m2"] is None and (tmp_path / "a.csv").read_text().splitlines()[1].endswith(",")
+    with pytest.raises(UserError, match=r"a\.tif cannot be told in degrees.*leave geojson out"):
+        predict_files(str(model_folder), [path], tmp_path / "json", device="cpu", save=["geojson"])
+
+
 def test_outlines_of_a_geotiff_lie_on_the_earth(model_folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "in/a.tif", bands(), **PLACE)
     write(tmp_path / "in/b.tif", bands(), transform=PLACE["transform"])

@@ -1,7 +1,7 @@
 """TIFFs read and written part by part, by GDAL: those larger than memory, and those with a place on the Earth."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -69,14 +69,25 @@ def _reason(error: Exception) -> str:
 
 
 def on_earth(path: Path) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """What turns corners x, y (n, 2) in a TIFF's pixels into degrees east and north (WGS 84), if it has a CRS."""
-    from rasterio.warp import transform
+    """What turns corners x, y (n, 2) in a TIFF's pixels into degrees east and north (WGS 84), if it has a CRS.
 
+    It raises UserError where the CRS, such as one of a building site, tells no degrees.
+    """
     with opened(path) as file:
         crs, affine = file.crs, file.transform
     if crs is None:
         return in_pixels
-    return lambda corners: np.stack(transform(crs, "EPSG:4326", *(affine * corners.T)), 1)
+
+    def degrees(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+        try:
+            return _transformed(crs, "EPSG:4326", *(affine * corners.T)).T
+        except _Nowhere as error:
+            raise UserError(
+                f"The coordinates of {path} cannot be told in degrees, as GeoJSON wants them: {error}; leave geojson "
+                "out, or remove the coordinate system."
+            ) from None
+
+    return degrees
 
 
 def in_pixels(corners: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -85,21 +96,41 @@ def in_pixels(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def pixel_area(source: "DatasetReader") -> float | None:
-    """Square metres on the ellipsoid that the pixel in the middle covers; None without a coordinate system.
+    """Square metres on the ellipsoid that the pixel in the middle covers; None without a place on the Earth.
 
     Not the side squared: a pixel of a map in Web Mercator covers half of that in Germany.
     """
-    from rasterio.warp import transform
-
-    if source.crs is None:
+    if source.crs is None or source.transform.is_identity:
         return None
     corners = np.array([[0, 0], [-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     x, y = source.transform * (np.array([source.width, source.height]) / 2 + corners).T
-    (east, *_), (north, *_) = transform(source.crs, "EPSG:4326", x, y)
-    # An equal-area map of the surroundings.
-    local = f"+proj=laea +lat_0={north} +lon_0={east} +datum=WGS84 +units=m"
-    x, y = map(np.array, transform(source.crs, local, x[1:], y[1:]))
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    # Coordinates may be those of a building site, or of another planet.
+    with suppress(_Nowhere):
+        (east, *_), (north, *_) = _transformed(source.crs, "EPSG:4326", x, y)
+        # An equal-area map of the surroundings.
+        local = f"+proj=laea +lat_0={north} +lon_0={east} +datum=WGS84 +units=m"
+        x, y = _transformed(source.crs, local, x[1:], y[1:])
+        return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    return None
+
+
+class _Nowhere(Exception):
+    """Coordinates that another system has not."""
+
+
+def _transformed(source: Any, target: str, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Coordinates x and y (2, n) in another system; raises ``_Nowhere``."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import CRSError
+    from rasterio.warp import transform
+
+    try:
+        found = np.array(transform(source, target, x, y))
+    except (CPLE_BaseError, CRSError):
+        raise _Nowhere("GDAL knows no way there") from None
+    if not np.isfinite(found).all():
+        raise _Nowhere("they lie outside of their system")
+    return found
 
 
 class Raster:
