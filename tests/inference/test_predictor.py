@@ -653,6 +653,15 @@ def test_mistakes_are_told_in_a_sentence(model_folder: Path, pictures: Path, tmp
         Predictor.from_pretrained(model_folder, "nonsense")
 
 
+def test_a_class_called_as_a_column_of_the_table_is_told(pictures: Path, tmp_path: Path) -> None:
+    model = CSSFormer("test_resnet", num_classes=2, channels=16, pretrained=False, cia=False, fusion=False)
+    model.metadata = Metadata(("sky", "pixels"))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="has a column 'pixels' of its own"):
+        predict_files(str(tmp_path / "model"), [pictures], tmp_path / "out", device="cpu", table=tmp_path / "a.csv")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "a.csv").exists()
+
+
 def test_files_of_equal_names_keep_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from `find`: below the folder that all share; names that differ stand alone."""
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,8 @@ FORMATS = ("coco", "geojson", "labelme", "label-studio", "cvat", "yolo")
 """What :class:`cssformer.inference.annotations.AnnotationFiles` writes."""
 _BY_CLASS = ("coco", "geojson", "label-studio", "yolo")
 """The formats whose shapes may overlap."""
+_COLUMNS = ("picture", "pixels", "pixel_m2")
+"""Of a table, the classes' between them."""
 
 
 def predict_files(
@@ -122,6 +124,11 @@ def predict_files(
         raise UserError(
             f"The model has no class {min(strange)!r} to leave clear; it has {', '.join(predictor.classes)}."
         )
+    if table and (taken := {*_COLUMNS} & {*predictor.classes}):
+        raise UserError(
+            f"The table has a column {min(taken)!r} of its own, so that the class of this name cannot have one; --json "
+            "tells the same."
+        )
     skipped = 0
     if skip_existing:
         kinds = [f"{LABELS}/{name}" for name in predictor.classes] if predictor.multilabel else [LABELS]
@@ -194,7 +201,7 @@ def _write_table(path: Path, done: Pipeline) -> None:
     pictures = {source: row for source, row in done.rows.items() if "pixels" in row}
     with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("picture", "pixels", *classes, "pixel_m2"))
+        writer.writerow((*_COLUMNS[:2], *classes, *_COLUMNS[2:]))
         for source, row in pictures.items():
             pixels = (row["pixels"].get(name, 0) for name in classes)
             writer.writerow((source.path, row["known"], *pixels, row.get("pixel_m2")))
