@@ -112,6 +112,16 @@ def test_suffixes_lists_order_and_checksums(tmp_path: Path) -> None:
         np.testing.assert_array_equal(label, mask[2] * 1 + mask[0] * 2)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_has_of_a_rare_class_and_training_keeps_it(tmp_path: Path, seed: int) -> None:
+    masks = np.zeros((12, 3, 7, 9), bool)
+    masks[:, 0, :3] = masks[[4, 9], 1, 2:5] = masks[7, 2, 1:3] = True
+    found = prepare_folder(source(tmp_path, masks), tmp_path / "out", multilabel=True, val_share=0.2, seed=seed)
+    drawn = set(SegmentationFolder(tmp_path / "out", "val").names)
+    assert len(drawn) == 2 and len(drawn & {"4", "9"}) == 1 and "7" not in drawn
+    assert any("without a score: optic disc; give" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words", "sentence"),
     [

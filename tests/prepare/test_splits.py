@@ -87,7 +87,7 @@ def test_a_class_of_one_picture_trains_and_is_told(tmp_path):
     names = SegmentationFolder(tmp_path / "out", "val").names
     assert len(names) == 2 and "4" not in names and {"7", "8"} & {*names}
     (note,) = prepared.notes
-    assert note.startswith("No validation picture has lamp, so there is no score of it: give more pictures")
+    assert note.startswith("Classes without a validation picture, and so without a score: lamp; give more pictures")
     # Lists are taken as they are.
     (tmp_path / "train.txt").write_text("7\n0\n")
     (tmp_path / "val.txt").write_text("4\n1\n")

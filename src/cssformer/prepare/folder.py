@@ -23,6 +23,7 @@ from cssformer.utils.console import counted
 from cssformer.utils.errors import UserError
 from cssformer.utils.options import Natural, Share
 from cssformer.utils.parallel import in_parallel
+from cssformer.utils.text import listed
 
 # So many values are named in one sentence.
 _SHOWN = 30
@@ -150,7 +151,7 @@ def prepare_folder(
     told: Sequence[str]
     classes_of: dict[str, set[int]] = {}
     if multilabel:
-        entries, told = with_bit_fields(entries, masks_of, names, ignore or [], transparent)
+        entries, told, classes_of = with_bit_fields(entries, masks_of, names, ignore or [], transparent)
         mapping: dict[str, int | None] = {f"{name}/": index for index, name in enumerate(names)}
         info = DatasetInfo(names, distinct_colours(len(names)), IGNORED, mapping, multilabel=True)
         how_read = read_ids, bits_of(len(names)), masks_as
@@ -174,10 +175,10 @@ def prepare_folder(
         entries, drawn, lacking = _with_validation(entries, folders, classes_of, val_share, seed)
         how = f"{how + ', ' if how else ''}{drawn}"
         if lacking:
-            absent = ", ".join(info.classes[index] for index in lacking)
+            absent = listed([info.classes[index] for index in lacking[:_SHOWN]], len(lacking))
             notes.append(
-                f"No validation picture has {absent}, so there is no score of it: give more pictures of it, a larger "
-                "--val_share, or a --val_list."
+                f"Classes without a validation picture, and so without a score: {absent}; give more pictures of each, "
+                "a larger --val_share, or a --val_list."
             )
     with atomic_dir(output) as folder:
         info, found = fill(folder, info, entries, *how_read, as_stored=as_stored, shown=shown)

@@ -94,8 +94,10 @@ def with_bit_fields(
     classes: Sequence[str],
     ignore: Sequence[str],
     transparent: Transparent | None,
-) -> tuple[list[Entry], list[str]]:
+) -> tuple[list[Entry], list[str], dict[str, set[int]]]:
     """The entries with all masks of each picture as one label, and notes on how the masks were understood.
+
+    Also the classes of each training picture, by its name; one-hot files are not read for them.
 
     In the masks of a class 0 (or black) is where it is not, and one other value where it is; a class without a mask is
     not in the picture. What one mask ignores is ignored.
@@ -105,18 +107,24 @@ def with_bit_fields(
     """
     if not masks_of:
         one_hot = [isinstance(entry.label, Path) and _one_hot(entry.label, len(classes)) for entry in entries]
-        return [replace(entry, label=label or None) for entry, label in zip(entries, one_hot, strict=True)], []
+        return [replace(entry, label=label or None) for entry, label in zip(entries, one_hot, strict=True)], [], {}
     notes = []
     understood = {}
+    classes_of: dict[str, set[int]] = defaultdict(set)
     for index, name in enumerate(classes):
-        paths = [own[index] for entry in entries if index in (own := masks_of[Path(str(entry.image))])]
-        if not paths:
+        holders = [entry for entry in entries if index in masks_of[Path(str(entry.image))]]
+        if not holders:
             continue
         try:
-            understood[index] = _meaning(in_parallel(survey, paths, f"Reading {name}"), name, ignore, transparent)
+            paths = [masks_of[Path(str(entry.image))][index] for entry in holders]
+            surveys = in_parallel(survey, paths, f"Reading {name}")
+            understood[index] = _meaning(surveys, name, ignore, transparent)
         except UserError as error:
             raise UserError(f"Masks of the class {name}: {error}") from None
         mapping = understood[index]
+        for entry, found in zip(holders, surveys, strict=True):
+            if entry.split == "train" and 1 in mapping.classes_of(found):
+                classes_of[entry.name].add(index)
         if ignored := [mapping.written(value) for value, target in mapping.index_of.items() if target is None]:
             notes.append(f"What is {', '.join(ignored)} in masks of {name} is ignored.")
     lacking = sum(len(masks_of[Path(str(entry.image))]) < len(classes) for entry in entries if entry.label is not None)
@@ -126,7 +134,7 @@ def with_bit_fields(
         replace(entry, label=_drawing(masks_of[Path(str(entry.image))], understood)) if entry.label else entry
         for entry in entries
     ]
-    return drawn, notes
+    return drawn, notes, classes_of
 
 
 def _meaning(
