@@ -27,6 +27,8 @@ def main(raster: str, polygons: str, column: str, output: str, size: int = 512) 
     """
     with rasterio.open(raster) as source:
         shapes = geopandas.read_file(polygons).to_crs(source.crs)
+        if nameless := int(shapes[column].isna().sum()):
+            sys.exit(f"{nameless} polygons of {polygons} have no {column}; give them one, or take them out.")
         shapes = shapes.iloc[np.argsort(-shapes.area.to_numpy())]
         classes = ["background", *sorted({*shapes[column]} - {"background"})]
         if not shapes.intersects(box(*source.bounds)).any():
@@ -57,4 +59,4 @@ def write(path: Path, bands: np.ndarray, **profile: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:5], *map(int, sys.argv[5:]))

@@ -94,6 +94,9 @@ def test_an_orthomosaic(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(file.read(), whole[:, row : row + 32, column : column + 32])
                 assert file.xy(0, 0) == (691000.25 + column / 2, 5334999.75 - row / 2)
                 assert (file.crs.to_epsg(), file.nodata) == (25832, 0 if kind == "images" else None)
+    with pytest.raises(SystemExit, match="^1 polygons of .* have no kind"):
+        shapes.assign(kind=["tree", None]).to_file(tmp_path / "nameless.gpkg")
+        example("orthomosaic").main(arguments[0], str(tmp_path / "nameless.gpkg"), *arguments[2:])
     with pytest.raises(SystemExit, match="No polygon of"):
         shapes.set_geometry(shapes.translate(1000)).to_file(tmp_path / "a.gpkg")
         example("orthomosaic").main(*arguments)
