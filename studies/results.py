@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from cssformer.metrics.confusion import number, percent
-from cssformer.utils.atomic import atomic_text, atomic_write
+from cssformer.utils.atomic import atomic_csv, atomic_text
 from cssformer.utils.errors import UserError
 from cssformer.weights.run_files import SCORES
 from studies.grid import Run
@@ -235,7 +235,7 @@ class Results:
             }
             who = {"variant": outcome.variant.name, "seed": outcome.seed}
             rows.append(who | _plain(scores) | cost | _plain(iou))
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_csv(path) as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)

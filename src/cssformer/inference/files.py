@@ -13,7 +13,7 @@ from cssformer.inference.pipeline import Pipeline
 from cssformer.inference.predictor import Predictor
 from cssformer.inference.sources import CONFIDENCE, LABELS, LEGEND, OVERLAY, PROBABILITIES, find_sources, is_there
 from cssformer.inference.views import Options
-from cssformer.utils.atomic import atomic_write, require_writable
+from cssformer.utils.atomic import atomic_csv, require_writable
 from cssformer.utils.console import counted
 from cssformer.utils.digest import digest
 from cssformer.utils.errors import UserError
@@ -199,7 +199,7 @@ def _report(done: Pipeline) -> dict[str, Any]:
 def _write_table(path: Path, done: Pipeline) -> None:
     classes = done.predictor.classes
     pictures = {source: row for source, row in done.rows.items() if "pixels" in row}
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_csv(path) as file:
         writer = csv.writer(file)
         writer.writerow((*_COLUMNS[:2], *classes, *_COLUMNS[2:]))
         for source, row in pictures.items():

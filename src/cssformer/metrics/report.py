@@ -19,7 +19,7 @@ from cssformer.data.image_io import write_image
 from cssformer.metrics.boundary import TRIMAP_WIDTH
 from cssformer.metrics.confusion import intersection_over_union, mean_of_present
 from cssformer.metrics.scoring import Evaluation
-from cssformer.utils.atomic import atomic_json, atomic_write
+from cssformer.utils.atomic import atomic_csv, atomic_json
 from cssformer.visualize.drawing import (
     PAPER,
     UNKNOWN,
@@ -101,7 +101,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
     """
     folder = Path(folder)
     info, scores = evaluation.info, evaluation.scores
-    with atomic_write(folder / CLASSES) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_csv(folder / CLASSES) as file:
         writer = csv.writer(file)
         near = f"trimap_iou_{TRIMAP_WIDTH}px"
         writer.writerow(("index", "class", "iou", "dice", "accuracy", "boundary_iou", near, "pixels"))
@@ -110,7 +110,7 @@ def write_report(evaluation: Evaluation, dataset: Samples, folder: str | Path) -
         columns = (info.classes, *shares, scores.pixels)
         for index, (name, *values, pixels) in enumerate(zip(*columns, strict=True)):
             writer.writerow((index, name, *("" if np.isnan(value) else f"{value:.6f}" for value in values), pixels))
-    with atomic_write(folder / TABLE) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_csv(folder / TABLE) as file:
         writer = csv.writer(file)
         writer.writerow(("picture", "class", "iou", "true_pixels", "predicted_pixels"))
         for name, areas in zip(evaluation.names, evaluation.areas, strict=True):

@@ -22,7 +22,7 @@ from cssformer.inference import Predictor
 from cssformer.inference.views import telling_of
 from cssformer.metrics.evaluate import require_fitting
 from cssformer.metrics.report import NAMED, TILE, tile
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_csv
 from cssformer.utils.console import progress
 from cssformer.utils.parallel import ahead
 from cssformer.visualize.drawing import WRONG, Picture, colourise, legend, sheet
@@ -177,7 +177,7 @@ def write_suspects(
     """
     rows = [(each, region) for each in suspects for region in each.regions]
     rows.sort(key=lambda row: -row[1].score)
-    with atomic_write(folder / TABLE) as path, path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_csv(folder / TABLE) as file:
         writer = csv.writer(file)
         writer.writerow(("image", "label", "labelled", "predicted", "confidence", "score", "pixels", *_BOX))
         for each, region in rows:

@@ -262,9 +262,9 @@ def _split(pictures: Sequence[Annotated], val_share: float, seed: int) -> tuple[
     how = "" if without else "by the export"
     if not any(split == "val" for _, split in chosen):
         labelled = [(posixpath.dirname(picture.path), picture) for picture, split in chosen if split == "train"]
-        drawn, groups = draw_validation(labelled, val_share, seed)
+        drawn, drawn_how = draw_validation(labelled, val_share, seed)
         chosen = [(picture, "val" if picture in drawn else split) for picture, split in chosen]
-        how = f"{how + ', ' if how else ''}{val_share:.0%} drawn for validation, {groups}"
+        how = f"{how + ', ' if how else ''}{drawn_how}"
     chosen.sort(key=lambda pair: (SPLITS.index(pair[1]), pair[0].path))
     return chosen, how
 

@@ -193,8 +193,7 @@ def prepare_folder(
 def _require_known_values(masks: Sequence[Path], surveys: Sequence[MaskStats], understood: LabelMapping) -> None:
     first: dict[int, Path] = {}
     for path, found in zip(masks, surveys, strict=True):
-        values = (found.colours if understood.as_colours else found.ids) or frozenset()
-        for value in values - understood.index_of.keys():
+        for value in found.values(understood.as_colours) - understood.index_of.keys():
             first.setdefault(value, path)
     if first:
         kind = "colour" if understood.as_colours else "id"
@@ -256,13 +255,13 @@ def _with_validation(
         seed: of the draw.
     """
     training = [(folders[entry.name], entry.name) for entry in entries if entry.split == "train"]
-    drawn, groups = draw_validation(training, val_share, seed, classes_of)
+    drawn, how = draw_validation(training, val_share, seed, classes_of)
     seen = {index for name in drawn for index in classes_of.get(name, ())}
     lacking = sorted({index for held in classes_of.values() for index in held} - seen)
     chosen = [
         replace(entry, split="val") if entry.split == "train" and entry.name in drawn else entry for entry in entries
     ]
-    return _in_order(chosen), f"{val_share:.0%} drawn for validation, {groups}", lacking
+    return _in_order(chosen), how, lacking
 
 
 def _in_order(entries: list[Entry]) -> list[Entry]:

@@ -47,10 +47,7 @@ class LabelMapping:
 
     def classes_of(self, mask: MaskStats) -> set[int]:
         """The classes that a mask has pixels of."""
-        values = {
-            *((mask.colours if self.as_colours else mask.ids) or ()),
-            *([TRANSPARENT] if mask.transparent else []),
-        }
+        values = {*mask.values(self.as_colours), *([TRANSPARENT] if mask.transparent else [])}
         return {index for value in values if (index := self.index_of.get(value)) is not None}
 
     def read(self, data: bytes, path: Path) -> NDArray[Any]:
@@ -82,7 +79,7 @@ def meaning(
     behind = _transparent_class(surveys, names, transparent)
     names = names[1:] if behind else names
     as_colours = _read_by_colour(surveys, lines, names, ignore, notes)
-    found = frozenset[int]().union(*((each.colours if as_colours else each.ids) or () for each in surveys))
+    found = frozenset[int]().union(*(each.values(as_colours) for each in surveys))
     known = _of_class_file(lines, as_colours)
     ignored = {value for token in ignore for value in _ignored(token, as_colours, known)}
     ignored |= {value for value, line in known.items() if line.ignored}

@@ -109,30 +109,30 @@ def with_bit_fields(
         one_hot = [isinstance(entry.label, Path) and _one_hot(entry.label, len(classes)) for entry in entries]
         return [replace(entry, label=label or None) for entry, label in zip(entries, one_hot, strict=True)], [], {}
     notes = []
+    masks = [masks_of[Path(str(entry.image))] for entry in entries]
     understood = {}
     classes_of: dict[str, set[int]] = defaultdict(set)
     for index, name in enumerate(classes):
-        holders = [entry for entry in entries if index in masks_of[Path(str(entry.image))]]
+        holders = [(entry, own[index]) for entry, own in zip(entries, masks, strict=True) if index in own]
         if not holders:
             continue
         try:
-            paths = [masks_of[Path(str(entry.image))][index] for entry in holders]
-            surveys = in_parallel(survey, paths, f"Reading {name}")
+            surveys = in_parallel(survey, [path for _, path in holders], f"Reading {name}")
             understood[index] = _meaning(surveys, name, ignore, transparent)
         except UserError as error:
             raise UserError(f"Masks of the class {name}: {error}") from None
         mapping = understood[index]
-        for entry, found in zip(holders, surveys, strict=True):
+        for (entry, _), found in zip(holders, surveys, strict=True):
             if entry.split == "train" and 1 in mapping.classes_of(found):
                 classes_of[entry.name].add(index)
         if ignored := [mapping.written(value) for value, target in mapping.index_of.items() if target is None]:
             notes.append(f"What is {', '.join(ignored)} in masks of {name} is ignored.")
-    lacking = sum(len(masks_of[Path(str(entry.image))]) < len(classes) for entry in entries if entry.label is not None)
+    lacking = sum(len(own) < len(classes) for entry, own in zip(entries, masks, strict=True) if entry.label is not None)
     if lacking:
         notes.append(f"{counted(lacking, 'picture')} without a mask of some class, which is taken as not there.")
     drawn = [
-        replace(entry, label=_drawing(masks_of[Path(str(entry.image))], understood)) if entry.label else entry
-        for entry in entries
+        replace(entry, label=_drawing(own, understood)) if entry.label else entry
+        for entry, own in zip(entries, masks, strict=True)
     ]
     return drawn, notes, classes_of
 

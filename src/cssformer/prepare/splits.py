@@ -56,4 +56,4 @@ def draw_validation(
                 there |= held[key]
                 training.subtract(held[key])
     least = min(keys, key=lambda key: (len(groups[key]), sum(training[each] == 1 for each in held[key])))
-    return drawn or set(groups[least]), how
+    return drawn or set(groups[least]), f"{share:.0%} drawn for validation, {how}"

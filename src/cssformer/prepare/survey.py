@@ -40,6 +40,10 @@ class MaskStats:
     blended: dict[int, int] = field(default_factory=dict)
     transparent: bool = False
 
+    def values(self, as_colours: bool) -> frozenset[int]:
+        """The colours of its opaque pixels, or their ids, of which a mask of colours has none."""
+        return self.colours if as_colours else self.ids or frozenset()
+
 
 def survey(path: Path) -> MaskStats:
     """Read a mask and list its values.

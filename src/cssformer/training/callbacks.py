@@ -16,7 +16,7 @@ from cssformer.metrics.confusion import percent
 from cssformer.training.loggers import run_ids
 from cssformer.training.module import SegmentationTask
 from cssformer.training.non_finite import NonFinite
-from cssformer.utils.atomic import atomic_write
+from cssformer.utils.atomic import atomic_csv
 from cssformer.utils.errors import UserError
 from cssformer.utils.stop import Interrupted, Stop
 
@@ -180,7 +180,7 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         self.rows.append({key: str(value) if key == "step" else f"{value:.6g}" for key, value in row.items()})
-        with atomic_write(self.path) as path, path.open("w", newline="", encoding="utf-8") as file:
+        with atomic_csv(self.path) as file:
             writer = csv.DictWriter(file, self.FIELDS)
             writer.writeheader()
             writer.writerows(self.rows)

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -60,6 +60,13 @@ def atomic_text(path: str | Path, text: str) -> None:
 def atomic_json(path: str | Path, content: Any) -> None:
     """Write a JSON file for people to read too; raises as :func:`atomic_write` does."""
     atomic_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def atomic_csv(path: str | Path) -> Iterator[TextIO]:
+    """Yield a file for the rows of a CSV writer, in UTF-8; raises as :func:`atomic_write` does."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        yield file
 
 
 @contextmanager
